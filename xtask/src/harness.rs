@@ -10,13 +10,13 @@ pub(crate) const FAILED: i32 = 101;
 
 /// The outcome of a test.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Outcome {
+pub(crate) enum TestOutcome {
     Passed,
     Failed,
     Ignored,
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for TestOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Passed => "ok",
@@ -29,16 +29,16 @@ impl fmt::Display for Outcome {
 const MODES: [&str; 3] = [" - should panic", " - compile fail", " - compile"];
 
 /// The tests that a harness reports, and their outcomes.
-pub(crate) fn results(stdout: &str) -> impl Iterator<Item = (&str, Outcome)> {
+pub(crate) fn results(stdout: &str) -> impl Iterator<Item = (&str, TestOutcome)> {
     stdout.lines().filter_map(|line| {
         let (test, outcome) = line.trim_end().strip_prefix("test ")?.split_once(" ... ")?;
         // The kind of test follows its name here and nowhere else.
         let test = MODES.iter().find_map(|mode| test.strip_suffix(mode)).unwrap_or(test);
         // A reason may follow a comma.
         match outcome.split(',').next()? {
-            "ok" => Some((test, Outcome::Passed)),
-            "FAILED" => Some((test, Outcome::Failed)),
-            "ignored" => Some((test, Outcome::Ignored)),
+            "ok" => Some((test, TestOutcome::Passed)),
+            "FAILED" => Some((test, TestOutcome::Failed)),
+            "ignored" => Some((test, TestOutcome::Ignored)),
             _ => None,
         }
     })
@@ -179,10 +179,10 @@ mod tests {
                     test d ... ignored\r\ntest e ... ignored, no screen\r\n\
                     test result: ok. 1 passed;\r\n";
         let expected = [
-            ("a::b", Outcome::Passed),
-            ("c", Outcome::Failed),
-            ("d", Outcome::Ignored),
-            ("e", Outcome::Ignored),
+            ("a::b", TestOutcome::Passed),
+            ("c", TestOutcome::Failed),
+            ("d", TestOutcome::Ignored),
+            ("e", TestOutcome::Ignored),
         ];
         assert_eq!(results(said).collect::<Vec<_>>(), expected);
     }

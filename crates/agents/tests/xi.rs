@@ -7,7 +7,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use tieline_agents::xi::{Event, Events, Xi};
-use tieline_link::{Link, LinkOptions, State};
+use tieline_link::{LineState, Link, LinkOptions};
 use tieline_rpc::{CallError, NotSent};
 use tieline_transport::{CloseReason, Endpoint, Options, Registry};
 use tokio::task::JoinHandle;
@@ -142,8 +142,11 @@ async fn edited_across_kills() {
             }
         });
         assert_eq!(restarted.await, round + 1);
-        let present = states.wait_for(State::is_connected).await.unwrap();
-        assert!(matches!(present, State::Connected { epoch } if epoch == round + 1), "{present}");
+        let present = states.wait_for(LineState::is_connected).await.unwrap();
+        assert!(
+            matches!(present, LineState::Connected { epoch } if epoch == round + 1),
+            "{present}"
+        );
         // The new core does not know the old view.
         let late = view.insert("late").await.unwrap_err();
         assert!(matches!(late, NotSent::Reset(_)), "{late:?}");
@@ -153,7 +156,7 @@ async fn edited_across_kills() {
     assert!(reason.is_clean(), "{reason}");
     within(driver).await.unwrap();
     while let Some(state) = within(states.next()).await {
-        if let State::Closed { by_us, .. } = state {
+        if let LineState::Closed { by_us, .. } = state {
             assert!(by_us);
         }
     }
@@ -181,6 +184,6 @@ async fn core_that_cannot_start_is_given_up_with_its_exit_status() {
     assert!(matches!(reason, CloseReason::GivenUp(_)), "{reason}");
     let exit = reason.child_exit().unwrap();
     assert_eq!((exit.status.code(), &*exit.stderr_tail), (Some(127), &b"no library\n"[..]));
-    let closed = within(states.wait_for(State::is_closed)).await.unwrap();
+    let closed = within(states.wait_for(LineState::is_closed)).await.unwrap();
     assert!(closed.is_failure(), "{closed}");
 }

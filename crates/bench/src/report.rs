@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use crate::stats::Spread;
 
 /// A line of the table.
-pub(crate) struct Line {
+pub(crate) struct TableLine {
     work: String,
     against: &'static str,
     ours: String,
@@ -45,7 +45,7 @@ pub(crate) enum Verdict {
     None,
 }
 
-impl Line {
+impl TableLine {
     /// Compares tieline with something else, using figures of the same rounds.
     pub(crate) fn compared(
         work: impl Into<String>,
@@ -161,7 +161,7 @@ const HEAD: [&str; 7] =
     ["work", "tieline", "compared with", "", "ratio (quartiles)", "goal", "verdict"];
 
 /// Formats the lines as a Markdown table with aligned columns.
-pub(crate) fn table(lines: &[Line]) -> String {
+pub(crate) fn table(lines: &[TableLine]) -> String {
     let mut rows = vec![HEAD.map(str::to_owned)];
     rows.extend(lines.iter().map(cells));
     let widths: [usize; HEAD.len()] = std::array::from_fn(|column| {
@@ -179,7 +179,7 @@ pub(crate) fn table(lines: &[Line]) -> String {
     table
 }
 
-fn cells(line: &Line) -> [String; HEAD.len()] {
+fn cells(line: &TableLine) -> [String; HEAD.len()] {
     let ratio = line
         .ratio
         .map(|Spread { median, lower, upper }| format!("{median:.2} ({lower:.2} to {upper:.2})"));
@@ -236,15 +236,15 @@ mod tests {
     #[test]
     fn table_is_aligned_markdown() {
         let lines = [
-            Line::compared(
+            TableLine::compared(
                 "echo",
                 "raw",
                 Unit::Time,
                 (&[2e-6, 2e-6], &[1e-6, 1e-6]),
                 Goal::RatioAtMost(1.5),
             ),
-            Line::alone("crates", Unit::Pieces, 20.0, None),
-            Line::skipped("instructions", "no valgrind"),
+            TableLine::alone("crates", Unit::Pieces, 20.0, None),
+            TableLine::skipped("instructions", "no valgrind"),
         ];
         let table = table(&lines);
         let rows: Vec<&str> = table.lines().collect();

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use crate::compare::{Bench, Result, runtime};
 use crate::options::{Command, Options, help, parse};
 use crate::pin::Pinned;
-use crate::report::{Line, Verdict, table};
+use crate::report::{TableLine, Verdict, table};
 use crate::rows::calls::counted;
 use crate::rows::{self, ROWS, Row};
 use crate::workspace::workspace_root;
@@ -59,7 +59,7 @@ fn bench(options: &Options) -> Result<ExitCode> {
         lines.extend((row.run)(&bench).unwrap_or_else(|error| {
             eprintln!("tieline-bench: {}: {error}", row.name);
             has_failed = true;
-            vec![Line::skipped(row.name, &error.to_string())]
+            vec![TableLine::skipped(row.name, &error.to_string())]
         }));
     }
     text.push_str(&table(&lines));

@@ -69,7 +69,7 @@ pub(crate) async fn admit(client: BoxChannel) -> Option<BoxChannel> {
     if let CloseReason::Protocol(error) = &reason {
         let _ = timeout_at(Instant::now() + SILENCE, explain(error, &mut sender)).await;
     }
-    control.say_at_close(reason);
+    control.report_at_close(reason);
     None
 }
 

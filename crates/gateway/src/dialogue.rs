@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tieline_proto::jsonrpc::{
-    Dialect, Handshake, INTERNAL_ERROR, INVALID_REQUEST, Invalid, InvalidProblem, Message, Outline,
-    PARSE_ERROR, State, write_error, write_response,
+    Dialect, DialectState, Handshake, INTERNAL_ERROR, INVALID_REQUEST, Invalid, InvalidProblem,
+    Message, Outline, PARSE_ERROR, write_error, write_response,
 };
 use tieline_proto::{FAULT_HEAD, Fault, FrameError};
 use tieline_transport::WarnThrottle;
@@ -115,7 +115,7 @@ impl Dialogue {
     /// Counts the memory that it uses in `held`.
     pub(crate) fn new(dialect: Dialect, is_foreign: bool, held: Option<&Arc<Held>>) -> Self {
         let rules = match dialect.state {
-            State::Handshake(rules) => Some(rules),
+            DialectState::Handshake(rules) => Some(rules),
             _ => None,
         };
         Self {
@@ -395,9 +395,9 @@ impl Dialogue {
         self.to_far.close_gate();
         self.stop_replay(None);
         match self.dialect.state {
-            State::Handshake(_) => {}
+            DialectState::Handshake(_) => {}
             // A restarted program is the same program, but a new session may have another one behind it.
-            State::Unknown if !is_session => {}
+            DialectState::Unknown if !is_session => {}
             _ if !self.client_has_spoken.load(Relaxed) => {}
             _ => {
                 return Err(format!(

@@ -38,7 +38,7 @@ pub use chaos::{Chaos, ChaosReport, Faults};
 pub use outbox::{Overflow, UnknownOverflow};
 pub use serve::{Server, ServerReport};
 pub use tap::{Tap, TapEnd};
-pub use tieline_link::State;
+pub use tieline_link::LineState;
 pub use tieline_transport::Traffic;
 pub use timestamp::printable;
 pub use watch::{LineView, ProgramView, ServerView, ServerWatch};

@@ -244,7 +244,7 @@ impl<'a> Line<'a> {
             Outcome::Far(reason) => {
                 drop((up, down));
                 if let CloseReason::NotPassedOn(_) = reason {
-                    far_control.say_at_close(reason.clone());
+                    far_control.report_at_close(reason.clone());
                 }
                 let far = end_far(reason, &mut far_sender, far_control, grace).await;
                 match to_far.fault().cloned() {
@@ -430,12 +430,12 @@ impl<'a> Line<'a> {
         let leaves_unread = unread > 0 && matches!(&end, BridgeEnd::Far(far) if far.is_clean());
         match &end {
             BridgeEnd::Far(_) if leaves_unread => {
-                control.say_at_close(CloseReason::InputUnread(unread));
+                control.report_at_close(CloseReason::InputUnread(unread));
             }
-            BridgeEnd::Far(reason) => control.say_at_close(reason.clone()),
-            BridgeEnd::Stopped(_) => control.say_at_close(CloseReason::ByUs),
+            BridgeEnd::Far(reason) => control.report_at_close(reason.clone()),
+            BridgeEnd::Stopped(_) => control.report_at_close(CloseReason::ByUs),
             BridgeEnd::Near { near, .. } if reports_reason(near) => {
-                control.say_at_close(near.clone())
+                control.report_at_close(near.clone())
             }
             BridgeEnd::Near { .. } => {}
         }

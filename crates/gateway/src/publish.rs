@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use metrics::{Label, Unit, counter, describe_counter, describe_gauge, gauge};
-use tieline_link::State;
+use tieline_link::LineState;
 use tieline_proto::{BreakerState, Histogram};
 
 use crate::{ServerView, ServerWatch};
@@ -73,7 +73,7 @@ fn families(view: &ServerView) -> Vec<Family> {
     use Unit::{Bytes, Count, Seconds};
 
     let (report, traffic, lines) = (view.report, view.traffic, view.lines.len());
-    let is_running = |state: &State| matches!(state, State::Connected { .. });
+    let is_running = |state: &LineState| matches!(state, LineState::Connected { .. });
     let programs = view.lines.iter().filter_map(|line| line.program.as_ref());
     let running = programs.filter(|program| is_running(&program.state)).count();
     let is_open = !matches!(view.breaker, BreakerState::Closed);

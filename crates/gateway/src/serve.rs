@@ -123,7 +123,7 @@ impl Server {
                                 turn_away(client, dialect, &why, CloseReason::Overrun).await;
                             });
                         } else {
-                            client.control().say_at_close(CloseReason::Overrun);
+                            client.control().report_at_close(CloseReason::Overrun);
                         }
                     } else {
                         let breaker = lines.watch.breaker();
@@ -137,7 +137,7 @@ impl Server {
         while let Ok(Arrival { client, .. }) = arrivals.try_recv() {
             lines.watch.came();
             lines.refuse("the server is stopping");
-            client.control().say_at_close(CloseReason::ByUs);
+            client.control().report_at_close(CloseReason::ByUs);
         }
         turned_away.shutdown().await;
         stopping.send_replace(true);
@@ -296,7 +296,7 @@ async fn run(
     // Until the client has a far side, it learns here that the server is stopping.
     let control = arrival.client.control().clone();
     let gone = || {
-        control.say_at_close(CloseReason::ByUs);
+        control.report_at_close(CloseReason::ByUs);
         None
     };
     let client = tokio::select! {

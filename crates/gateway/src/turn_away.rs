@@ -23,7 +23,7 @@ pub(crate) async fn turn_away(
     reason: CloseReason,
 ) {
     let control = client.control().clone();
-    control.say_at_close(reason);
+    control.report_at_close(reason);
     let Some(dialect) = dialect.filter(|dialect| dialect.adds_messages) else { return };
     let (mut sender, mut receiver) = client.split();
     let refusal = async {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tieline_link::{Link, SharedBreaker, State, States};
+use tieline_link::{LineState, LineStates, Link, SharedBreaker};
 use tieline_proto::{BreakerConfig, BreakerState};
 use tieline_transport::{
     BoxChannel, BoxFuture, Channel, ConnectionInfo, Control, DynConnector, Traffic, TransportError,
@@ -60,7 +60,7 @@ pub struct LineView {
 #[non_exhaustive]
 pub struct ProgramView {
     /// The state of the connection to it.
-    pub state: State,
+    pub state: LineState,
     /// The ID of its process, while the process runs.
     pub pid: Option<u32>,
     /// Whether the process was stopped by a signal such as SIGSTOP, and does nothing until SIGCONT.
@@ -86,7 +86,7 @@ struct Line {
 #[derive(Clone, Debug)]
 struct Program {
     control: Control,
-    states: States,
+    states: LineStates,
     starts: Arc<AtomicU64>,
 }
 

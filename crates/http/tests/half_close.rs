@@ -303,7 +303,7 @@ async fn client_dropped_after_end_of_input_closes_normally() {
 async fn client_with_a_noted_reason_closes_the_line() {
     let mut served = serve(config()).await;
     let (client, server) = served.pair().await;
-    client.control().say_at_close(CloseReason::Overrun);
+    client.control().report_at_close(CloseReason::Overrun);
     let (mut to_server, mut from_server) = client.split();
     let (_to_client, mut from_client) = server.split();
     let (closing, reason, last) =
@@ -322,7 +322,7 @@ async fn failed_program_is_reported_after_end_of_input() {
     let control = server.control().clone();
     let (mut to_client, mut from_client) = server.split();
     assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
-    control.say_at_close(CloseReason::StdoutClosed);
+    control.report_at_close(CloseReason::StdoutClosed);
     let (closing, reason, _) =
         tokio::join!(to_client.close(), end(&mut from_server), end(&mut from_client));
     closing.unwrap();

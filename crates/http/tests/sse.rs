@@ -100,7 +100,7 @@ async fn the_last_event_tells_why_the_line_ended() {
         let (mut sender, receiver) = line.split();
         sender.send("last message").await.unwrap();
         if let Some(reason) = reason {
-            control.say_at_close(reason);
+            control.report_at_close(reason);
         }
         // A line ends when it is closed or dropped.
         if expected.contains("1011") {

@@ -131,7 +131,7 @@ async fn each_side_receives_the_close_of_the_other_and_earlier_messages() {
         let (mut back, came) = server.split();
         back.send("last").await.unwrap();
         if let Some(reason) = reason {
-            control.say_at_close(reason);
+            control.report_at_close(reason);
         }
         drop((back, came));
         assert_eq!(message(&mut receiver).await, "last");

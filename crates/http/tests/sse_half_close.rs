@@ -107,7 +107,7 @@ async fn failed_program_is_reported_after_end_of_input() {
     let (client, server) = pair(&mut served).await;
     let (mut to_server, mut from_server) = client.split();
     to_server.close().await.unwrap();
-    server.control().say_at_close(CloseReason::StdoutClosed);
+    server.control().report_at_close(CloseReason::StdoutClosed);
     let (mut to_client, mut from_client) = server.split();
     assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
     let (closing, reason) = tokio::join!(to_client.close(), end(&mut from_server));

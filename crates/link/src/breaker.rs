@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tieline_proto::{Breaker, BreakerConfig, BreakerState, Outcome, Permit};
+use tieline_proto::{Breaker, BreakerConfig, BreakerState, CallOutcome, Permit};
 use tokio::time::Instant;
 
 use crate::recovery::random;
@@ -89,15 +89,15 @@ pub struct CallPermit {
 impl CallPermit {
     /// Reports that the server has responded, possibly with an error of the application.
     pub fn passed(mut self) {
-        self.report(Outcome::Passed);
+        self.report(CallOutcome::Passed);
     }
 
     /// Reports that the server did not respond, or could not be reached.
     pub fn failed(mut self) {
-        self.report(Outcome::Failed);
+        self.report(CallOutcome::Failed);
     }
 
-    fn report(&mut self, outcome: Outcome) {
+    fn report(&mut self, outcome: CallOutcome) {
         if let Some(permit) = self.permit.take() {
             let now = self.breaker.0.begun.elapsed();
             self.breaker.machine().report(permit, outcome, now, random());
@@ -107,7 +107,7 @@ impl CallPermit {
 
 impl Drop for CallPermit {
     fn drop(&mut self) {
-        self.report(Outcome::Cancelled);
+        self.report(CallOutcome::Cancelled);
     }
 }
 

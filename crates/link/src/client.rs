@@ -19,7 +19,7 @@ use crate::lock::lock;
 use crate::receiver::LinkReceiver;
 use crate::session::SessionOptions;
 use crate::shared_link::SharedLink;
-use crate::state::{State, StatePublisher, States};
+use crate::state::{LineState, LineStates, StatePublisher};
 
 /// The options of a [`Client`].
 #[derive(Clone, Copy, Debug)]
@@ -40,12 +40,12 @@ impl Default for ClientOptions {
 ///
 /// Each connection is a separate [`Link`](crate::Link). All methods may be called from many tasks
 /// concurrently. Dropping the client releases everything at once: the child process and its descendants,
-/// descriptors, and an attempt to connect. [`Messages`] and [`States`] then end.
+/// descriptors, and an attempt to connect. [`Messages`] and [`LineStates`] then end.
 pub struct Client {
     connector: Arc<dyn DynConnector>,
     endpoint: Endpoint,
     options: ClientOptions,
-    told: StatePublisher,
+    publisher: StatePublisher,
     slot: Mutex<Slot>,
 }
 
@@ -84,8 +84,8 @@ impl Client {
         endpoint: Endpoint,
         options: ClientOptions,
     ) -> Self {
-        let told = StatePublisher::first(State::Idle);
-        Self { connector, endpoint, options, told, slot: Mutex::new(Slot::Free) }
+        let publisher = StatePublisher::first(LineState::Idle);
+        Self { connector, endpoint, options, publisher, slot: Mutex::new(Slot::Free) }
     }
 
     /// Connects, and returns the incoming messages. Cancel-safe: a dropped attempt leaves nothing running.
@@ -97,15 +97,15 @@ impl Client {
     /// another attempt. Otherwise the errors of the transport; each cause has its own [`ErrorKind`].
     pub async fn connect(&self) -> Result<Messages, TransportError> {
         let cancelled = Arc::new(Notify::new());
-        let (replaced, told) = {
+        let (replaced, publisher) = {
             let mut slot = lock(&self.slot);
             match &*slot {
                 Slot::Connected(it) if it.control.close_reason().is_some() => {}
                 Slot::Free => {}
                 _ => return Err(self.error(ErrorKind::AlreadyConnected, Operation::Connect)),
             }
-            let told = self.told.next(State::Connecting { attempt: 1 });
-            (std::mem::replace(&mut *slot, Slot::Connecting(cancelled.clone())), told)
+            let publisher = self.publisher.next(LineState::Connecting { attempt: 1 });
+            (std::mem::replace(&mut *slot, Slot::Connecting(cancelled.clone())), publisher)
         };
         drop(replaced);
         let attempt = Attempt { client: self, cancelled };
@@ -113,13 +113,13 @@ impl Client {
         let connected = tokio::select! {
             biased;
             () = attempt.cancelled.notified() => return Err(attempt.given_up()),
-            connected = Link::connect_as(connector, self.options.link, told) => connected,
+            connected = Link::connect_as(connector, self.options.link, publisher) => connected,
         };
         let link = match connected {
             Ok(link) => link,
             Err(error) => {
                 let reason = CloseReason::Unreachable(error.clone());
-                attempt.end(State::Closed { by_us: false, reason });
+                attempt.end(LineState::Closed { by_us: false, reason });
                 return Err(error);
             }
         };
@@ -155,7 +155,7 @@ impl Client {
                 Slot::Connecting(cancelled) => {
                     cancelled.notify_one();
                     *slot = Slot::Free;
-                    self.told.next(gone());
+                    self.publisher.next(gone());
                     return Ok(CloseReason::ByUs);
                 }
                 _ => return Err(self.error(ErrorKind::NotConnected, Operation::Close)),
@@ -204,13 +204,13 @@ impl Client {
     }
 
     /// Returns the current state.
-    pub fn state(&self) -> State {
-        self.told.present()
+    pub fn state(&self) -> LineState {
+        self.publisher.present()
     }
 
     /// Returns the states from now on, across all connections.
-    pub fn states(&self) -> States {
-        States::of(&self.told, false)
+    pub fn states(&self) -> LineStates {
+        LineStates::of(&self.publisher, false)
     }
 
     /// Returns the endpoint that the client connects to.
@@ -233,8 +233,8 @@ impl Client {
 }
 
 /// Returns the state after this side has ended a connection or an attempt.
-fn gone() -> State {
-    State::Closed { by_us: true, reason: CloseReason::ByUs }
+fn gone() -> LineState {
+    LineState::Closed { by_us: true, reason: CloseReason::ByUs }
 }
 
 impl Drop for Client {
@@ -242,7 +242,7 @@ impl Drop for Client {
         let slot = self.slot.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
         drop(std::mem::replace(slot, Slot::Free));
         if !self.state().is_closed() {
-            self.told.next(gone());
+            self.publisher.next(gone());
         }
     }
 }
@@ -266,11 +266,11 @@ impl Attempt<'_> {
     }
 
     /// Ends the attempt, unless another has replaced it already.
-    fn end(&self, state: State) {
+    fn end(&self, state: LineState) {
         let mut slot = lock(&self.client.slot);
         if self.is_current(&slot) {
             *slot = Slot::Free;
-            self.client.told.next(state);
+            self.client.publisher.next(state);
         }
     }
 

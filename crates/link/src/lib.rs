@@ -6,7 +6,7 @@
 //!                   │  line 1   │ │  line 2   │ │  line 3   │ ── Connector: a child, a server
 //!   LinkReceiver ◀─ └───────────┘ └───────────┘ └───────────┘
 //!                  Message, … ▲ Reset{2} Message, … ▲ Reset{3} …              End(reason)
-//!   States     ◀─  Connected{1} Backoff Connecting Connected{2} …     Closed{by_us, reason}
+//!   LineStates     ◀─  Connected{1} Backoff Connecting Connected{2} …     Closed{by_us, reason}
 //! ```
 //!
 //! A [`Link`] holds one line at a time. When the line is lost, the link ends what is left of it, waits as
@@ -17,7 +17,7 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use tieline_link::{Link, LinkOptions, State};
+//! use tieline_link::{Link, LinkOptions, LineState};
 //! use tieline_transport::{Channel, Endpoint, Incoming, Options, ReceiverExt, Registry, SenderExt};
 //!
 //! # #[cfg(unix)] {
@@ -38,10 +38,10 @@
 //!     let Incoming::Reset(reset) = receiver.recv().await else { panic!("no reset") };
 //!     println!("line {} replaces one that was lost: {}", reset.epoch, reset.cause);
 //! }
-//! assert!(matches!(states.next().await, Some(State::Connected { epoch: 3 })));
+//! assert!(matches!(states.next().await, Some(LineState::Connected { epoch: 3 })));
 //! drop((sender, receiver));
 //! let last = states.next().await;
-//! assert!(matches!(last, Some(State::Closed { by_us: true, .. })));
+//! assert!(matches!(last, Some(LineState::Closed { by_us: true, .. })));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! # })?;
 //! # }
@@ -50,7 +50,7 @@
 //!
 //! # Clients
 //!
-//! A [`Client`] is created once and can connect and disconnect any number of times. Its [`States`] cover all
+//! A [`Client`] is created once and can connect and disconnect any number of times. Its [`LineStates`] cover all
 //! of its connections.
 //!
 //! ```
@@ -261,4 +261,4 @@ pub use session::{
     Commits, LineOptions, Session, SessionOptions, SessionReceiver, SessionSender, Sessions,
     connect_session, connector, listen,
 };
-pub use state::{State, States};
+pub use state::{LineState, LineStates};

@@ -13,7 +13,7 @@ use crate::lock::lock;
 use crate::receiver::LinkReceiver;
 use crate::recovery::{Decider, Recovery};
 use crate::shared_link::{LinkBacking, Receiving, Sending, SharedLink};
-use crate::state::{State, StatePublisher, States};
+use crate::state::{LineState, LineStates, StatePublisher};
 
 /// The options of a [`Link`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,15 +53,15 @@ impl Link {
         connector: Arc<dyn DynConnector>,
         options: LinkOptions,
     ) -> Result<Self, TransportError> {
-        let told = StatePublisher::first(State::Connecting { attempt: 1 });
-        Self::connect_as(connector, options, told).await
+        let publisher = StatePublisher::first(LineState::Connecting { attempt: 1 });
+        Self::connect_as(connector, options, publisher).await
     }
 
     /// Connects the first line and publishes its states to an existing publisher.
     pub(crate) async fn connect_as(
         connector: Arc<dyn DynConnector>,
         options: LinkOptions,
-        told: StatePublisher,
+        publisher: StatePublisher,
     ) -> Result<Self, TransportError> {
         let line = connector.connect().await?;
         let of_line = line.control().clone();
@@ -70,7 +70,7 @@ impl Link {
         let recovery = options.recovery.unwrap_or_else(|| Recovery::suiting(&info));
         let receiving = Receiving::new(receiver, of_line.clone(), Decider::new(recovery))
             .carrying(options.is_carrier);
-        let shared = SharedLink::new(connector, told, sender, receiving, of_line.clone());
+        let shared = SharedLink::new(connector, publisher, sender, receiving, of_line.clone());
         let shared = Arc::new(shared);
         let control = ControlBuilder {
             kind: info.kind,
@@ -85,7 +85,7 @@ impl Link {
             control.set_framing(framing);
         }
         let _ = shared.control.set(control.clone());
-        shared.publish(State::Connected { epoch: 1 });
+        shared.publish(LineState::Connected { epoch: 1 });
         Ok(Self { sender: LinkSender(shared.clone()), receiver: LinkReceiver(shared), control })
     }
 
@@ -94,8 +94,8 @@ impl Link {
     }
 
     /// Returns the states from now on. Call this before splitting the link; the result outlives it.
-    pub fn states(&self) -> States {
-        States::of(self.sender.0.told(), true)
+    pub fn states(&self) -> LineStates {
+        LineStates::of(self.sender.0.publisher(), true)
     }
 }
 
@@ -148,7 +148,7 @@ impl LinkSender {
     pub(crate) async fn feed_as_first(&mut self, message: Bytes) -> Result<(), SendError> {
         std::future::poll_fn(|cx| self.poll_ready(cx)).await?;
         let mut sending = lock(&self.0.sending);
-        sending.untold = 0;
+        sending.unreported = 0;
         self.start(&mut sending, message.len(), |line| line.start_send(message))
     }
 
@@ -234,10 +234,10 @@ impl Sender for LinkSender {
         self.start(&mut sending, message.len(), |line| line.pass_on(message))
     }
 
-    fn start_send_behind(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {
+    fn start_send_with_head(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {
         let mut sending = lock(&self.0.sending);
         let length = head.len() + message.len();
-        self.start(&mut sending, length, |line| line.start_send_behind(head, message))
+        self.start(&mut sending, length, |line| line.start_send_with_head(head, message))
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
@@ -254,7 +254,7 @@ impl Sender for LinkSender {
         if let (Some(reason), None) = (self.0.end(), &sending.line) {
             return Poll::Ready(Err(closed(reason)));
         }
-        match std::mem::take(&mut sending.untold) {
+        match std::mem::take(&mut sending.unreported) {
             // Without a line there is nothing to flush.
             0 => Poll::Ready(Ok(())),
             lost => Poll::Ready(Err(SendError::Lost(lost))),
@@ -277,7 +277,7 @@ impl Sender for LinkSender {
                 sending.unflushed = 0;
                 Poll::Ready(closed)
             }
-            None => match std::mem::take(&mut sending.untold) {
+            None => match std::mem::take(&mut sending.unreported) {
                 0 => Poll::Ready(Ok(())),
                 lost => Poll::Ready(Err(SendError::Lost(lost))),
             },

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 /// The state of a [`Link`](crate::Link), a [`Client`](crate::Client) or a [`Session`](crate::Session).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum State {
+pub enum LineState {
     /// A client that was not connected yet.
     Idle,
     /// A line is being connected.
@@ -42,7 +42,7 @@ pub enum State {
     },
 }
 
-impl State {
+impl LineState {
     /// Returns whether messages can be sent at present.
     pub fn is_connected(&self) -> bool {
         matches!(self, Self::Connected { .. })
@@ -59,7 +59,7 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for LineState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Idle => f.write_str("idle"),
@@ -81,22 +81,22 @@ pub(crate) struct StatePublisher {
     states: Weak<Watched>,
     /// The states end when the first publisher is dropped, even if later lines still exist.
     _first: Option<Arc<Watched>>,
-    seen: watch::Receiver<(u64, State)>,
+    seen: watch::Receiver<(u64, LineState)>,
     turn: u64,
 }
 
-type Watched = watch::Sender<(u64, State)>;
+type Watched = watch::Sender<(u64, LineState)>;
 
 impl StatePublisher {
     /// Creates the first publisher, with an initial state.
-    pub(crate) fn first(state: State) -> Self {
+    pub(crate) fn first(state: LineState) -> Self {
         let states = Arc::new(Watched::new((0, state)));
         let seen = states.subscribe();
         Self { states: Arc::downgrade(&states), _first: Some(states), seen, turn: 0 }
     }
 
     /// Creates the next publisher, which replaces this one, and publishes its initial state.
-    pub(crate) fn next(&self, state: State) -> Self {
+    pub(crate) fn next(&self, state: LineState) -> Self {
         let mut turn = 0;
         if let Some(states) = self.states.upgrade() {
             states.send_modify(|last| {
@@ -108,7 +108,7 @@ impl StatePublisher {
     }
 
     /// Publishes `state`, unless this publisher was replaced.
-    pub(crate) fn tell(&self, state: State) {
+    pub(crate) fn publish(&self, state: LineState) {
         let Some(states) = self.states.upgrade() else { return };
         states.send_if_modified(|last| {
             let is_due = last.0 == self.turn;
@@ -119,7 +119,7 @@ impl StatePublisher {
         });
     }
 
-    pub(crate) fn present(&self) -> State {
+    pub(crate) fn present(&self) -> LineState {
         self.seen.borrow().1.clone()
     }
 }
@@ -129,23 +129,23 @@ impl StatePublisher {
 /// An observer that is late or slow gets the current state and may miss those in between, but never the
 /// last one. A clone begins with the current state.
 #[derive(Debug)]
-pub struct States {
-    states: watch::Receiver<(u64, State)>,
+pub struct LineStates {
+    states: watch::Receiver<(u64, LineState)>,
     /// The stream ends with the first `Closed`.
     ends: bool,
     is_over: bool,
 }
 
-impl States {
-    pub(crate) fn of(told: &StatePublisher, ends: bool) -> Self {
-        let mut states = told.seen.clone();
+impl LineStates {
+    pub(crate) fn of(publisher: &StatePublisher, ends: bool) -> Self {
+        let mut states = publisher.seen.clone();
         states.mark_changed();
         Self { states, ends, is_over: false }
     }
 
     /// Returns the next state: first the current one, then each change. Returns `None` after the end of a
     /// Link, and after the last state of a dropped client. Cancel-safe.
-    pub async fn next(&mut self) -> Option<State> {
+    pub async fn next(&mut self) -> Option<LineState> {
         if self.is_over {
             return None;
         }
@@ -156,7 +156,10 @@ impl States {
     }
 
     /// Waits for a state for which `wanted` returns true; `None` if the states end before. Cancel-safe.
-    pub async fn wait_for(&mut self, mut wanted: impl FnMut(&State) -> bool) -> Option<State> {
+    pub async fn wait_for(
+        &mut self,
+        mut wanted: impl FnMut(&LineState) -> bool,
+    ) -> Option<LineState> {
         loop {
             let state = self.next().await?;
             if wanted(&state) {
@@ -166,12 +169,12 @@ impl States {
     }
 
     /// Returns the current state.
-    pub fn present(&self) -> State {
+    pub fn present(&self) -> LineState {
         self.states.borrow().1.clone()
     }
 }
 
-impl Clone for States {
+impl Clone for LineStates {
     fn clone(&self) -> Self {
         let mut states = self.states.clone();
         states.mark_changed();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use support::{
     Step, World, drain, end, kill, message, pid, poll_once, reset, shell, state, within,
 };
-use tieline_link::{Client, ClientOptions, LinkOptions, Recovery, State};
+use tieline_link::{Client, ClientOptions, LineState, LinkOptions, Recovery};
 use tieline_proto::RestartPolicy;
 use tieline_testkit::{helper, test_name, wait};
 use tieline_transport::{
@@ -40,7 +40,7 @@ const ECHO: &str = "echo $$; exec cat";
 async fn client_connects_and_disconnects_repeatedly() {
     let client = client(shell(ECHO));
     let mut states = client.states();
-    assert!(matches!(states.next().await, Some(State::Idle)));
+    assert!(matches!(states.next().await, Some(LineState::Idle)));
     for _ in 0..3 {
         let mut messages = client.connect().await.unwrap();
         assert!(client.state().is_connected());
@@ -50,8 +50,8 @@ async fn client_connects_and_disconnects_repeatedly() {
         let reason = within("the end", client.disconnect()).await.unwrap();
         assert!(reason.is_clean(), "{reason}");
         assert_eq!(reason.child_exit().unwrap().status.code(), Some(0));
-        let closed = state(&mut states, State::is_closed).await;
-        assert!(matches!(closed, State::Closed { by_us: true, .. }), "{closed}");
+        let closed = state(&mut states, LineState::is_closed).await;
+        assert!(matches!(closed, LineState::Closed { by_us: true, .. }), "{closed}");
         end(&mut messages).await;
         wait::until_reaped(child);
     }
@@ -88,14 +88,14 @@ async fn second_connect_fails_during_an_attempt_and_disconnect_cancels_it() {
         tokio::spawn(async move { client.connect().await.map(drop) })
     };
     world.waits(1).await;
-    assert!(matches!(client.state(), State::Connecting { attempt: 1 }));
+    assert!(matches!(client.state(), LineState::Connecting { attempt: 1 }));
     let again = client.connect().await.map(drop).unwrap_err();
     assert_kind(&again, |kind| matches!(kind, ErrorKind::AlreadyConnected));
     assert!(matches!(client.disconnect().await.unwrap(), CloseReason::ByUs));
     let given_up = within("the attempt's end", connecting).await.unwrap().unwrap_err();
     assert!(matches!(given_up.kind(), ErrorKind::Closed(CloseReason::ByUs)), "{given_up:?}");
     world.waits(0).await;
-    assert!(matches!(client.state(), State::Closed { by_us: true, .. }));
+    assert!(matches!(client.state(), LineState::Closed { by_us: true, .. }));
     let _messages = client.connect().await.unwrap();
     assert!(client.state().is_connected());
     within("the far end", far_ends.recv()).await.unwrap();
@@ -107,7 +107,7 @@ async fn client_can_connect_after_a_dropped_attempt() {
     let client = client(world.clone());
     assert!(poll_once(client.connect()).await.is_none());
     world.waits(0).await;
-    assert!(matches!(client.state(), State::Closed { by_us: true, .. }), "{}", client.state());
+    assert!(matches!(client.state(), LineState::Closed { by_us: true, .. }), "{}", client.state());
     client.connect().await.unwrap();
 }
 
@@ -118,7 +118,7 @@ async fn failed_attempt_reports_the_cause_and_can_be_repeated() {
     let error = client.connect().await.map(drop).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Refused), "{error:?}");
     let state = client.state();
-    let State::Closed { by_us: false, reason } = &state else { panic!("{state}") };
+    let LineState::Closed { by_us: false, reason } = &state else { panic!("{state}") };
     assert!(state.is_failure() && matches!(reason, CloseReason::Unreachable(_)));
     client.connect().await.unwrap();
 }
@@ -149,8 +149,8 @@ async fn child_exit_is_reported_as_not_by_us() {
     pid(&mut messages).await;
     client.send("go").await.unwrap();
     end(&mut messages).await;
-    let closed = state(&mut states, State::is_closed).await;
-    let State::Closed { by_us: false, reason } = &closed else { panic!("{closed}") };
+    let closed = state(&mut states, LineState::is_closed).await;
+    let LineState::Closed { by_us: false, reason } = &closed else { panic!("{closed}") };
     let exit = reason.child_exit().unwrap();
     assert_eq!((exit.status.code(), &*exit.stderr_tail), (Some(7), &b"sorry\n"[..]));
     assert!(closed.is_failure());
@@ -188,8 +188,8 @@ async fn dropped() {
     // Including the descriptor that `messages` was reading from.
     assert!(descriptors() < before, "{} of {before}", descriptors());
     assert!(matches!(drain(&mut messages).await, CloseReason::ByUs));
-    let closed = state(&mut states, State::is_closed).await;
-    assert!(matches!(closed, State::Closed { by_us: true, .. }), "{closed}");
+    let closed = state(&mut states, LineState::is_closed).await;
+    assert!(matches!(closed, LineState::Closed { by_us: true, .. }), "{closed}");
     assert!(within("the last state", states.next()).await.is_none());
 }
 
@@ -253,7 +253,7 @@ async fn states_end_with_the_client_even_if_messages_are_held() {
     let mut messages = client.connect().await.unwrap();
     drop(far_ends.recv().await.unwrap());
     end(&mut messages).await;
-    state(&mut states, State::is_closed).await;
+    state(&mut states, LineState::is_closed).await;
     drop(client);
     assert!(within("the last state", states.next()).await.is_none());
     drop(messages);

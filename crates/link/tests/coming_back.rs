@@ -8,7 +8,7 @@ mod support;
 use std::time::Duration;
 
 use support::{Step, drain, end, kill, last, link, message, pid, reset, shell, state, within};
-use tieline_link::{Link, LinkOptions, Recovery, State};
+use tieline_link::{LineState, Link, LinkOptions, Recovery};
 use tieline_proto::{BackoffConfig, RestartPolicy};
 use tieline_testkit::wait;
 use tieline_transport::{Channel, CloseReason, ErrorKind, Incoming, ReceiverExt, SenderExt};
@@ -122,8 +122,10 @@ async fn server_is_reconnected_without_limit_after_growing_waits() {
         let mut waits = Vec::new();
         loop {
             match states.next().await.unwrap() {
-                State::Backoff { until, .. } => waits.push(until.duration_since(Instant::now())),
-                State::Connected { epoch: 2 } => return waits,
+                LineState::Backoff { until, .. } => {
+                    waits.push(until.duration_since(Instant::now()))
+                }
+                LineState::Connected { epoch: 2 } => return waits,
                 _ => {}
             }
         }
@@ -164,7 +166,7 @@ async fn late_observers_get_the_current_state_and_all_get_the_last_one() {
     let script = [Step::Line, Step::Wait];
     let (link, far, world, _far_ends) = link(script, LinkOptions::default()).await;
     let mut early = link.states();
-    assert!(matches!(early.next().await, Some(State::Connected { epoch: 1 })));
+    assert!(matches!(early.next().await, Some(LineState::Connected { epoch: 1 })));
     let (sender, mut receiver) = link.split();
     drop(far);
     let receiving = tokio::spawn(async move {
@@ -173,12 +175,12 @@ async fn late_observers_get_the_current_state_and_all_get_the_last_one() {
     });
     world.waits(1).await;
     let mut late = early.clone();
-    assert!(matches!(late.next().await, Some(State::Connecting { attempt: 1 })));
+    assert!(matches!(late.next().await, Some(LineState::Connecting { attempt: 1 })));
     world.go_on();
     let (receiver, _) = within("the new line", receiving).await.unwrap();
-    state(&mut early, State::is_connected).await;
+    state(&mut early, LineState::is_connected).await;
     let mut later = late.clone();
-    assert!(matches!(later.next().await, Some(State::Connected { epoch: 2 })));
+    assert!(matches!(later.next().await, Some(LineState::Connected { epoch: 2 })));
     drop((sender, receiver));
     let mut last_of_all = late.clone();
     for mut states in [early, late, later, last_of_all.clone()] {

@@ -6,7 +6,7 @@
 
 #[path = "../src/breaker.rs"]
 mod breaker;
-#[path = "../src/pool/core/mod.rs"]
+#[path = "../src/pool/slots/mod.rs"]
 mod slots;
 
 mod sync {
@@ -30,7 +30,7 @@ use std::time::Duration;
 use breaker::SharedBreaker;
 use loom::future::block_on;
 use loom::thread;
-use slots::{Acquire, Core, Lease, Limits, Refused, Usage};
+use slots::{Acquire, Lease, Limits, Refused, Slots, Usage};
 use tieline_proto::{BreakerConfig, BreakerState};
 
 /// A line that is counted while it exists.
@@ -49,20 +49,20 @@ impl Drop for Token {
     }
 }
 
-fn core(max: usize) -> Arc<Core<Token>> {
+fn slots(max: usize) -> Arc<Slots<Token>> {
     let long = Duration::from_secs(1 << 30);
     let limits =
         Limits { max, max_waiting: 9, min_idle: 0, idle_timeout: long, held_warning: long };
-    Arc::new(Core::new(limits))
+    Arc::new(Slots::new(limits))
 }
 
-fn waits(core: &Arc<Core<Token>>) -> Result<Lease<Token>, Refused> {
-    block_on(Acquire::new(core, Location::caller()))
+fn waits(slots: &Arc<Slots<Token>>) -> Result<Lease<Token>, Refused> {
+    block_on(Acquire::new(slots, Location::caller()))
 }
 
 /// Polls once for a line, and gives up.
-fn gives_up(core: &Arc<Core<Token>>) -> Option<Lease<Token>> {
-    let mut acquire = pin!(Acquire::new(core, Location::caller()));
+fn gives_up(slots: &Arc<Slots<Token>>) -> Option<Lease<Token>> {
+    let mut acquire = pin!(Acquire::new(slots, Location::caller()));
     match acquire.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(lease) => lease.ok(),
         // A line may be granted between this and the drop.
@@ -70,24 +70,24 @@ fn gives_up(core: &Arc<Core<Token>>) -> Option<Lease<Token>> {
     }
 }
 
-fn nothing_is_held(core: &Arc<Core<Token>>, idle: usize) {
-    assert_eq!(core.usage(), Usage { idle, ..Usage::default() });
+fn nothing_is_held(slots: &Arc<Slots<Token>>, idle: usize) {
+    assert_eq!(slots.usage(), Usage { idle, ..Usage::default() });
 }
 
 #[test]
 fn waiter_that_gives_up_leaks_nothing() {
     loom::model(|| {
-        let (core, alive) = (core(1), Arc::new(AtomicUsize::new(0)));
-        let first = core.try_acquire(Location::caller()).unwrap();
+        let (slots, alive) = (slots(1), Arc::new(AtomicUsize::new(0)));
+        let first = slots.try_acquire(Location::caller()).unwrap();
         let giving = thread::spawn({
             let line = Token::new(&alive);
             move || first.give_back(line)
         });
         let quitting = thread::spawn({
-            let core = core.clone();
-            move || drop(gives_up(&core))
+            let slots = slots.clone();
+            move || drop(gives_up(&slots))
         });
-        let mut lease = waits(&core).expect("the pool is not closed");
+        let mut lease = waits(&slots).expect("the pool is not closed");
         // The lease has the line, unless the other thread got and dropped it first.
         let line = lease.take_line().unwrap_or_else(|| Token::new(&alive));
         assert_eq!(alive.load(SeqCst), 1);
@@ -96,19 +96,19 @@ fn waiter_that_gives_up_leaks_nothing() {
         quitting.join().unwrap();
         // The other thread may have been the last, and dropped the line.
         let idle = alive.load(SeqCst);
-        nothing_is_held(&core, idle);
+        nothing_is_held(&slots, idle);
     });
 }
 
 #[test]
 fn two_waiters_are_both_served_from_one_slot() {
     loom::model(|| {
-        let (core, alive) = (core(1), Arc::new(AtomicUsize::new(0)));
-        let first = core.try_acquire(Location::caller()).unwrap();
+        let (slots, alive) = (slots(1), Arc::new(AtomicUsize::new(0)));
+        let first = slots.try_acquire(Location::caller()).unwrap();
         let waiting = thread::spawn({
-            let (core, alive) = (core.clone(), alive.clone());
+            let (slots, alive) = (slots.clone(), alive.clone());
             move || {
-                let mut lease = waits(&core).expect("the pool is not closed");
+                let mut lease = waits(&slots).expect("the pool is not closed");
                 let line = lease.take_line().unwrap_or_else(|| Token::new(&alive));
                 assert_eq!(alive.load(SeqCst), 1, "one slot, one line");
                 lease.give_back(line);
@@ -116,33 +116,33 @@ fn two_waiters_are_both_served_from_one_slot() {
         });
         // Dropping the lease ends its line.
         drop(first);
-        let lease = waits(&core).expect("the pool is not closed");
+        let lease = waits(&slots).expect("the pool is not closed");
         drop(lease);
         waiting.join().unwrap();
         let idle = alive.load(SeqCst);
-        nothing_is_held(&core, idle);
+        nothing_is_held(&slots, idle);
     });
 }
 
 #[test]
 fn closing_ends_every_wait_and_every_line() {
     loom::model(|| {
-        let (core, alive) = (core(1), Arc::new(AtomicUsize::new(0)));
-        let first = core.try_acquire(Location::caller()).unwrap();
+        let (slots, alive) = (slots(1), Arc::new(AtomicUsize::new(0)));
+        let first = slots.try_acquire(Location::caller()).unwrap();
         let giving = thread::spawn({
             let line = Token::new(&alive);
             move || first.give_back(line)
         });
         let waiting = thread::spawn({
-            let core = core.clone();
-            move || waits(&core).err()
+            let slots = slots.clone();
+            move || waits(&slots).err()
         });
-        drop(core.close());
+        drop(slots.close());
         giving.join().unwrap();
         let refused = waiting.join().unwrap();
         assert!(matches!(refused, None | Some(Refused::Closed)), "{refused:?}");
         assert_eq!(alive.load(SeqCst), 0);
-        nothing_is_held(&core, 0);
+        nothing_is_held(&slots, 0);
     });
 }
 

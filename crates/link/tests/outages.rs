@@ -13,7 +13,7 @@ use support::{
     FarEnds, Step, World, drain, end, kill, last, link, message, pid, poll_once, reset, shell,
     state, within,
 };
-use tieline_link::{Link, LinkOptions, LinkReceiver, LinkSender, Recovery, State, States};
+use tieline_link::{LineState, LineStates, Link, LinkOptions, LinkReceiver, LinkSender, Recovery};
 use tieline_proto::BackoffConfig;
 use tieline_testkit::wait;
 use tieline_transport::{
@@ -27,7 +27,7 @@ struct Outage {
     /// Returns what the receiver got, and the receiver.
     receiving: JoinHandle<(Incoming, LinkReceiver)>,
     control: Control,
-    states: States,
+    states: LineStates,
     world: Arc<World>,
     far_ends: FarEnds,
 }
@@ -205,7 +205,7 @@ async fn closed_link_does_not_reconnect() {
     let (mut their_sender, mut far) = far.split();
     sender.send("last").await.unwrap();
     sender.close().await.unwrap();
-    state(&mut states, |state| matches!(state, State::Draining)).await;
+    state(&mut states, |state| matches!(state, LineState::Draining)).await;
     assert_eq!(message(&mut far).await, "last");
     end(&mut far).await;
     // Messages that the peer still sends are received.
@@ -263,7 +263,7 @@ async fn every_way_of_ending_a_link_works_during_a_backoff() {
         let (mut sender, mut receiver) = link.split();
         drop(far);
         assert!(poll_once(receiver.recv()).await.is_none());
-        assert!(matches!(states.present(), State::Backoff { .. }), "{}", states.present());
+        assert!(matches!(states.present(), LineState::Backoff { .. }), "{}", states.present());
         match way_out {
             0 => drop((sender, receiver)),
             1 => assert!(matches!(control.stop().await, CloseReason::ByPeer)),
@@ -289,7 +289,7 @@ async fn dropping_the_link_kills_the_child_of_a_lost_line() {
     let (sender, mut receiver) = link.split();
     let child = pid(&mut receiver).await;
     let receiving = tokio::spawn(async move { receiver.recv().await });
-    state(&mut states, |state| matches!(state, State::Backoff { .. })).await;
+    state(&mut states, |state| matches!(state, LineState::Backoff { .. })).await;
     assert!(wait::is_running(child));
     receiving.abort();
     drop(sender);
@@ -307,7 +307,7 @@ async fn child_killed_during_close_is_not_restarted() {
     let (mut sender, mut receiver) = link.split();
     let child = pid(&mut receiver).await;
     sender.close().await.unwrap();
-    state(&mut states, |state| matches!(state, State::Draining)).await;
+    state(&mut states, |state| matches!(state, LineState::Draining)).await;
     kill(child);
     let reason = drain(&mut receiver).await;
     assert!(reason.child_exit().is_some(), "{reason}");

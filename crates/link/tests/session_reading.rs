@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use by_hand::{ByHand, hello};
 use bytes::Bytes;
-use tieline_link::{LineOptions, Session, SessionOptions, State, listen};
+use tieline_link::{LineOptions, LineState, Session, SessionOptions, listen};
 use tieline_proto::session::{Frame, Hello, Position, Secret, SessionConfig, SessionId, Welcome};
 use tieline_testkit::wait::{poll_once, within};
 use tieline_transport::{
@@ -48,7 +48,7 @@ async fn receiver_that_was_polled_once_does_not_make_the_line_look_dead() {
     assert!(poll_once(from_server.recv()).await.is_none());
     assert!(poll_once(from_client.recv()).await.is_none());
     tokio::time::sleep(AN_HOUR).await;
-    assert!(matches!(states.present(), State::Connected { epoch: 1 }), "{}", states.present());
+    assert!(matches!(states.present(), LineState::Connected { epoch: 1 }), "{}", states.present());
     to_server.send("there").await.unwrap();
     to_client.send("back").await.unwrap();
     assert!(matches!(from_client.recv().await, Incoming::Message(it) if it == "there"));

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tieline_link::{LineOptions, Session, SessionOptions, State, listen};
+use tieline_link::{LineOptions, LineState, Session, SessionOptions, listen};
 use tieline_proto::session::{Frame, Hello, Position};
 use tieline_transport::{
     Channel, CloseReason, DynAcceptor, Endpoint, Incoming, LostBy, Options, Receiver, ReceiverExt,
@@ -83,7 +83,7 @@ async fn idle_session_stays_connected() {
     to_server.send("still here").await.unwrap();
     let heard = from_client.recv().await;
     assert!(matches!(&heard, Incoming::Message(it) if it == "still here"), "{heard:?}");
-    assert!(matches!(states.present(), State::Connected { epoch: 1 }), "{}", states.present());
+    assert!(matches!(states.present(), LineState::Connected { epoch: 1 }), "{}", states.present());
 }
 
 #[tokio::test(start_paused = true)]
@@ -107,6 +107,6 @@ async fn consumer_that_receives_nothing_for_an_hour_keeps_the_session_connected(
             other => panic!("{other:?}"),
         }
     }
-    assert!(matches!(states.present(), State::Connected { epoch: 1 }), "{}", states.present());
+    assert!(matches!(states.present(), LineState::Connected { epoch: 1 }), "{}", states.present());
     drop(sending.await.unwrap());
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tieline_link::{
-    Client, ClientOptions, LineOptions, Session, SessionOptions, State, connector, listen,
+    Client, ClientOptions, LineOptions, LineState, Session, SessionOptions, connector, listen,
 };
 use tieline_testkit::wait::{block_on, poll_once};
 use tieline_transport::{
@@ -428,6 +428,6 @@ fn client_of_a_resumable_endpoint_uses_a_session() {
         for word in ["before", "behind"] {
             assert_eq!(next(&mut from_client).await, word);
         }
-        assert!(matches!(client.state(), State::Connected { epoch: 1 }), "{}", client.state());
+        assert!(matches!(client.state(), LineState::Connected { epoch: 1 }), "{}", client.state());
     });
 }

@@ -9,8 +9,8 @@
 //!      └────────────────────────────── HalfOpen ─────────────────────┘
 //! ```
 //!
-//! Only failures of the server count. An error response of the application is [`Passed`](Outcome::Passed),
-//! and a call that was abandoned or that this side refused is [`Cancelled`](Outcome::Cancelled).
+//! Only failures of the server count. An error response of the application is [`Passed`](CallOutcome::Passed),
+//! and a call that was abandoned or that this side refused is [`Cancelled`](CallOutcome::Cancelled).
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ impl Default for BreakerConfig {
 
 /// The outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CallOutcome {
     /// The server has responded, possibly with an error of the application.
     Passed,
     /// The server did not respond, or could not be reached.
@@ -149,16 +149,16 @@ impl Breaker {
     }
 
     /// Reports the outcome of a call. It is ignored if the state has changed since the call was permitted.
-    pub fn report(&mut self, permit: Permit, outcome: Outcome, now: Duration, random: f64) {
+    pub fn report(&mut self, permit: Permit, outcome: CallOutcome, now: Duration, random: f64) {
         self.settle(now, random);
         if permit.generation != self.generation {
             return;
         }
         let config = self.config;
         match (&mut self.stage, outcome) {
-            (Stage::Closed { .. }, Outcome::Cancelled) => {}
+            (Stage::Closed { .. }, CallOutcome::Cancelled) => {}
             (Stage::Closed { window, in_a_row }, _) => {
-                let failed = outcome == Outcome::Failed;
+                let failed = outcome == CallOutcome::Failed;
                 *in_a_row = if failed { in_a_row.saturating_add(1) } else { 0 };
                 let (calls, failures) = window.count(config.window, now, failed);
                 let too_many = calls >= config.least_calls.max(1) && failures * 2 >= calls;
@@ -166,10 +166,10 @@ impl Breaker {
                     self.open(now, random);
                 }
             }
-            (Stage::HalfOpen { .. }, Outcome::Failed) => self.open(now, random),
+            (Stage::HalfOpen { .. }, CallOutcome::Failed) => self.open(now, random),
             (Stage::HalfOpen { under_way, passed, .. }, _) => {
                 *under_way -= 1;
-                *passed += u32::from(outcome == Outcome::Passed);
+                *passed += u32::from(outcome == CallOutcome::Passed);
                 if *passed >= config.trials.max(1) {
                     self.reset();
                 }

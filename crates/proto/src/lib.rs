@@ -48,7 +48,7 @@ pub mod websocket;
 mod write_buf;
 
 pub use backoff::{Backoff, BackoffConfig};
-pub use breaker::{Breaker, BreakerConfig, BreakerState, Outcome, Permit, Rejected};
+pub use breaker::{Breaker, BreakerConfig, BreakerState, CallOutcome, Permit, Rejected};
 pub use byte_size::{ByteSize, ByteSizeError};
 pub use framing::{
     Codec, ContentLength, DetectedLines, EncodeError, Ending, FAULT_HEAD, Fault, Frame, FrameError,

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_proto::session::{
-    Delivered, Farewell, Frame, Lease, Received, Refusal, Secret, Session, SessionConfig,
-    SessionId, Ticket, Violation,
+    Delivered, Farewell, Frame, Lease, Received, Refusal, Secret, SessionConfig, SessionId,
+    SessionMachine, Ticket, Violation,
 };
 
 const NOW: Duration = Duration::ZERO;
 
 /// Passes all frames of `from` to `to`, and returns what `to` received.
-fn pass(from: &mut Session, to: &mut Session) -> Vec<Received> {
+fn pass(from: &mut SessionMachine, to: &mut SessionMachine) -> Vec<Received> {
     let mut received = Vec::new();
     while let Some(frame) = from.next(NOW) {
         let frame = Frame::decode(frame.to_bytes()).expect("a frame");
@@ -31,8 +31,10 @@ fn messages(received: Vec<Received>) -> Vec<(u64, Bytes)> {
 
 #[test]
 fn only_missing_messages_are_replayed() {
-    let (mut a, mut b) =
-        (Session::new(SessionConfig::default()), Session::new(SessionConfig::default()));
+    let (mut a, mut b) = (
+        SessionMachine::new(SessionConfig::default()),
+        SessionMachine::new(SessionConfig::default()),
+    );
     for word in ["one", "two"] {
         a.send(word.into());
     }
@@ -52,7 +54,7 @@ fn only_missing_messages_are_replayed() {
 
 #[test]
 fn gap_forged_acknowledgement_and_message_after_the_end_are_violations() {
-    let mut session = Session::new(SessionConfig::default());
+    let mut session = SessionMachine::new(SessionConfig::default());
     let data = |sequence, acknowledged| Frame::Data { sequence, acknowledged, message: "m".into() };
     let gap = session.receive(NOW, data(2, 0));
     assert_eq!(gap, Err(Violation::Gap { expected: 1, got: 2 }));
@@ -86,7 +88,8 @@ fn secret_is_invalid_once_the_next_was_seen() {
 #[test]
 fn message_committed_during_the_handshake_is_acknowledged_after_it() {
     let commits = SessionConfig { commits: true, ..SessionConfig::default() };
-    let (mut a, mut b) = (Session::new(SessionConfig::default()), Session::new(commits));
+    let (mut a, mut b) =
+        (SessionMachine::new(SessionConfig::default()), SessionMachine::new(commits));
     a.send("one".into());
     pass(&mut a, &mut b);
     // The position in the greeting is read before the message is committed.
@@ -101,8 +104,8 @@ fn message_committed_during_the_handshake_is_acknowledged_after_it() {
 
 #[test]
 fn idle_client_acknowledges_to_show_that_it_has_seen_the_welcome() {
-    let mut client = Session::new(SessionConfig::default());
-    client.resume(Session::new(SessionConfig::default()).position()).expect("it fits");
+    let mut client = SessionMachine::new(SessionConfig::default());
+    client.resume(SessionMachine::new(SessionConfig::default()).position()).expect("it fits");
     assert!(matches!(client.next(NOW), Some(Frame::Ack { acknowledged: 0 })));
     assert!(client.next(NOW).is_none());
 }
@@ -147,7 +150,7 @@ fn using_an_offered_secret_invalidates_all_others() {
 
 #[test]
 fn farewell_that_acknowledges_unsent_messages_is_a_violation() {
-    let mut session = Session::new(SessionConfig::default());
+    let mut session = SessionMachine::new(SessionConfig::default());
     session.send("mine".into());
     let bye = |received| Frame::Bye(Farewell { received, text: String::new() });
     let lie = session.receive(NOW, bye(1));

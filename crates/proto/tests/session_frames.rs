@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 use tieline_proto::session::{
-    Farewell, Frame, Hello, Malformed, Position, Received, Refusal, Secret, Session, SessionConfig,
-    SessionId, Violation, Welcome,
+    Farewell, Frame, Hello, Malformed, Position, Received, Refusal, Secret, SessionConfig,
+    SessionId, SessionMachine, Violation, Welcome,
 };
 
 fn number() -> impl Strategy<Value = u64> {
@@ -113,7 +113,7 @@ proptest! {
             bytes.extend_from_slice(if kind == 1 { b"TIEL\x01" } else { b"\x01" });
         }
         bytes.extend_from_slice(&rest);
-        let mut session = Session::new(SessionConfig::default());
+        let mut session = SessionMachine::new(SessionConfig::default());
         let taken = session.clone().receive_encoded(Duration::ZERO, bytes.clone().into());
         let read = Frame::decode(bytes.clone().into()).map_err(Violation::from);
         prop_assert_eq!(taken, read.and_then(|read| session.receive(Duration::ZERO, read)));
@@ -139,7 +139,7 @@ proptest! {
         ),
     ) {
         let config = SessionConfig { commits, ..SessionConfig::default() };
-        let mut session = Session::new(config);
+        let mut session = SessionMachine::new(config);
         for at in 0..sent {
             session.send(vec![at as u8; 10].into());
         }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 use tieline_proto::session::{
-    Delivered, Farewell, Frame, Position, Received, Refusal, Session, SessionConfig, Violation,
+    Delivered, Farewell, Frame, Position, Received, Refusal, SessionConfig, SessionMachine,
+    Violation,
 };
 
 /// The data of a large message. Two of them exceed the bytes that may remain unacknowledged.
@@ -187,7 +188,7 @@ fn near(number: u64, offset: i64) -> u64 {
 }
 
 /// Applies a step to both. Returns false if the session is over, because the other end violated the protocol.
-fn run(session: &mut Session, model: &mut Model, step: Step) -> Result<bool, TestCaseError> {
+fn run(session: &mut SessionMachine, model: &mut Model, step: Step) -> Result<bool, TestCaseError> {
     let now = |model: &Model| Duration::from_millis(model.now);
     // Usually a number that was sent, occasionally one more.
     let ack = |model: &Model, ack: u64| {
@@ -334,7 +335,7 @@ proptest! {
         steps in proptest::collection::vec(step(), 1..120),
     ) {
         let config = SessionConfig { replay_messages, replay_bytes, commits };
-        let (mut session, mut model) = (Session::new(config), Model::new(config));
+        let (mut session, mut model) = (SessionMachine::new(config), Model::new(config));
         for step in steps {
             if !run(&mut session, &mut model, step)? {
                 break;

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tieline_proto::session::{
-    Frame, Lease, Position, Received, Refusal, Secret, Session, SessionConfig, SessionId, Ticket,
+    Frame, Lease, Position, Received, Refusal, Secret, SessionConfig, SessionId, SessionMachine,
+    Ticket,
 };
 use tieline_proto::{Framing, LengthPrefix, WriteBuf};
 
@@ -175,7 +176,7 @@ impl Line {
 /// Our end, which sends its messages as there is room, and closes the connection after every 70th message
 /// received.
 struct Ours {
-    session: Session,
+    session: SessionMachine,
     sent: usize,
     received: Vec<String>,
     begun: Instant,
@@ -184,7 +185,12 @@ struct Ours {
 impl Ours {
     fn new() -> Self {
         let config = SessionConfig { replay_messages: 50, ..SessionConfig::default() };
-        Self { session: Session::new(config), sent: 0, received: Vec::new(), begun: Instant::now() }
+        Self {
+            session: SessionMachine::new(config),
+            sent: 0,
+            received: Vec::new(),
+            begun: Instant::now(),
+        }
     }
 
     /// Exchanges frames until the connection is closed, or the session is over: then it returns true.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 use tieline_proto::session::{
-    Frame, Lease, Received, Secret, Sequence, Session, SessionConfig, SessionId, Welcome,
+    Frame, Lease, Received, Secret, Sequence, SessionConfig, SessionId, SessionMachine, Welcome,
 };
 use tieline_proto::sse::{EventSession, Stale, Taken};
 
@@ -47,7 +47,7 @@ fn steps(proves: bool) -> impl Strategy<Value = Vec<Step>> {
 }
 
 struct World {
-    program: Session,
+    program: SessionMachine,
     lease: Option<Lease<()>>,
     /// Frames in flight, which are lost when the connection breaks.
     down: VecDeque<Frame>,
@@ -75,7 +75,7 @@ const NOW: Duration = Duration::ZERO;
 
 impl World {
     fn new() -> Self {
-        let program = Session::new(SessionConfig::default());
+        let program = SessionMachine::new(SessionConfig::default());
         let mut world = Self {
             program,
             lease: None,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{Raw, poll_once, within};
-use tieline_link::{Link, LinkOptions, Recovery, State};
+use tieline_link::{LineState, Link, LinkOptions, Recovery};
 use tieline_proto::BackoffConfig;
 use tieline_rpc::{CallError, Handler, NotSent, Peer, PeerOptions, Router};
 use tieline_transport::{
@@ -109,7 +109,7 @@ async fn call_without_a_connection_waits_unless_it_is_set_to_fail_fast() {
     assert_eq!(within(call).await.unwrap().unwrap(), "one");
 
     drop(raw);
-    while let State::Connected { .. } = states.present() {
+    while let LineState::Connected { .. } = states.present() {
         within(states.next()).await;
     }
     let error = within(peer.method("two").fail_fast().call::<Value>()).await.unwrap_err();

@@ -93,7 +93,7 @@
 //!
 //! [`link::Link`] is a channel that reconnects: it restarts a program that failed, and retries a server
 //! until it is reachable. [`link::Client`] is for applications that connect and disconnect on demand.
-//! Both report their progress as [`link::State`].
+//! Both report their progress as [`link::LineState`].
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {

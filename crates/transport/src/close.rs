@@ -56,7 +56,7 @@ pub enum CloseReason {
     /// A message that a session had received could not be passed on, so the session was ended.
     NotPassedOn(Arc<NotPassedOn>),
     /// The far side of a gateway's line ended cleanly, but left this many bytes sent by this side unread. A
-    /// gateway [reports](crate::Control::say_at_close) it to the client.
+    /// gateway [reports](crate::Control::report_at_close) it to the client.
     InputUnread(u64),
     /// The other side broke the framing.
     Protocol(FrameError),

@@ -93,7 +93,7 @@ struct Shared {
     /// The framing, once a channel was made of the connection.
     framing: OnceLock<FramingKind>,
     /// The reason to report to the other side when this side closes.
-    farewell: OnceLock<CloseReason>,
+    reported: OnceLock<CloseReason>,
     /// The waker of the receiver while it waits for bytes.
     receiver: Mutex<Option<Waker>>,
     backing: Arc<dyn Backing>,
@@ -131,7 +131,7 @@ impl ControlBuilder {
             closed_by_us: AtomicBool::new(false),
             reason: OnceLock::new(),
             framing: OnceLock::new(),
-            farewell: OnceLock::new(),
+            reported: OnceLock::new(),
             receiver: Mutex::new(None),
             backing,
         }))
@@ -298,14 +298,14 @@ impl Control {
 
     /// Sets the reason to report to the other side when this side closes, for lines that can carry one,
     /// such as WebSockets with their close codes. It ends nothing; the first reason stays.
-    pub fn say_at_close(&self, reason: CloseReason) {
-        let _ = self.0.farewell.set(reason);
+    pub fn report_at_close(&self, reason: CloseReason) {
+        let _ = self.0.reported.set(reason);
     }
 
-    /// Returns the reason to report to the other side ([`say_at_close`](Self::say_at_close)), or why the
+    /// Returns the reason to report to the other side ([`report_at_close`](Self::report_at_close)), or why the
     /// line ended. For custom channels.
-    pub fn farewell(&self) -> Option<CloseReason> {
-        self.0.farewell.get().cloned().or_else(|| self.close_reason())
+    pub fn reason_to_report(&self) -> Option<CloseReason> {
+        self.0.reported.get().cloned().or_else(|| self.close_reason())
     }
 
     pub(crate) fn closing(&self) {

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{self, Failed, Outcome, RESULT, results};
+use crate::harness::{self, Failed, RESULT, TestOutcome, results};
 use crate::processes::end_tree;
 use crate::{Failure, failed};
 
@@ -31,7 +31,7 @@ impl Said {
     }
 
     pub(super) fn passed(&self, test: &str) -> bool {
-        results(&self.text).any(|it| it == (test, Outcome::Passed))
+        results(&self.text).any(|it| it == (test, TestOutcome::Passed))
     }
 }
 
@@ -161,7 +161,7 @@ impl Lines {
         let bytes = std::mem::take(&mut self.part);
         let line = String::from_utf8_lossy(&bytes);
         let line = line.trim_end();
-        let is_failed = results(line).any(|(_, outcome)| outcome == Outcome::Failed);
+        let is_failed = results(line).any(|(_, outcome)| outcome == TestOutcome::Failed);
         self.holds |= line == "failures:";
         if self.holds || is_failed || line.starts_with("test ") || harness::is_opening(line) {
             self.text.push_str(line);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Suite;
 use super::list::{MUST_RUN, UNPROVEN, Unproven};
 use super::wine::Said;
-use crate::harness::{self, MAX_FLAKY, Outcome, results};
+use crate::harness::{self, MAX_FLAKY, TestOutcome, results};
 use crate::{Failure, failed};
 
 /// The reason if there is no exit status.
@@ -15,7 +15,7 @@ const TOO_LONG: &str = "was killed or took too long";
 #[derive(Default)]
 pub(super) struct Ran {
     /// By its full name.
-    tests: BTreeMap<String, Outcome>,
+    tests: BTreeMap<String, TestOutcome>,
     problems: Vec<String>,
     /// What failed in the first attempt.
     again: Vec<String>,
@@ -47,7 +47,7 @@ impl Ran {
         for (test, outcome) in results(&said.stdout) {
             let name = format!("{}::{test}", suite.name);
             eprintln!("windows: {name} {outcome}");
-            passed += usize::from(outcome == Outcome::Passed);
+            passed += usize::from(outcome == TestOutcome::Passed);
             self.tests.insert(name, outcome);
         }
         if !failed.is_empty() {
@@ -94,12 +94,12 @@ impl Ran {
 
     pub(super) fn judge(mut self) -> Result<(), Failure> {
         for must in MUST_RUN {
-            if matches!(self.tests.get(*must), None | Some(Outcome::Ignored)) {
+            if matches!(self.tests.get(*must), None | Some(TestOutcome::Ignored)) {
                 self.problems.push(format!("{must} did not run"));
             }
         }
         let count = |wanted| self.tests.values().filter(|outcome| **outcome == wanted).count();
-        let (passed, ignored) = (count(Outcome::Passed), count(Outcome::Ignored));
+        let (passed, ignored) = (count(TestOutcome::Passed), count(TestOutcome::Ignored));
         let unproven = UNPROVEN.len();
         eprintln!("windows: {passed} passed under Wine, {ignored} ignored, {unproven} unproven");
         for failed in &self.again {
@@ -118,8 +118,8 @@ fn deviates(unproven: &Unproven, said: &Said) -> Result<(), String> {
     match results(&said.stdout).next() {
         _ if said.code.is_none() => Err(TOO_LONG.into()),
         None => Err("does not exist".into()),
-        Some((_, Outcome::Failed)) if said.stdout.contains(says) => Ok(()),
-        Some((_, Outcome::Failed)) => {
+        Some((_, TestOutcome::Failed)) if said.stdout.contains(says) => Ok(()),
+        Some((_, TestOutcome::Failed)) => {
             Err(format!("failed, but not with {says:?} as expected under Wine"))
         }
         Some(_) => Err(format!("passed, but was expected to fail under Wine: {why}")),

@@ -54,11 +54,11 @@
 
 mod callbacks;
 mod calls;
+mod cli;
 mod error;
 mod files;
 mod find;
 mod frames;
-mod line;
 mod message;
 mod options;
 mod query;
@@ -66,9 +66,9 @@ mod reader;
 mod session;
 
 pub use callbacks::{Callbacks, Permission, ToolRequest};
+pub use cli::{Cli, Messages};
 pub use error::{End, Error};
 pub use find::find;
-pub use line::{Cli, Messages};
 pub use message::{Assistant, Block, Message, StreamEvent, System, TurnResult, User};
 pub use options::Options;
 pub use query::{Query, query};

@@ -9,13 +9,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use crate::compare::{Bench, Result};
-use crate::report::{Goal, Line, Unit};
+use crate::report::{Goal, TableLine, Unit};
 use crate::workspace::workspace_root;
 
 const TIMES: u32 = 3;
 const PROGRAM: [&str; 3] = ["--locked", "--package", "tieline-cli"];
 
-pub(super) fn run(_: &Bench) -> Result<Vec<Line>> {
+pub(super) fn run(_: &Bench) -> Result<Vec<TableLine>> {
     // Downloads do not count as building.
     succeed(cargo()?.args(["fetch", "--locked"]))?;
     let (mut built, mut answered) = (f64::INFINITY, f64::INFINITY);
@@ -27,19 +27,19 @@ pub(super) fn run(_: &Bench) -> Result<Vec<Line>> {
     // With the web and TLS.
     let minutes = 3.5;
     Ok(vec![
-        Line::alone(
+        TableLine::alone(
             format!("cold release build of the program, best of {TIMES}"),
             Unit::Time,
             built,
             Some(Goal::AtMost(minutes * 60.0, Unit::Time)),
         ),
-        Line::alone(
+        TableLine::alone(
             format!("from its start to the first answered message, best of {TIMES}"),
             Unit::Time,
             answered,
             None,
         ),
-        Line::alone(
+        TableLine::alone(
             "crates of the program, its own included",
             Unit::Pieces,
             crates()? as f64,

@@ -12,12 +12,12 @@ use tokio::net::UnixStream;
 use super::{message, payload, stream};
 use crate::compare::{Bench, Result, Side};
 use crate::peer::{Peer, connector, listen, listen_raw};
-use crate::report::{Goal, Line, Unit};
+use crate::report::{Goal, TableLine, Unit};
 
 const SIZE: usize = 1024 * 1024;
 const MESSAGES: usize = 128;
 
-pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
+pub(super) fn run(bench: &Bench) -> Result<Vec<TableLine>> {
     let prefix_peer = Peer::start("bulk-length-prefix")?;
     let prefix = side(bench, &prefix_peer, LengthPrefix::default())?;
     let lines_peer = Peer::start("bulk-lines")?;
@@ -38,7 +38,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
     let [prefix, lines, raw] = bench.interleave([prefix, lines, raw])?;
     let goal = Goal::RatioAtLeast { bar: 0.8, aim: 0.9 };
     let compared = |work, ours: &[f64]| {
-        Line::compared(work, "raw socket copy", Unit::BytesPerSecond, (ours, &raw), goal)
+        TableLine::compared(work, "raw socket copy", Unit::BytesPerSecond, (ours, &raw), goal)
     };
     Ok(vec![
         compared("Unix bulk, 1 MiB, length-prefix", &prefix),

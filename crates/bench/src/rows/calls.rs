@@ -18,14 +18,14 @@ use self::libraries::{Ends, LIBRARIES, Library};
 use super::ping_pong_raw;
 use crate::compare::{Bench, Result};
 use crate::peer::{Peer as Process, connector, listen};
-use crate::report::{Goal, Line, Unit};
+use crate::report::{Goal, TableLine, Unit};
 
 const PAYLOAD: usize = 64;
 const IN_FLIGHT: u32 = 64;
 const CALLS_EACH: u32 = 100;
 const ONE_AT_A_TIME: u32 = 1000;
 
-pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
+pub(super) fn run(bench: &Bench) -> Result<Vec<TableLine>> {
     let runtime = &bench.runtime;
     let text = "x".repeat(PAYLOAD);
 
@@ -79,10 +79,10 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
     let ([many, by_hand], others_many) = bench.interleave_with([many, by_hand], others)?;
 
     let compared_one = |against, theirs: &[f64], goal| {
-        Line::compared(ONE, against, Unit::Time, (&one, theirs), goal)
+        TableLine::compared(ONE, against, Unit::Time, (&one, theirs), goal)
     };
     let compared_many = |against, theirs: &[f64], goal| {
-        Line::compared(MANY, against, Unit::MessagesPerSecond, (&many, theirs), goal)
+        TableLine::compared(MANY, against, Unit::MessagesPerSecond, (&many, theirs), goal)
     };
     let mut lines = vec![compared_one("raw tokio", &raw, Goal::RatioAtMost(1.15))];
     lines.extend(
@@ -96,7 +96,10 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
             .map(|(it, theirs)| compared_many(it.against, theirs, it.goal_of_many())),
     );
     lines.extend(missing.iter().map(|(library, why)| {
-        Line::skipped(format!("JSON-RPC calls compared with {}", library.against), &why.to_string())
+        TableLine::skipped(
+            format!("JSON-RPC calls compared with {}", library.against),
+            &why.to_string(),
+        )
     }));
     Ok(lines)
 }

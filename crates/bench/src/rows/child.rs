@@ -12,18 +12,18 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::{payload, ping_pong, ping_pong_raw, stream};
 use crate::compare::{Bench, Result};
-use crate::report::{Goal, Line, Unit};
+use crate::report::{Goal, TableLine, Unit};
 
 const PAYLOAD: usize = 64;
 const TIMES: u32 = 1000;
 const CHUNKS: usize = 200;
 const MESSAGES: usize = CHUNKS * stream::LINES_A_CHUNK;
 
-pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
+pub(super) fn run(bench: &Bench) -> Result<Vec<TableLine>> {
     Ok(vec![there_and_back(bench)?, streamed(bench)?])
 }
 
-fn there_and_back(bench: &Bench) -> Result<Line> {
+fn there_and_back(bench: &Bench) -> Result<TableLine> {
     let ping = payload(PAYLOAD);
     let (mut sender, mut receiver) = bench.runtime.block_on(cat())?.split();
     let typed = bench.side(async || ping_pong(&mut sender, &mut receiver, ping, TIMES).await);
@@ -34,10 +34,10 @@ fn there_and_back(bench: &Bench) -> Result<Line> {
 
     let [typed, raw] = bench.interleave([typed, raw])?;
     let (work, goal) = ("cat, 64 bytes round trip, lines", Goal::RatioAtMost(1.15));
-    Ok(Line::compared(work, "tokio's pipes", Unit::Time, (&typed, &raw), goal))
+    Ok(TableLine::compared(work, "tokio's pipes", Unit::Time, (&typed, &raw), goal))
 }
 
-fn streamed(bench: &Bench) -> Result<Line> {
+fn streamed(bench: &Bench) -> Result<TableLine> {
     let (mut sender, mut receiver) = bench.runtime.block_on(cat())?.split();
     let line = stream::line();
     let typed = bench.side(async || {
@@ -61,7 +61,7 @@ fn streamed(bench: &Bench) -> Result<Line> {
 
     let [typed, raw] = bench.interleave([typed, raw])?;
     let (work, against) = ("cat, 128 bytes streamed, lines", "tokio's pipes, 64 KiB writes");
-    Ok(Line::compared(work, against, Unit::MessagesPerSecond, (&typed, &raw), stream::GOAL))
+    Ok(TableLine::compared(work, against, Unit::MessagesPerSecond, (&typed, &raw), stream::GOAL))
 }
 
 async fn cat() -> Result<FramedChannel<ProcessConnection, Lines>> {

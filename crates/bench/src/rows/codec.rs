@@ -8,7 +8,7 @@ use tieline_proto::{Frame, Framing, Lines, WriteBuf};
 
 use super::payload;
 use crate::compare::{Bench, Result};
-use crate::report::{Line, Unit};
+use crate::report::{TableLine, Unit};
 use crate::valgrind::{self, Count};
 
 const PAYLOAD: usize = 128;
@@ -17,11 +17,11 @@ const BATCH: usize = 10;
 const MESSAGES: usize = 1000 * BATCH;
 const WORK: &str = "instructions, encode and decode 128 bytes, lines";
 
-pub(super) fn instructions(_: &Bench) -> Result<Vec<Line>> {
+pub(super) fn instructions(_: &Bench) -> Result<Vec<TableLine>> {
     let each = valgrind::each(MESSAGES, |messages| {
         valgrind::count(Count::Instructions, &["codec", &messages.to_string()])
     })?;
-    Ok(vec![Line::alone(WORK, Unit::Pieces, each, None)])
+    Ok(vec![TableLine::alone(WORK, Unit::Pieces, each, None)])
 }
 
 /// The counted work: encodes messages into a queue in batches, and decodes the bytes.

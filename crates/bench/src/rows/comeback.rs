@@ -16,20 +16,20 @@ use tokio::task::JoinHandle;
 use super::message;
 use crate::compare::{Bench, Result};
 use crate::peer::Peer;
-use crate::report::{Goal, Line, Unit};
+use crate::report::{Goal, TableLine, Unit};
 use crate::stats::quantiles;
 
 const CUTS: usize = 1000;
 const GOAL: Goal = Goal::AtMost(20e-3, Unit::Time);
 
-pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
+pub(super) fn run(bench: &Bench) -> Result<Vec<TableLine>> {
     let peer = Peer::start("session-echo")?;
     let figures = bench.runtime.block_on(away(&peer.socket()))?;
     let [median, p99] = quantiles(figures, [0.5, 0.99]);
     let work = "session, from a cut to the next answer";
     Ok(vec![
-        Line::alone(format!("{work}: median"), Unit::Time, median, None),
-        Line::alone(format!("{work}: p99 of {CUTS}"), Unit::Time, p99, Some(GOAL)),
+        TableLine::alone(format!("{work}: median"), Unit::Time, median, None),
+        TableLine::alone(format!("{work}: p99 of {CUTS}"), Unit::Time, p99, Some(GOAL)),
     ])
 }
 

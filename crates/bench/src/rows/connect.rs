@@ -12,12 +12,12 @@ use tokio::net::UnixStream;
 use super::message;
 use crate::compare::{Bench, Result};
 use crate::peer::{Peer, connector, listen, listen_raw};
-use crate::report::{Goal, Line, Unit};
+use crate::report::{Goal, TableLine, Unit};
 
 /// Fewer than any listener's backlog holds.
 const CONNECTIONS: usize = 500;
 
-pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
+pub(super) fn run(bench: &Bench) -> Result<Vec<TableLine>> {
     let peer = Peer::start("connect-typed")?;
     let connector = connector(peer.socket(), Lines::default())?;
     let typed = bench.side(async || {
@@ -44,7 +44,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
 
     let [typed, raw] = bench.interleave([typed, raw])?;
     let (work, goal) = ("Unix connect and accept", Goal::RatioAtMost(2.0));
-    Ok(vec![Line::compared(work, "raw tokio", Unit::Time, (&typed, &raw), goal)])
+    Ok(vec![TableLine::compared(work, "raw tokio", Unit::Time, (&typed, &raw), goal)])
 }
 
 pub(super) async fn serve_typed(socket: PathBuf) -> Result<()> {

@@ -13,14 +13,14 @@ use tokio::net::UnixStream;
 use super::{payload, ping_pong, ping_pong_raw};
 use crate::compare::{Bench, Result};
 use crate::peer::{Peer, announce, connector, listen, listen_raw};
-use crate::report::{Goal, Line, Unit};
+use crate::report::{Goal, TableLine, Unit};
 
 const PAYLOAD: usize = 64;
 /// Includes the newline.
 pub(super) const FRAME: usize = PAYLOAD + 1;
 const TIMES: u32 = 1000;
 
-pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
+pub(super) fn run(bench: &Bench) -> Result<Vec<TableLine>> {
     let runtime = &bench.runtime;
     let ping = payload(PAYLOAD);
 
@@ -42,7 +42,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
 
     let [typed, boxed, raw] = bench.interleave([typed, boxed, raw])?;
     let compared = |work, ours: &[f64]| {
-        Line::compared(work, "raw tokio", Unit::Time, (ours, &raw), Goal::RatioAtMost(1.15))
+        TableLine::compared(work, "raw tokio", Unit::Time, (ours, &raw), Goal::RatioAtMost(1.15))
     };
     Ok(vec![
         compared("Unix echo, 64 bytes, typed channel", &typed),

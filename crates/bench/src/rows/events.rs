@@ -16,7 +16,7 @@ use super::web::{self, address, listen};
 use super::{idle, payload};
 use crate::compare::{Bench, Result, Side};
 use crate::peer::Peer;
-use crate::report::{Goal, Line, Unit};
+use crate::report::{Goal, TableLine, Unit};
 
 const SMALL: usize = 64;
 /// The number of messages per round.
@@ -29,17 +29,17 @@ const KINDS: [(&str, &str, Goal); 2] = [
     ("events-session", ", in a session", Goal::AtMost(40.0 * 1024.0, Unit::Bytes)),
 ];
 
-pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
+pub(super) fn run(bench: &Bench) -> Result<Vec<TableLine>> {
     let mut lines = Vec::new();
     for (role, kind, _) in KINDS {
         let peer = Peer::start(role)?;
         let mut reader = Reader::open(address(&peer)?)?;
         let [rate] = bench.interleave([Box::new(|| reader.streamed(MESSAGES))])?;
         let work = format!("events, 64 bytes, streamed{kind}");
-        lines.push(Line::alone(work, Unit::MessagesPerSecond, median(rate), None));
+        lines.push(TableLine::alone(work, Unit::MessagesPerSecond, median(rate), None));
     }
     let Some(connections) = idle::connections(bench, 4000) else {
-        lines.push(Line::skipped("events, memory, idle", "the system does not report it"));
+        lines.push(TableLine::skipped("events, memory, idle", "the system does not report it"));
         return Ok(lines);
     };
     for (role, kind, goal) in KINDS {
@@ -54,7 +54,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
         });
         let [growth] = bench.interleave([side])?;
         let work = format!("events, memory, each of {connections} idle after one message{kind}");
-        lines.push(Line::alone(work, Unit::Bytes, median(growth), Some(goal)));
+        lines.push(TableLine::alone(work, Unit::Bytes, median(growth), Some(goal)));
     }
     Ok(lines)
 }

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::{message, ping_pong};
 use crate::compare::{Bench, Result};
 use crate::peer::{Peer, announce};
-use crate::report::{Goal, Line, Unit};
+use crate::report::{Goal, TableLine, Unit};
 use crate::running::Running;
 
 /// The environment variable with the location of the gateways from npm.
@@ -39,7 +39,7 @@ const RATE: Goal = Goal::RatioAtLeast { bar: 1.0, aim: 1.0 };
 const TEN_TIMES: Goal = Goal::RatioAtLeast { bar: 10.0, aim: 10.0 };
 const NONE: Goal = Goal::AtMost(0.0, Unit::Pieces);
 
-pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
+pub(super) fn run(bench: &Bench) -> Result<Vec<TableLine>> {
     let peer = Peer::start("gateway")?;
     let port = std::fs::read_to_string(port_file(&peer.socket()))?;
     let ours = connect(bench, &format!("ws://127.0.0.1:{port}/ws"))?;
@@ -54,8 +54,10 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
         });
         match started {
             Ok((other, channel)) => others.push((name, goal, other, Ends::of(channel))),
-            Err(why) => lines
-                .push(Line::skipped(format!("gateway, compared with {name}"), &why.to_string())),
+            Err(why) => lines.push(TableLine::skipped(
+                format!("gateway, compared with {name}"),
+                &why.to_string(),
+            )),
         }
     }
     let mut ours = Ends::of(ours);
@@ -64,22 +66,28 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
         let sides = bench.interleave([Box::new(|| one(&mut ours)), Box::new(|| one(theirs))]);
         let work = "gateway: WebSocket to cat and back";
         lines.push(match sides {
-            Ok([ours, theirs]) => Line::compared(work, name, Unit::Time, (&ours, &theirs), TIME),
-            Err(why) => Line::skipped(format!("{work}, compared with {name}"), &why.to_string()),
+            Ok([ours, theirs]) => {
+                TableLine::compared(work, name, Unit::Time, (&ours, &theirs), TIME)
+            }
+            Err(why) => {
+                TableLine::skipped(format!("{work}, compared with {name}"), &why.to_string())
+            }
         });
         let many = |ends: &mut Ends| bench.runtime.block_on(ends.many(MESSAGES));
         let sides = bench.interleave([Box::new(|| many(&mut ours)), Box::new(|| many(theirs))]);
         let work = format!("gateway: {MESSAGES} messages streamed");
         lines.push(match sides {
             Ok([ours, theirs]) => {
-                Line::compared(work, name, Unit::MessagesPerSecond, (&ours, &theirs), *goal)
+                TableLine::compared(work, name, Unit::MessagesPerSecond, (&ours, &theirs), *goal)
             }
-            Err(why) => Line::skipped(format!("{work}, compared with {name}"), &why.to_string()),
+            Err(why) => {
+                TableLine::skipped(format!("{work}, compared with {name}"), &why.to_string())
+            }
         });
     }
     let came = bench.runtime.block_on(async { ours.many(MANY).await.map(|_| ours.came) })?;
     let work = format!("gateway: messages lost of {MANY} streamed");
-    lines.push(Line::alone(work, Unit::Pieces, (MANY - came) as f64, Some(NONE)));
+    lines.push(TableLine::alone(work, Unit::Pieces, (MANY - came) as f64, Some(NONE)));
     Ok(lines)
 }
 

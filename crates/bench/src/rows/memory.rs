@@ -11,21 +11,25 @@ use super::echo::FRAME;
 use super::idle::{self, echo, growth};
 use crate::compare::{Bench, Result, Side};
 use crate::peer::{Peer, listen};
-use crate::report::{Goal, Line, Unit};
+use crate::report::{Goal, TableLine, Unit};
 
 const GOAL: Goal = Goal::AtMost(16.0 * 1024.0, Unit::Bytes);
 
 /// How many lines each connection sends at once, all echoed, before it is idle.
 const PATTERNS: [(&str, usize); 2] = [("one 64-byte line", 1), ("300 lines at once", 300)];
 
-pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
+pub(super) fn run(bench: &Bench) -> Result<Vec<TableLine>> {
     let Some(connections) = idle::connections(bench, 4000) else {
-        return Ok(vec![Line::skipped("Unix memory, idle", "the system does not report it")]);
+        return Ok(vec![TableLine::skipped("Unix memory, idle", "the system does not report it")]);
     };
     PATTERNS.iter().map(|pattern| measure(bench, connections, *pattern)).collect()
 }
 
-fn measure(bench: &Bench, connections: usize, (used_for, lines): (&str, usize)) -> Result<Line> {
+fn measure(
+    bench: &Bench,
+    connections: usize,
+    (used_for, lines): (&str, usize),
+) -> Result<TableLine> {
     let side = |role: &'static str| -> Side<'_> {
         Box::new(move || {
             let peer = Peer::start(role)?;
@@ -34,7 +38,7 @@ fn measure(bench: &Bench, connections: usize, (used_for, lines): (&str, usize)) 
     };
     let [typed, raw] = bench.interleave([side("memory-typed"), side("echo-raw")])?;
     let work = format!("Unix memory, each of {connections} idle after {used_for}");
-    Ok(Line::compared(work, "raw tokio task", Unit::Bytes, (&typed, &raw), GOAL))
+    Ok(TableLine::compared(work, "raw tokio task", Unit::Bytes, (&typed, &raw), GOAL))
 }
 
 /// Returns a connection that has carried messages.

@@ -29,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::compare::{Bench, Result};
 use crate::peer::Role;
-use crate::report::Line;
+use crate::report::TableLine;
 use crate::valgrind;
 
 /// A row, as named on the command line.
@@ -40,7 +40,7 @@ pub(crate) struct Row {
     pub(crate) takes_minutes: bool,
     /// Whether it runs on one core unless --all-cores is given.
     pub(crate) on_one_core: bool,
-    pub(crate) run: fn(&Bench) -> Result<Vec<Line>>,
+    pub(crate) run: fn(&Bench) -> Result<Vec<TableLine>>,
 }
 
 pub(crate) const ROWS: &[Row] = &[
@@ -70,13 +70,17 @@ pub(crate) const ROWS: &[Row] = &[
     },
 ];
 
-const fn row(name: &'static str, about: &'static str, run: fn(&Bench) -> Result<Vec<Line>>) -> Row {
+const fn row(
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Bench) -> Result<Vec<TableLine>>,
+) -> Row {
     Row { name, about, takes_minutes: false, on_one_core: true, run }
 }
 
-fn instructions(bench: &Bench) -> Result<Vec<Line>> {
+fn instructions(bench: &Bench) -> Result<Vec<TableLine>> {
     if !valgrind::is_installed() {
-        return Ok(vec![Line::skipped("instructions", "valgrind is not installed")]);
+        return Ok(vec![TableLine::skipped("instructions", "valgrind is not installed")]);
     }
     let mut lines = codec::instructions(bench)?;
     lines.extend(calls::counted::instructions(bench)?);

@@ -9,13 +9,13 @@ use tieline_proto::Lines;
 
 use crate::compare::{Bench, Result};
 use crate::peer::{Peer, connector};
-use crate::report::{Goal, Line, Unit};
+use crate::report::{Goal, TableLine, Unit};
 use crate::stats::Spread;
 
 const TIMES: u32 = 20_000;
 const GOAL: Goal = Goal::AtMost(1e-6, Unit::Time);
 
-pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
+pub(super) fn run(bench: &Bench) -> Result<Vec<TableLine>> {
     let peer = Peer::start("memory-typed")?;
     let connector = Arc::new(connector(peer.socket(), Lines::default())?);
     let pool = Pool::new(connector, PoolConfig::default())?;
@@ -23,7 +23,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
     let [uncontended] = bench.interleave([uncontended])?;
     let median = Spread::of(uncontended).median;
     let work = "pool of Unix lines, take one and give it back";
-    Ok(vec![Line::alone(work, Unit::Time, median, Some(GOAL))])
+    Ok(vec![TableLine::alone(work, Unit::Time, median, Some(GOAL))])
 }
 
 async fn round(pool: &Pool) -> Result<f64> {

@@ -14,7 +14,7 @@ use tieline_transport::{
 use super::{calls, message, payload, ping_pong, stream};
 use crate::compare::{Bench, Result, Side};
 use crate::peer::{Peer as Process, announce};
-use crate::report::{Goal, Line, Unit};
+use crate::report::{Goal, TableLine, Unit};
 
 const TIMES: u32 = 1000;
 const BULK: usize = 1024 * 1024;
@@ -34,7 +34,7 @@ enum Work {
 const SMALL: Work = Work::Take(500_000);
 const LARGE: Work = Work::Take(128);
 
-pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
+pub(super) fn run(bench: &Bench) -> Result<Vec<TableLine>> {
     let mut lines = Vec::new();
     let echoes = bench.interleave([
         echo(bench, &Process::start("session-echo")?, true)?,
@@ -60,8 +60,8 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
     Ok(lines)
 }
 
-fn line(work: &str, unit: Unit, [ours, bare]: &[Vec<f64>; 2], goal: Goal) -> Line {
-    Line::compared(work, "the bare channel", unit, (ours, bare), goal)
+fn line(work: &str, unit: Unit, [ours, bare]: &[Vec<f64>; 2], goal: Goal) -> TableLine {
+    TableLine::compared(work, "the bare channel", unit, (ours, bare), goal)
 }
 
 fn endpoint(socket: PathBuf, resumes: bool) -> Endpoint {

@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use super::{message, payload};
 use crate::compare::{Bench, Result};
 use crate::peer::{Peer, connector, listen, listen_raw};
-use crate::report::{Goal, Line, Unit};
+use crate::report::{Goal, TableLine, Unit};
 
 const PAYLOAD: usize = 128;
 /// The number of whole lines in a chunk of 64 KiB.
@@ -25,7 +25,7 @@ pub(super) const GOAL: Goal = Goal::RatioAtLeast { bar: 0.5, aim: 0.5 };
 const CHUNKS: usize = 1000;
 const MESSAGES: usize = CHUNKS * LINES_A_CHUNK;
 
-pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
+pub(super) fn run(bench: &Bench) -> Result<Vec<TableLine>> {
     let runtime = &bench.runtime;
 
     let peer = Peer::start("stream-typed")?;
@@ -51,7 +51,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
     let [typed, raw] = bench.interleave([typed, raw])?;
     let work = "Unix one-way, 128 bytes, lines";
     let unit = Unit::MessagesPerSecond;
-    Ok(vec![Line::compared(work, "raw tokio, 64 KiB writes", unit, (&typed, &raw), GOAL)])
+    Ok(vec![TableLine::compared(work, "raw tokio, 64 KiB writes", unit, (&typed, &raw), GOAL)])
 }
 
 pub(super) async fn serve_typed(socket: PathBuf) -> Result<()> {

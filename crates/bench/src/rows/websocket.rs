@@ -18,7 +18,7 @@ use super::web::{address, listen};
 use super::{message, payload, ping_pong};
 use crate::compare::{Bench, Result, Side};
 use crate::peer::Peer;
-use crate::report::{Goal, Line, Unit};
+use crate::report::{Goal, TableLine, Unit};
 
 const SMALL: usize = 64;
 const LARGE: usize = 1 << 20;
@@ -38,7 +38,7 @@ const TIME: Goal = Goal::RatioAtMost(1.1);
 const RATE: Goal = Goal::RatioAtLeast { bar: 0.91, aim: 1.0 };
 const MEMORY: Goal = Goal::AtMost(32.0 * 1024.0, Unit::Bytes);
 
-pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
+pub(super) fn run(bench: &Bench) -> Result<Vec<TableLine>> {
     let quiet_peer = Peer::start("websocket-echo-quiet")?;
     let quiet = ClientConfig { heartbeat: None, ..ClientConfig::default() };
     let (mut quiet_sender, mut quiet_receiver) = connect(bench, &quiet_peer, quiet)?.split();
@@ -53,8 +53,10 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
                 names.push(name);
                 theirs.push(ends);
             }
-            Err(why) => missing
-                .push(Line::skipped(format!("WebSocket compared with {name}"), &why.to_string())),
+            Err(why) => missing.push(TableLine::skipped(
+                format!("WebSocket compared with {name}"),
+                &why.to_string(),
+            )),
         }
     }
 
@@ -105,7 +107,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Line>> {
             names
                 .iter()
                 .zip(&theirs)
-                .map(|(name, theirs)| Line::compared(work, name, unit, (ours, theirs), goal)),
+                .map(|(name, theirs)| TableLine::compared(work, name, unit, (ours, theirs), goal)),
         );
     }
     lines.extend(memory(bench)?);
@@ -158,9 +160,12 @@ async fn there_and_back(
     }
 }
 
-fn memory(bench: &Bench) -> Result<Vec<Line>> {
+fn memory(bench: &Bench) -> Result<Vec<TableLine>> {
     let Some(connections) = idle::connections(bench, 10_000) else {
-        return Ok(vec![Line::skipped("WebSocket memory, idle", "the system does not report it")]);
+        return Ok(vec![TableLine::skipped(
+            "WebSocket memory, idle",
+            "the system does not report it",
+        )]);
     };
     let ours: Side<'_> = Box::new(move || {
         let peer = Peer::start("websocket-echo")?;
@@ -175,11 +180,11 @@ fn memory(bench: &Bench) -> Result<Vec<Line>> {
     if Server::start("tokio-websockets").is_err() {
         let [ours] = bench.interleave([ours])?;
         let ours = ours.iter().sum::<f64>() / ours.len() as f64;
-        return Ok(vec![Line::alone(work, Unit::Bytes, ours, Some(MEMORY))]);
+        return Ok(vec![TableLine::alone(work, Unit::Bytes, ours, Some(MEMORY))]);
     }
     let [ours, theirs] = bench.interleave([ours, theirs])?;
     let (ours, theirs) = (ours.as_slice(), theirs.as_slice());
-    Ok(vec![Line::compared(work, "tokio-websockets", Unit::Bytes, (ours, theirs), MEMORY)])
+    Ok(vec![TableLine::compared(work, "tokio-websockets", Unit::Bytes, (ours, theirs), MEMORY)])
 }
 
 /// Opens a WebSocket without a library and exchanges a message.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tieline_gateway::{LineView, ProgramView, State};
+use tieline_gateway::{LineState, LineView, ProgramView};
 use tieline_http::{Place, WebAddress};
 use tieline_proto::BreakerState;
 use tieline_transport::{Address, Endpoint, PeerIdentity, SessionInfo};
@@ -271,11 +271,11 @@ impl From<PeerIdentity> for Identity {
 impl From<ProgramView> for Program {
     fn from(ProgramView { state, pid, is_stopped, restarts, .. }: ProgramView) -> Self {
         let (name, until, cause) = match state {
-            State::Connected { .. } if is_stopped => ("stopped", None, None),
-            State::Connected { .. } => ("running", None, None),
-            State::Backoff { until, cause } => ("backoff", Some(until), Some(cause)),
-            State::Draining => ("ending", None, None),
-            State::Closed { reason, .. } => ("ended", None, Some(reason)),
+            LineState::Connected { .. } if is_stopped => ("stopped", None, None),
+            LineState::Connected { .. } => ("running", None, None),
+            LineState::Backoff { until, cause } => ("backoff", Some(until), Some(cause)),
+            LineState::Draining => ("ending", None, None),
+            LineState::Closed { reason, .. } => ("ended", None, Some(reason)),
             _ => ("connecting", None, None),
         };
         let left = until.map(|until| until.saturating_duration_since(tokio::time::Instant::now()));

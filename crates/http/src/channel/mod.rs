@@ -110,11 +110,11 @@ pub(crate) struct Made {
 ///
 /// [`close`](tieline_transport::SenderExt::close) ends the line; messages that the other side sent before still
 /// arrive. Between two tieline endpoints a client's `close` ends only its input, and it still receives, if
-/// [`Capabilities::half_close`] is set and no reason was noted with [`Control::say_at_close`].
+/// [`Capabilities::half_close`] is set and no reason was noted with [`Control::report_at_close`].
 ///
 /// # Close frame
 ///
-/// The close frame states the noted reason ([`Control::say_at_close`]): 1011 for a child that failed, 1013
+/// The close frame states the noted reason ([`Control::report_at_close`]): 1011 for a child that failed, 1013
 /// for an overrun, 1001 for a stop, and so on. Dropping both halves ends the line at once; if nothing is
 /// queued, the close frame is written if that is possible without waiting.
 pub struct WebChannel {

@@ -132,7 +132,7 @@ impl Sender for WebSender {
     }
 
     #[inline]
-    fn start_send_behind(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {
+    fn start_send_with_head(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {
         self.start(head, message)
             .map_err(|rejected| self.refused(rejected, || [head, message].concat().into()))
     }
@@ -155,7 +155,7 @@ impl Sender for WebSender {
         }
         {
             let mut out = self.shared.out();
-            match self.shared.control.farewell() {
+            match self.shared.control.reason_to_report() {
                 _ if out.closed().is_some() => {}
                 None if self.shared.half_close => out.end_input(),
                 farewell => {

@@ -185,7 +185,7 @@ impl Lifeline {
 impl Drop for Lifeline {
     fn drop(&mut self) {
         let mut out = self.shared.out();
-        let close = match self.shared.control.farewell() {
+        let close = match self.shared.control.reason_to_report() {
             // The server already knows that no more messages follow.
             Some(CloseReason::ByUs) if out.has_ended_input() => Close::new(CloseCode::NORMAL),
             farewell => close_for(farewell.as_ref()),

@@ -286,7 +286,7 @@ impl State {
 ///
 /// [`close`](tieline_transport::SenderExt::close) ends the line. Between two tieline endpoints a client's
 /// `close` ends only its input, and it still receives, if [`Capabilities::half_close`] is set. The last event
-/// states the noted reason ([`Control::say_at_close`]), with the codes of a WebSocket. Dropping both halves
+/// states the noted reason ([`Control::report_at_close`]), with the codes of a WebSocket. Dropping both halves
 /// ends the line at once.
 ///
 /// On a server, [`flush`](tieline_transport::SenderExt::flush) waits until the message is written to the
@@ -316,7 +316,7 @@ struct Lifeline(Arc<Pair>);
 
 impl Drop for Lifeline {
     fn drop(&mut self) {
-        let close = close_for(self.0.control.farewell().as_ref());
+        let close = close_for(self.0.control.reason_to_report().as_ref());
         self.0.control.end(CloseReason::ByUs);
         let mut state = self.0.state();
         state.outward_end.get_or_insert(close);
@@ -402,7 +402,7 @@ impl Sender for EventSender {
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         let mut state = self.pair.state();
         if state.outward_end.is_none() && !state.is_cut {
-            let close = close_for(self.pair.control.farewell().as_ref());
+            let close = close_for(self.pair.control.reason_to_report().as_ref());
             state.outward_end = Some(close);
             state.is_ending_input = self.pair.half_close;
             wake(&mut state.outward.reader);

@@ -33,7 +33,7 @@ impl Drop for WebAcceptor {
         // queue would keep it as long as the server lives.
         self.runtime.spawn(async move {
             while let Some(line) = arrivals.recv().await {
-                line.control().say_at_close(CloseReason::ByUs);
+                line.control().report_at_close(CloseReason::ByUs);
             }
         });
     }

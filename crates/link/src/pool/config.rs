@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tieline_transport::ConfigError;
 
-use super::core::Limits;
+use super::slots::Limits;
 
 /// The configuration of a [`Pool`](super::Pool).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

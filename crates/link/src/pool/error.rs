@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tieline_transport::TransportError;
 
-use super::core::Refused;
+use super::slots::Refused;
 use crate::breaker::BreakerOpen;
 
 /// Why a [`Pool`](super::Pool) could not lend a line.

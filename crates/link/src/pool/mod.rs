@@ -1,12 +1,12 @@
 //! A pool of lines.
 //!
-//! `core` tracks which lines are held and which callers wait, `line` checks whether a line can be reused,
+//! `slots` tracks which lines are held and which callers wait, `line` checks whether a line can be reused,
 //! and this module connects lines.
 
 mod config;
-mod core;
 mod error;
-mod line;
+mod pooled_line;
+mod slots;
 mod stats;
 
 use std::fmt;
@@ -24,11 +24,11 @@ pub use config::PoolConfig;
 pub use error::PoolError;
 pub use stats::PoolStats;
 
-use self::core::{Acquire, Core, Lease};
+use self::pooled_line::PooledLine;
+use self::slots::{Acquire, Lease, Slots};
 use crate::breaker::{CallPermit, SharedBreaker};
 use crate::recovery::random;
 use crate::retries::Retries;
-use line::Line;
 use stats::Totals;
 
 /// A pool of lines to one endpoint, each used by one caller at a time and kept for the next.
@@ -41,7 +41,7 @@ pub struct Pool {
     config: PoolConfig,
     breaker: Option<SharedBreaker>,
     retries: Option<Retries>,
-    core: Arc<Core<Line>>,
+    slots: Arc<Slots<PooledLine>>,
     totals: Arc<Totals>,
 }
 
@@ -52,8 +52,8 @@ impl Pool {
     /// The first field of `config` that is out of bounds.
     pub fn new(connector: Arc<dyn DynConnector>, config: PoolConfig) -> Result<Self, ConfigError> {
         config.validate()?;
-        let core = Arc::new(Core::new(config.limits()));
-        Ok(Self { connector, config, breaker: None, retries: None, core, totals: Arc::default() })
+        let slots = Arc::new(Slots::new(config.limits()));
+        Ok(Self { connector, config, breaker: None, retries: None, slots, totals: Arc::default() })
     }
 
     /// Uses `breaker` for attempts to connect, and reports their outcomes to it. An attempt that is
@@ -86,20 +86,20 @@ impl Pool {
     pub fn get(&self) -> impl Future<Output = Result<Pooled, PoolError>> + Send + '_ {
         let at = Location::caller();
         async move {
-            let mut lease = self.core.try_acquire(at);
+            let mut lease = self.slots.try_acquire(at);
             let fresh = lease.as_mut().and_then(|lease| self.fresh(lease));
             let (line, lease) = match (fresh, lease) {
                 (Some(line), Some(lease)) => (line, lease),
                 (_, lease) => self.acquire(lease, at).await?,
             };
             self.totals.taken.add_one();
-            Ok(Pooled { line, lease, untold: Untold(Some(self.totals.clone())) })
+            Ok(Pooled { line, lease, unreported: Unreported(Some(self.totals.clone())) })
         }
     }
 
     /// Returns the current usage and the counters.
     pub fn stats(&self) -> PoolStats {
-        self.totals.with(self.core.usage())
+        self.totals.with(self.slots.usage())
     }
 
     /// Returns the breaker that was set by [`with_breaker`](Self::with_breaker).
@@ -116,9 +116,9 @@ impl Pool {
     pub async fn maintain(&self) {
         let PoolConfig { idle_timeout, lifetime, held_warning, .. } = self.config;
         let period = idle_timeout.min(lifetime).min(held_warning).min(MAINTENANCE);
-        while !self.core.is_closed() {
-            self.core.warn_of_overdue();
-            let expired = self.core.take_expired();
+        while !self.slots.is_closed() {
+            self.slots.warn_of_overdue();
+            let expired = self.slots.take_expired();
             stop_all(expired).await;
             self.connect_ahead().await;
             sleep(period).await;
@@ -130,11 +130,11 @@ impl Pool {
     ///
     /// Dropping the future ends the remaining idle lines at once.
     pub async fn close(&self) {
-        stop_all(self.core.close()).await;
+        stop_all(self.slots.close()).await;
     }
 
     /// Takes the line of the lease if it was in use so recently that it needs no check.
-    fn fresh(&self, lease: &mut Lease<Line>) -> Option<Line> {
+    fn fresh(&self, lease: &mut Lease<PooledLine>) -> Option<PooledLine> {
         if lease.idle_for() > self.config.check_after || lease.is_old() {
             return None;
         }
@@ -149,16 +149,16 @@ impl Pool {
     #[cold]
     async fn acquire(
         &self,
-        lease: Option<Lease<Line>>,
+        lease: Option<Lease<PooledLine>>,
         at: &'static Location<'static>,
-    ) -> Result<(Line, Lease<Line>), PoolError> {
+    ) -> Result<(PooledLine, Lease<PooledLine>), PoolError> {
         let limit = self.config.acquire_timeout;
         let acquired = timeout(limit, async {
             let mut lease = match lease {
                 Some(lease) => lease,
                 None => {
-                    self.core.warn_of_overdue();
-                    Acquire::new(&self.core, at).await?
+                    self.slots.warn_of_overdue();
+                    Acquire::new(&self.slots, at).await?
                 }
             };
             let line = match self.usable(&mut lease).await {
@@ -168,20 +168,20 @@ impl Pool {
             Ok((line, lease))
         });
         acquired.await.unwrap_or_else(|_| {
-            self.core.warn_of_overdue();
+            self.slots.warn_of_overdue();
             self.totals.timeouts.add_one();
-            Err(PoolError::TimedOut { limit, longest: self.core.longest_held() })
+            Err(PoolError::TimedOut { limit, longest: self.slots.longest_held() })
         })
     }
 
     /// Takes the line of the lease if it is usable.
-    async fn usable(&self, lease: &mut Lease<Line>) -> Option<Line> {
+    async fn usable(&self, lease: &mut Lease<PooledLine>) -> Option<PooledLine> {
         if let Some(fresh) = self.fresh(lease) {
             return Some(fresh);
         }
         if lease.is_old() {
             let old = lease.take_line()?;
-            self.core.count_expired();
+            self.slots.count_expired();
             drop(old);
             return None;
         }
@@ -194,7 +194,7 @@ impl Pool {
         None
     }
 
-    async fn connect(&self, lease: &mut Lease<Line>) -> Result<Line, PoolError> {
+    async fn connect(&self, lease: &mut Lease<PooledLine>) -> Result<PooledLine, PoolError> {
         let again =
             |error: &PoolError| matches!(error, PoolError::Connect(error) if error.is_retryable());
         let line = match &self.retries {
@@ -207,7 +207,7 @@ impl Pool {
         Ok(line)
     }
 
-    async fn try_connect(&self) -> Result<Line, PoolError> {
+    async fn try_connect(&self) -> Result<PooledLine, PoolError> {
         let permit = self.breaker.as_ref().map(SharedBreaker::acquire).transpose();
         let permit = permit.map_err(|open| {
             self.totals.rejected.add_one();
@@ -217,7 +217,7 @@ impl Pool {
             Ok(channel) => {
                 permit.into_iter().for_each(CallPermit::passed);
                 self.totals.connected.add_one();
-                Ok(Line::new(channel))
+                Ok(PooledLine::new(channel))
             }
             Err(error) => {
                 permit.into_iter().for_each(CallPermit::failed);
@@ -231,7 +231,7 @@ impl Pool {
     fn connect_ahead(&self) -> impl Future<Output = ()> + Send + '_ {
         let at = Location::caller();
         async move {
-            while let Some(mut lease) = self.core.try_vacant(at) {
+            while let Some(mut lease) = self.slots.try_vacant(at) {
                 // A caller that needs a line will get the error.
                 match timeout(self.config.acquire_timeout, self.connect(&mut lease)).await {
                     Ok(Ok(line)) => lease.give_back(line),
@@ -246,7 +246,7 @@ impl Pool {
 const MAINTENANCE: Duration = Duration::from_secs(30);
 
 /// Ends the lines concurrently. Their slots are free once they have ended.
-async fn stop_all(leases: Vec<Lease<Line>>) {
+async fn stop_all(leases: Vec<Lease<PooledLine>>) {
     let mut stops: Vec<BoxFuture<'static, ()>> = Vec::with_capacity(leases.len());
     for mut lease in leases {
         stops.push(Box::pin(async move {
@@ -264,7 +264,7 @@ async fn stop_all(leases: Vec<Lease<Line>>) {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        drop(self.core.close());
+        drop(self.slots.close());
     }
 }
 
@@ -283,9 +283,9 @@ impl fmt::Debug for Pool {
 #[must_use = "dropping it closes the line"]
 pub struct Pooled {
     // Dropped in this order, so that the slot is freed after the line has ended.
-    line: Line,
-    lease: Lease<Line>,
-    untold: Untold,
+    line: PooledLine,
+    lease: Lease<PooledLine>,
+    unreported: Unreported,
 }
 
 impl Pooled {
@@ -314,9 +314,9 @@ impl Pooled {
     /// The line is checked, and closed if it has ended, or if anything is unsent or unread, even part of a
     /// message. Outside of a tokio runtime this cannot be checked, and the line is closed.
     pub fn give_back(self) {
-        let Self { mut line, lease, mut untold } = self;
+        let Self { mut line, lease, mut unreported } = self;
         if line.is_clean() {
-            untold.0 = None;
+            unreported.0 = None;
             lease.give_back(line);
         }
     }
@@ -329,9 +329,9 @@ impl fmt::Debug for Pooled {
 }
 
 /// Counts the line as dirty when it is dropped.
-struct Untold(Option<Arc<Totals>>);
+struct Unreported(Option<Arc<Totals>>);
 
-impl Drop for Untold {
+impl Drop for Unreported {
     fn drop(&mut self) {
         if let Some(totals) = &self.0 {
             totals.dirty.add_one();

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::core::Usage;
+use super::slots::Usage;
 
 /// A snapshot of a [`Pool`](super::Pool): its current usage, and counters since it was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

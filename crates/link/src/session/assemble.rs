@@ -13,7 +13,7 @@ use super::receiver::SessionReceiver;
 use super::sender::SessionSender;
 use super::shared_session::SharedSession;
 use crate::link::{Link, LinkOptions};
-use crate::state::{State, StatePublisher, States};
+use crate::state::{LineState, LineStates, StatePublisher};
 
 /// A [`Channel`] that survives the loss of its connections: messages in flight are sent again on the next
 /// one, and none is delivered twice.
@@ -38,12 +38,12 @@ pub struct Session {
     receiver: SessionReceiver,
     sender: SessionSender,
     control: Control,
-    states: States,
+    states: LineStates,
 }
 
 impl Session {
     /// Returns the states from now on. Call this before splitting the session; the result outlives it.
-    pub fn states(&self) -> States {
+    pub fn states(&self) -> LineStates {
         self.states.clone()
     }
 }
@@ -67,8 +67,8 @@ pub(super) async fn assemble(
     connector: Arc<dyn DynConnector>,
 ) -> Result<Session, TransportError> {
     let options = LinkOptions { recovery: shared.options.recovery, is_carrier: true };
-    let told = StatePublisher::first(State::Connecting { attempt: 1 });
-    let link = Link::connect_as(connector, options, told).await?;
+    let publisher = StatePublisher::first(LineState::Connecting { attempt: 1 });
+    let link = Link::connect_as(connector, options, publisher).await?;
     let (of_link, states, link_shared) = (link.control().clone(), link.states(), link.shared());
     let mut capabilities = of_link.capabilities();
     capabilities.half_close = true;

@@ -11,7 +11,7 @@
 //!
 //! Both ends are built on a [`Link`](crate::Link): the client's connects and greets, the server's receives
 //! the connections that the acceptor has for it. The session's state is a
-//! [`tieline_proto::session::Session`] under one lock. A task reads, acknowledges and answers while the
+//! [`tieline_proto::session::SessionMachine`] under one lock. A task reads, acknowledges and answers while the
 //! consumer is busy, and ends with the last half. A sender writes directly, without that task, and a
 //! receiver that waits for a message reads directly as long as only messages arrive (`intake`).
 //!

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tieline_proto::json::Limits;
-use tieline_proto::session::{Session as Machine, SessionConfig};
+use tieline_proto::session::{SessionConfig, SessionMachine};
 use tieline_proto::{BackoffConfig, ByteSize, HeartbeatConfig};
 use tieline_transport::{ConfigError, MemoryBudget, Options};
 
@@ -64,9 +64,9 @@ impl SessionOptions {
     }
 
     /// Returns the state machine of a session with these options.
-    pub(super) fn machine(&self) -> Machine {
+    pub(super) fn machine(&self) -> SessionMachine {
         // A message is acknowledged when the consumer has received it, not while it waits for the consumer.
-        Machine::new(SessionConfig { commits: true, ..self.session })
+        SessionMachine::new(SessionConfig { commits: true, ..self.session })
     }
 
     /// Returns the options for a server, which waits for the client to reconnect instead of connecting

@@ -56,7 +56,7 @@ impl SessionSender {
             return Poll::Ready(Err(closed));
         }
         let written = state.pump();
-        match state.take_untold() {
+        match state.take_unreported() {
             0 => {}
             lost => return Poll::Ready(Err(SendError::Lost(lost))),
         }

@@ -152,7 +152,7 @@ impl SharedSession {
 
     /// Tells the other end why the session is over, if that is possible without waiting.
     pub(super) fn say_why(&self) {
-        let reason = self.control.get().and_then(Control::farewell);
+        let reason = self.control.get().and_then(Control::reason_to_report);
         let words = reason.as_ref().map_or(Cow::Borrowed(""), words);
         self.state().say_farewell(&words);
     }

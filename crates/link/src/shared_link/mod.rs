@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::task::Waker;
 
 use crate::lock::{lock, remember};
-use crate::state::{State, StatePublisher};
+use crate::state::{LineState, StatePublisher};
 use tieline_transport::{
     Backing, BoxFuture, ChildExit, CloseReason, ConnectionInfo, Control, DynConnector, Health,
     PeerIdentity, Principal, Sender, Traffic,
@@ -19,7 +19,7 @@ pub(crate) use self::receiving::Receiving;
 
 pub(crate) struct SharedLink {
     pub(crate) connector: Arc<dyn DynConnector>,
-    told: StatePublisher,
+    publisher: StatePublisher,
     pub(crate) sending: Mutex<Sending>,
     pub(crate) receiving: Mutex<Receiving>,
     /// The sender has failed, and the receiver has not seen the end of the line yet.
@@ -43,7 +43,7 @@ pub(crate) struct Sending {
     /// The number of messages lost with a line, to be reported by the next reset.
     lost: u64,
     /// How many of the lost messages the sender has not reported yet.
-    pub(crate) untold: u64,
+    pub(crate) unreported: u64,
     /// How many bytes were not written when the last line was removed, plus those of messages accepted since.
     /// Reset when the next line is installed.
     pub(crate) unwritten: usize,
@@ -61,7 +61,7 @@ impl Sending {
 
     pub(crate) fn lose(&mut self, messages: u64) {
         self.lost += messages;
-        self.untold += messages;
+        self.unreported += messages;
     }
 }
 
@@ -88,7 +88,7 @@ struct Life {
 impl SharedLink {
     pub(crate) fn new(
         connector: Arc<dyn DynConnector>,
-        told: StatePublisher,
+        publisher: StatePublisher,
         sender: Box<dyn Sender>,
         receiving: Receiving,
         line: Control,
@@ -96,7 +96,7 @@ impl SharedLink {
         let sending = Sending { line: Some(sender), ..Sending::default() };
         Self {
             connector,
-            told,
+            publisher,
             sending: Mutex::new(sending),
             receiving: Mutex::new(receiving),
             is_broken: AtomicBool::new(false),
@@ -111,8 +111,8 @@ impl SharedLink {
         lock(&self.life)
     }
 
-    pub(crate) fn told(&self) -> &StatePublisher {
-        &self.told
+    pub(crate) fn publisher(&self) -> &StatePublisher {
+        &self.publisher
     }
 
     pub(crate) fn end(&self) -> Option<CloseReason> {
@@ -228,10 +228,10 @@ impl SharedLink {
     }
 
     /// Publishes a state, unless the link has ended or is ending.
-    pub(crate) fn publish(&self, state: State) {
+    pub(crate) fn publish(&self, state: LineState) {
         let life = self.life();
         if life.end.is_none() && !life.is_leaving {
-            self.told.tell(state);
+            self.publisher.publish(state);
         }
     }
 
@@ -241,7 +241,7 @@ impl SharedLink {
             let mut life = self.life();
             let is_first = !std::mem::replace(&mut life.is_leaving, true);
             if is_first && life.end.is_none() {
-                self.told.tell(State::Draining);
+                self.publisher.publish(LineState::Draining);
             }
             is_first
         };
@@ -265,7 +265,7 @@ impl SharedLink {
             if life.end.is_none() {
                 life.end = Some(reason.clone());
                 let by_us = life.is_leaving;
-                self.told.tell(State::Closed { by_us, reason });
+                self.publisher.publish(LineState::Closed { by_us, reason });
             }
         }
         self.wake(true);

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::SharedLink;
 use crate::recovery::{Decider, Next, WELL_AFTER};
-use crate::state::State;
+use crate::state::LineState;
 
 /// The incoming half of the current line, or the attempt to connect the next one.
 pub(crate) struct Receiving {
@@ -167,7 +167,7 @@ impl Receiving {
                 let is_due = after.is_zero() && carried;
                 let ending = end_line(shared.uninstall(), live.control);
                 let until = Instant::now() + after;
-                shared.publish(State::Backoff { until, cause: cause.clone() });
+                shared.publish(LineState::Backoff { until, cause: cause.clone() });
                 self.stage = Stage::Away(Away {
                     cause,
                     ending: Some(Box::pin(ending)),
@@ -192,7 +192,7 @@ impl Receiving {
                 tracing::warn!("cannot connect; retrying in {} ms: {cause}", after.as_millis());
                 let until = Instant::now() + after;
                 away.wait = Some(Box::pin(tokio::time::sleep_until(until)));
-                shared.publish(State::Backoff { until, cause });
+                shared.publish(LineState::Backoff { until, cause });
             }
         }
     }
@@ -210,7 +210,7 @@ impl Receiving {
         };
         self.epoch += 1;
         self.stage = Stage::Live(LiveLine::new(receiver, control));
-        shared.publish(State::Connected { epoch: self.epoch });
+        shared.publish(LineState::Connected { epoch: self.epoch });
         Some(Reset { epoch: self.epoch, lost, cause: away.cause })
     }
 }
@@ -269,7 +269,7 @@ impl Away {
                 self.wait = None;
             }
             self.number += 1;
-            shared.publish(State::Connecting { attempt: self.number });
+            shared.publish(LineState::Connecting { attempt: self.number });
         }
         let attempt = self.attempt.get_or_insert_with(|| {
             let connector = shared.connector.clone();

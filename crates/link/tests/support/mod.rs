@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use tieline_link::{Link, LinkOptions, State, States};
+use tieline_link::{LineState, LineStates, Link, LinkOptions};
 pub(crate) use tieline_testkit::wait::{poll_once, within};
 use tieline_transport::{
     BoxChannel, BoxFuture, Channel, CloseReason, DynConnector, Endpoint, ErrorKind, Incoming,
@@ -146,18 +146,21 @@ pub(crate) async fn drain(receiver: &mut impl Receiver) -> CloseReason {
 }
 
 /// Waits for a state for which `wanted` returns true.
-pub(crate) async fn state(states: &mut States, wanted: impl FnMut(&State) -> bool) -> State {
+pub(crate) async fn state(
+    states: &mut LineStates,
+    wanted: impl FnMut(&LineState) -> bool,
+) -> LineState {
     within("a state", states.wait_for(wanted)).await.expect("the states have ended")
 }
 
 /// Returns the final state.
-pub(crate) async fn last(states: &mut States) -> (bool, CloseReason) {
+pub(crate) async fn last(states: &mut LineStates) -> (bool, CloseReason) {
     let mut last = None;
     while let Some(state) = within("a state", states.next()).await {
         last = Some(state);
     }
     match last {
-        Some(State::Closed { by_us, reason }) => (by_us, reason),
+        Some(LineState::Closed { by_us, reason }) => (by_us, reason),
         other => panic!("not the end: {other:?}"),
     }
 }

@@ -10,7 +10,7 @@ fn breaker() -> Breaker {
 }
 
 /// Makes a call at `now` that ends at once.
-fn call(breaker: &mut Breaker, now: Duration, outcome: Outcome) {
+fn call(breaker: &mut Breaker, now: Duration, outcome: CallOutcome) {
     let permit = breaker.acquire(now, 0.5).unwrap();
     breaker.report(permit, outcome, now, 0.5);
 }
@@ -18,7 +18,7 @@ fn call(breaker: &mut Breaker, now: Duration, outcome: Outcome) {
 /// Returns a breaker that has opened at 0 for the first time.
 fn opened() -> Breaker {
     let mut breaker = breaker();
-    (0..5).for_each(|_| call(&mut breaker, s(0), Outcome::Failed));
+    (0..5).for_each(|_| call(&mut breaker, s(0), CallOutcome::Failed));
     assert_eq!(breaker.state(s(0), 0.5), BreakerState::Open { until: s(5) });
     breaker
 }
@@ -28,15 +28,15 @@ fn opens_after_five_consecutive_failures_but_not_four() {
     let mut breaker = breaker();
     for round in 0..3 {
         for _ in 0..4 {
-            call(&mut breaker, s(100 * round), Outcome::Failed);
-            call(&mut breaker, s(100 * round), Outcome::Cancelled);
+            call(&mut breaker, s(100 * round), CallOutcome::Failed);
+            call(&mut breaker, s(100 * round), CallOutcome::Cancelled);
         }
         assert_eq!(breaker.state(s(100 * round), 0.5), BreakerState::Closed);
-        call(&mut breaker, s(100 * round), Outcome::Passed);
+        call(&mut breaker, s(100 * round), CallOutcome::Passed);
     }
     // However long they take.
     for day in 1..=5 {
-        call(&mut breaker, s(86_400 * day), Outcome::Failed);
+        call(&mut breaker, s(86_400 * day), CallOutcome::Failed);
     }
     assert!(matches!(breaker.state(s(86_400 * 5), 0.5), BreakerState::Open { .. }));
 }
@@ -47,9 +47,9 @@ fn opens_when_half_of_twenty_calls_in_the_window_fail() {
         let mut breaker = breaker();
         for number in 0..20 {
             let outcome = if number % 2 == 0 && number / 2 < failures {
-                Outcome::Failed
+                CallOutcome::Failed
             } else {
-                Outcome::Passed
+                CallOutcome::Passed
             };
             call(&mut breaker, s(apart * number), outcome);
         }
@@ -67,14 +67,14 @@ fn stays_open_longer_each_time_the_trials_fail_up_to_the_maximum() {
         waits.push((until - now).as_secs());
         assert_eq!(breaker.acquire(until - s(1), 0.5), Err(Rejected { retry_at: Some(until) }));
         now = until;
-        call(&mut breaker, now, Outcome::Failed);
+        call(&mut breaker, now, CallOutcome::Failed);
     }
     assert_eq!(waits, [5, 8, 12, 20, 32, 52, 83, 134, 214, 300, 300, 300]);
     for (random, wait) in [(0.0, 4), (1.0, 6)] {
         let mut breaker = self::breaker();
         for _ in 0..5 {
             let permit = breaker.acquire(s(0), random).unwrap();
-            breaker.report(permit, Outcome::Failed, s(0), random);
+            breaker.report(permit, CallOutcome::Failed, s(0), random);
         }
         assert_eq!(breaker.state(s(0), random), BreakerState::Open { until: s(wait) });
     }
@@ -83,16 +83,16 @@ fn stays_open_longer_each_time_the_trials_fail_up_to_the_maximum() {
 #[test]
 fn three_passed_trials_close_it_and_reset_the_open_time() {
     let mut breaker = opened();
-    call(&mut breaker, s(5), Outcome::Failed);
+    call(&mut breaker, s(5), CallOutcome::Failed);
     assert_eq!(breaker.state(s(5), 0.5), BreakerState::Open { until: s(13) });
     let trials: Vec<Permit> = (0..3).map(|_| breaker.acquire(s(13), 0.5).unwrap()).collect();
     assert_eq!(breaker.acquire(s(13), 0.5), Err(Rejected { retry_at: None }));
     for trial in trials {
         assert_eq!(breaker.state(s(14), 0.5), BreakerState::HalfOpen);
-        breaker.report(trial, Outcome::Passed, s(14), 0.5);
+        breaker.report(trial, CallOutcome::Passed, s(14), 0.5);
     }
     assert_eq!(breaker.state(s(14), 0.5), BreakerState::Closed);
-    (0..5).for_each(|_| call(&mut breaker, s(20), Outcome::Failed));
+    (0..5).for_each(|_| call(&mut breaker, s(20), CallOutcome::Failed));
     assert_eq!(breaker.state(s(20), 0.5), BreakerState::Open { until: s(25) });
 }
 
@@ -100,11 +100,11 @@ fn three_passed_trials_close_it_and_reset_the_open_time() {
 fn cancelled_trial_can_be_repeated() {
     let mut breaker = opened();
     for _ in 0..100 {
-        call(&mut breaker, s(5), Outcome::Cancelled);
+        call(&mut breaker, s(5), CallOutcome::Cancelled);
     }
     // Without trials in flight, there is no deadline.
     assert_eq!(breaker.state(s(500), 0.5), BreakerState::HalfOpen);
-    (0..3).for_each(|_| call(&mut breaker, s(500), Outcome::Passed));
+    (0..3).for_each(|_| call(&mut breaker, s(500), CallOutcome::Passed));
     assert_eq!(breaker.state(s(500), 0.5), BreakerState::Closed);
 }
 
@@ -115,10 +115,10 @@ fn late_trial_counts_as_failed_from_its_deadline() {
     assert_eq!(breaker.state(s(1000), 0.5), BreakerState::HalfOpen);
     let late = breaker.acquire(s(1000), 0.5).unwrap();
     let other = breaker.acquire(s(1020), 0.5).unwrap();
-    breaker.report(other, Outcome::Passed, s(1029), 0.5);
+    breaker.report(other, CallOutcome::Passed, s(1029), 0.5);
     assert_eq!(breaker.state(s(1029), 0.5), BreakerState::HalfOpen);
     assert_eq!(breaker.state(s(1030), 0.5), BreakerState::Open { until: s(1038) });
-    breaker.report(late, Outcome::Passed, s(1032), 0.5);
+    breaker.report(late, CallOutcome::Passed, s(1032), 0.5);
     assert_eq!(breaker.state(s(1037), 0.5), BreakerState::Open { until: s(1038) });
     assert_eq!(breaker.state(s(1038), 0.5), BreakerState::HalfOpen);
 }
@@ -128,7 +128,7 @@ fn outcomes_of_an_older_generation_are_ignored() {
     let mut breaker = breaker();
     let mut old: Vec<Permit> = (0..30).map(|_| breaker.acquire(s(0), 0.5).unwrap()).collect();
     let fail = |breaker: &mut Breaker, old: &mut Vec<Permit>, now| {
-        breaker.report(old.pop().unwrap(), Outcome::Failed, now, 0.5);
+        breaker.report(old.pop().unwrap(), CallOutcome::Failed, now, 0.5);
     };
     (0..5).for_each(|_| fail(&mut breaker, &mut old, s(0)));
     // Failures while the breaker is open do not extend that time.
@@ -137,7 +137,7 @@ fn outcomes_of_an_older_generation_are_ignored() {
     // They count neither as trials, nor as calls after the breaker has closed.
     (0..5).for_each(|_| fail(&mut breaker, &mut old, s(5)));
     assert_eq!(breaker.state(s(5), 0.5), BreakerState::HalfOpen);
-    (0..3).for_each(|_| call(&mut breaker, s(5), Outcome::Passed));
+    (0..3).for_each(|_| call(&mut breaker, s(5), CallOutcome::Passed));
     (0..5).for_each(|_| fail(&mut breaker, &mut old, s(6)));
     assert_eq!(breaker.state(s(6), 0.5), BreakerState::Closed);
     breaker.isolate();
@@ -153,7 +153,7 @@ fn stays_isolated_until_it_is_reset() {
     assert_eq!(breaker.state(s(100_000), 0.5), BreakerState::Isolated);
     assert_eq!(breaker.acquire(s(100_000), 0.5), Err(Rejected { retry_at: None }));
     breaker.reset();
-    call(&mut breaker, s(100_000), Outcome::Passed);
+    call(&mut breaker, s(100_000), CallOutcome::Passed);
     assert_eq!(breaker.state(s(100_000), 0.5), BreakerState::Closed);
 }
 
@@ -224,7 +224,7 @@ impl Model {
         }
     }
 
-    fn report(&mut self, number: usize, era: u32, outcome: Outcome) {
+    fn report(&mut self, number: usize, era: u32, outcome: CallOutcome) {
         if era != self.era {
             return;
         }
@@ -233,9 +233,9 @@ impl Model {
             Mode::HalfOpen(under_way, passed) => {
                 under_way.retain(|(other, _)| *other != number);
                 match outcome {
-                    Outcome::Failed => self.open(self.now),
-                    Outcome::Cancelled => {}
-                    Outcome::Passed => {
+                    CallOutcome::Failed => self.open(self.now),
+                    CallOutcome::Cancelled => {}
+                    CallOutcome::Passed => {
                         *passed += 1;
                         if *passed == self.config.trials {
                             self.reset();
@@ -243,9 +243,9 @@ impl Model {
                     }
                 }
             }
-            Mode::Closed if outcome == Outcome::Cancelled => {}
+            Mode::Closed if outcome == CallOutcome::Cancelled => {}
             Mode::Closed => {
-                self.log.push((self.now, outcome == Outcome::Failed));
+                self.log.push((self.now, outcome == CallOutcome::Failed));
                 let second = |at: Duration| at.as_secs();
                 let window: Vec<bool> = (self.log.iter())
                     .filter(|(at, _)| second(*at) + 30 > second(self.now))
@@ -280,16 +280,16 @@ enum Op {
     Wait(u64),
     Acquire,
     /// Reports the outcome of one of the calls in flight.
-    Report(prop::sample::Index, Outcome),
+    Report(prop::sample::Index, CallOutcome),
     Isolate,
     Reset,
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let outcome = prop_oneof![
-        5 => Just(Outcome::Passed),
-        5 => Just(Outcome::Failed),
-        1 => Just(Outcome::Cancelled),
+        5 => Just(CallOutcome::Passed),
+        5 => Just(CallOutcome::Failed),
+        1 => Just(CallOutcome::Cancelled),
     ];
     let op = prop_oneof![
         20 => (0_u64..3_000).prop_map(Op::Wait),
@@ -349,8 +349,8 @@ proptest! {
             let permit = breaker.acquire(now, random);
             prop_assert!(permit.is_ok());
             match (permit, end) {
-                (Ok(permit), 0) => breaker.report(permit, Outcome::Cancelled, now, random),
-                (Ok(permit), 1) => breaker.report(permit, Outcome::Passed, now, random),
+                (Ok(permit), 0) => breaker.report(permit, CallOutcome::Cancelled, now, random),
+                (Ok(permit), 1) => breaker.report(permit, CallOutcome::Passed, now, random),
                 // Never reported.
                 (permit, _) => drop(permit),
             }

@@ -12,7 +12,7 @@ use crate::write_buf::WriteBuf;
 
 const PREFIX: usize = size_of::<u32>();
 
-/// The longest head (see [`Framing::encode_behind`]) that is copied next to the prefix. With a longer one,
+/// The longest head (see [`Framing::encode_with_head`]) that is copied next to the prefix. With a longer one,
 /// head and message are joined first.
 const MAX_HEAD: usize = 32;
 
@@ -138,7 +138,7 @@ impl Framing for LengthPrefix {
         Ok(())
     }
 
-    fn encode_behind(
+    fn encode_with_head(
         &self,
         head: &[u8],
         message: &Bytes,

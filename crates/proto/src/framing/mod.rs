@@ -75,7 +75,7 @@ pub trait Framing: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     /// The same as [`encode`](Self::encode).
-    fn encode_behind(
+    fn encode_with_head(
         &self,
         head: &[u8],
         message: &Bytes,
@@ -494,13 +494,13 @@ impl Framing for Codec {
         each!(self, framing => framing.encode(message, out))
     }
 
-    fn encode_behind(
+    fn encode_with_head(
         &self,
         head: &[u8],
         message: &Bytes,
         out: &mut WriteBuf,
     ) -> Result<(), EncodeError> {
-        each!(self, framing => framing.encode_behind(head, message, out))
+        each!(self, framing => framing.encode_with_head(head, message, out))
     }
 
     fn kind(&self) -> Option<FramingKind> {

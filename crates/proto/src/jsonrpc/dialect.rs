@@ -20,7 +20,7 @@ pub struct Dialect {
     /// The object in the parameters of a request that holds its trace context.
     pub trace: Option<&'static str>,
     /// What a restarted program must receive again before it can replace the previous one.
-    pub state: State,
+    pub state: DialectState,
     /// Whether a gateway may add messages to the stream: an error for a lost response, or a cancellation.
     pub adds_messages: bool,
     /// The error code for requests that a program did not answer before it exited.
@@ -30,7 +30,7 @@ pub struct Dialect {
 /// The state that a program has from earlier messages, which must be restored after a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum State {
+pub enum DialectState {
     /// None that is known: messages are assumed to be independent of each other.
     Unknown,
     /// The handshake that its client opened the line with, and some of the messages after it.
@@ -107,7 +107,7 @@ impl Dialect {
         cancel: None,
         progress: None,
         trace: None,
-        state: State::Unknown,
+        state: DialectState::Unknown,
         adds_messages: true,
         gone: OVERLOADED,
     };
@@ -118,7 +118,7 @@ impl Dialect {
         version: true,
         batches: false,
         cancel: Some(CancelStyle { method: "$/cancelRequest", id: "id", code: Some(-32800) }),
-        state: State::Handshake(&Handshake {
+        state: DialectState::Handshake(&Handshake {
             request: "initialize",
             confirmation: Some("initialized"),
             process: Some("processId"),
@@ -160,7 +160,7 @@ impl Dialect {
             meta: "_meta",
         }),
         trace: Some("_meta"),
-        state: State::Handshake(&Handshake {
+        state: DialectState::Handshake(&Handshake {
             request: "initialize",
             confirmation: Some("notifications/initialized"),
             process: None,
@@ -194,7 +194,7 @@ impl Dialect {
             code: Some(-32800),
         }),
         trace: Some("_meta"),
-        state: State::Handshake(&Handshake {
+        state: DialectState::Handshake(&Handshake {
             request: "initialize",
             confirmation: None,
             process: None,
@@ -212,7 +212,7 @@ impl Dialect {
         name: "xi",
         version: false,
         batches: false,
-        state: State::Lost,
+        state: DialectState::Lost,
         adds_messages: false,
         ..Self::STRICT
     };
@@ -251,7 +251,7 @@ impl Dialect {
     /// programs that cannot see the client: for them the ID belongs to no process, or to another one.
     /// `None` if the request has no such ID.
     pub fn without_process_id(&self, request: &Request) -> Option<Vec<u8>> {
-        let State::Handshake(Handshake { request: method, process, .. }) = self.state else {
+        let DialectState::Handshake(Handshake { request: method, process, .. }) = self.state else {
             return None;
         };
         if request.method() != *method {

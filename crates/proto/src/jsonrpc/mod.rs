@@ -23,7 +23,7 @@ use bytes::{Buf, Bytes};
 pub use answers::{Answers, answers_in_text};
 pub use calls::{CallId, Calls};
 pub use classify::classify;
-pub use dialect::{CancelStyle, Dialect, Handshake, ProgressStyle, State, Thing};
+pub use dialect::{CancelStyle, Dialect, DialectState, Handshake, ProgressStyle, Thing};
 pub use id::Id;
 pub use member::member;
 pub use outline::Outline;

@@ -14,7 +14,7 @@ const ACK_MESSAGES: u64 = 128;
 const ACK_BYTES: u64 = 1 << 20;
 
 /// Half of the default number of messages kept for replay, see
-/// [`Session::owes_much`](super::Session::owes_much).
+/// [`SessionMachine::owes_much`](super::SessionMachine::owes_much).
 const MUCH_MESSAGES: u64 = 512;
 /// Half of the default number of bytes kept for replay.
 const MUCH_BYTES: u64 = 4 << 20;

@@ -12,7 +12,7 @@
 //! they have received, and each sends what the other has missed. The guarantee: *within a session every
 //! message is delivered once, in order, or the session ends with an error that says what was delivered.*
 //!
-//! [`Session`] holds the messages of one end. [`Ticket`] is the client's right to resume the session,
+//! [`SessionMachine`] holds the messages of one end. [`Ticket`] is the client's right to resume the session,
 //! [`Lease`] is how the server checks it. [`Frame`] is the wire format. Times are durations since any fixed
 //! moment.
 
@@ -117,7 +117,7 @@ pub struct Delivered {
 /// After an error from [`receive`](Self::receive) or [`resume`](Self::resume) the session is over: the other
 /// end is not the one that the session was begun with, or it is faulty.
 #[derive(Clone, Debug)]
-pub struct Session {
+pub struct SessionMachine {
     outgoing: Outgoing,
     incoming: Incoming,
     /// The pong that is due next. A later ping replaces it.
@@ -125,7 +125,7 @@ pub struct Session {
     ping: Option<u64>,
 }
 
-impl Session {
+impl SessionMachine {
     /// Creates the state of a new session, on its first connection.
     pub fn new(config: SessionConfig) -> Self {
         Self {

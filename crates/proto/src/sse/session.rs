@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::session::{
-    Farewell, Frame, Hello, Received, Refusal, Sequence, Session, SessionConfig, Ticket, Violation,
-    Welcome,
+    Farewell, Frame, Hello, Received, Refusal, Sequence, SessionConfig, SessionMachine, Ticket,
+    Violation, Welcome,
 };
 
 /// How many written events without proof of receipt the session's server keeps.
@@ -39,7 +39,7 @@ const FULL_BYTES: usize = 8 << 20;
 /// A client that reconnects and has missed events that are no longer kept gets [`Stale::Gone`].
 #[derive(Clone, Debug)]
 pub struct EventSession {
-    session: Session,
+    session: SessionMachine,
     ticket: Option<Ticket>,
     /// Numbers and lengths of the events that this connection received and that are not acknowledged.
     unproven: VecDeque<(Sequence, usize)>,
@@ -106,7 +106,7 @@ impl EventSession {
     pub fn new(config: SessionConfig) -> Self {
         let config = SessionConfig { commits: true, ..config };
         Self {
-            session: Session::new(config),
+            session: SessionMachine::new(config),
             ticket: None,
             unproven: VecDeque::new(),
             written: 0,

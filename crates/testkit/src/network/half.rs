@@ -9,17 +9,17 @@ use tieline_transport::{ReadEnd, WriteEnd};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::line::{Line, later};
+use super::simulated_line::{SimulatedLine, later};
 
 /// The read half.
 pub struct Reading {
-    line: Arc<Line>,
+    line: Arc<SimulatedLine>,
     side: usize,
     sleep: Pin<Box<Sleep>>,
 }
 
 impl Reading {
-    pub(super) fn new(line: Arc<Line>, side: usize) -> Self {
+    pub(super) fn new(line: Arc<SimulatedLine>, side: usize) -> Self {
         line.begin_half();
         Self { line, side, sleep: Box::pin(sleep_until(Instant::now())) }
     }
@@ -50,13 +50,13 @@ impl Drop for Reading {
 
 /// The write half.
 pub struct Writing {
-    line: Arc<Line>,
+    line: Arc<SimulatedLine>,
     side: usize,
     sleep: Pin<Box<Sleep>>,
 }
 
 impl Writing {
-    pub(super) fn new(line: Arc<Line>, side: usize) -> Self {
+    pub(super) fn new(line: Arc<SimulatedLine>, side: usize) -> Self {
         line.begin_half();
         Self { line, side, sleep: Box::pin(sleep_until(Instant::now())) }
     }

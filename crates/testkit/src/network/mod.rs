@@ -1,7 +1,7 @@
 //! A simulated network: a [`Transport`] whose bytes are delayed and whose connections break.
 //!
 //! ```text
-//!   connect ─▶ Half ══ Line: two Ways of bytes, each with its delay ══ Half ─▶ accept
+//!   connect ─▶ Half ══ SimulatedLine: two Ways of bytes, each with its delay ══ Half ─▶ accept
 //!                        cut after any byte, and noticed late
 //! ```
 //!
@@ -12,7 +12,7 @@
 //! connection without a client.
 
 mod half;
-mod line;
+mod simulated_line;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::random::Random;
 use half::{Reading, Writing};
-use line::{Line, Plan};
+use simulated_line::{Plan, SimulatedLine};
 
 /// The network. Clones share one network.
 #[derive(Clone)]
@@ -42,7 +42,7 @@ struct State {
     /// Whether connection attempts are refused.
     is_down: bool,
     listener: Option<mpsc::UnboundedSender<NetworkConnection>>,
-    lines: Vec<Arc<Line>>,
+    lines: Vec<Arc<SimulatedLine>>,
     events: Events,
 }
 
@@ -218,7 +218,7 @@ impl State {
     }
 }
 
-fn end(line: &Arc<Line>, side: usize) -> NetworkConnection {
+fn end(line: &Arc<SimulatedLine>, side: usize) -> NetworkConnection {
     let control = ControlBuilder {
         kind: KIND,
         endpoint: Network::endpoint(),
@@ -275,7 +275,7 @@ impl Transport for Network {
             let state = self.state();
             state.listener.clone().filter(|_| !state.is_down).ok_or_else(refused)?
         };
-        let line = Arc::new(Line::new(plan));
+        let line = Arc::new(SimulatedLine::new(plan));
         let (ours, theirs) = (end(&line, 0), end(&line, 1));
         {
             let mut state = self.state();
@@ -286,7 +286,7 @@ impl Transport for Network {
             let (done, lines) =
                 std::mem::take(&mut state.lines).into_iter().partition(|line| line.halves() == 0);
             state.lines = lines;
-            let done: Vec<Arc<Line>> = done;
+            let done: Vec<Arc<SimulatedLine>> = done;
             state.events.cuts += done.iter().filter(|line| line.is_cut()).count() as u64;
         }
         match plan.late {
@@ -315,7 +315,7 @@ impl Transport for Network {
     }
 }
 
-async fn cut_after(line: Arc<Line>, after: Duration, plan: Plan) {
+async fn cut_after(line: Arc<SimulatedLine>, after: Duration, plan: Plan) {
     sleep(after).await;
     if Instant::now() < plan.calm {
         line.cut(plan.learns);
@@ -326,7 +326,7 @@ impl Network {
     /// Replays the first bytes of a client over another connection, which is then silent for a while.
     async fn haunt(
         self,
-        line: Arc<Line>,
+        line: Arc<SimulatedLine>,
         after: Duration,
         listener: mpsc::UnboundedSender<NetworkConnection>,
     ) {
@@ -340,7 +340,7 @@ impl Network {
             let mut state = self.state();
             state.events.ghosts += 1;
             let calm = Plan { cut_behind: [None, None], ..state.plan() };
-            let ghost = Arc::new(Line::new(calm));
+            let ghost = Arc::new(SimulatedLine::new(calm));
             state.lines.push(ghost.clone());
             (ghost, Duration::from_millis(state.random.below(6_000)))
         };

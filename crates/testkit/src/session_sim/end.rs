@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tieline_proto::session::{Delivered, Session, SessionConfig, SessionId};
+use tieline_proto::session::{Delivered, SessionConfig, SessionId, SessionMachine};
 
 use super::messages::{Mark, Messages};
 use super::network::{MILLISECOND, Side, Time};
@@ -38,7 +38,7 @@ pub(super) struct App {
 #[derive(Clone, Debug)]
 pub(super) struct End {
     pub(super) side: Side,
-    pub(super) session: Session,
+    pub(super) session: SessionMachine,
     pub(super) app: App,
     pub(super) commits: bool,
     most_kept: usize,
@@ -75,7 +75,7 @@ impl End {
         };
         Self {
             side,
-            session: Session::new(config),
+            session: SessionMachine::new(config),
             app,
             commits,
             most_kept: config.replay_messages.max(1),

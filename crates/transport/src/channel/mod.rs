@@ -5,7 +5,7 @@ mod framed;
 mod read_buffer;
 mod receive;
 mod send;
-mod shared;
+mod shared_sender;
 mod stall;
 mod write_queue;
 
@@ -22,7 +22,7 @@ pub use framed::{Framed, FramedAcceptor, FramedChannel};
 pub use read_buffer::ReadBuffer;
 pub use receive::FramedReceiver;
 pub use send::FramedSender;
-pub use shared::SharedSender;
+pub use shared_sender::SharedSender;
 pub use stall::StallClock;
 pub use write_queue::{Outgoing, WriteQueue};
 
@@ -92,7 +92,7 @@ pub trait Sender: Send + 'static {
     ///
     /// # Errors
     /// As [`start_send`](Self::start_send). A refused message is returned with its head.
-    fn start_send_behind(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {
+    fn start_send_with_head(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {
         self.start_send([head, message].concat().into())
     }
 
@@ -396,8 +396,8 @@ impl Sender for Box<dyn Sender> {
         (**self).pass_on(message)
     }
 
-    fn start_send_behind(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {
-        (**self).start_send_behind(head, message)
+    fn start_send_with_head(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {
+        (**self).start_send_with_head(head, message)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {

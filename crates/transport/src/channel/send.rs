@@ -183,9 +183,9 @@ impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
     }
 
     #[inline]
-    fn start_send_behind(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {
+    fn start_send_with_head(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {
         self.check_open()?;
-        if let Err(error) = self.framing.encode_behind(head, message, &mut self.queue) {
+        if let Err(error) = self.framing.encode_with_head(head, message, &mut self.queue) {
             return Err(self.refused([head, message].concat().into(), error));
         }
         self.control.meter().messages_out.add(1);

@@ -12,7 +12,7 @@ use tieline_transport::{Channel, Connector, memory_pair};
 use super::{IN_FLIGHT, PAYLOAD, in_flight, router};
 use crate::compare::{Bench, Result, runtime};
 use crate::peer::connector;
-use crate::report::{Line, Unit};
+use crate::report::{TableLine, Unit};
 use crate::running::Running;
 use crate::valgrind::{self, Count, Counting};
 
@@ -21,30 +21,30 @@ const CALLS: usize = 50 * IN_FLIGHT as usize;
 const PATTERNS: [(u32, &str); 2] = [(1, "one at a time"), (IN_FLIGHT, "64 in flight")];
 
 /// Counts the instructions of both ends, which are connected in memory.
-pub(crate) fn instructions(_: &Bench) -> Result<Vec<Line>> {
+pub(crate) fn instructions(_: &Bench) -> Result<Vec<TableLine>> {
     let lines = PATTERNS.iter().map(|(tasks, pattern)| {
         let work = format!("instructions, JSON-RPC call in memory, both ends, {pattern}");
         let each = valgrind::each(CALLS, |calls| {
             let args = ["calls-in-memory", &tasks.to_string(), &calls.to_string()];
             valgrind::count(Count::Instructions, &args)
         })?;
-        Ok(Line::alone(work, Unit::Pieces, each, None))
+        Ok(TableLine::alone(work, Unit::Pieces, each, None))
     });
     lines.collect()
 }
 
 /// Counts the allocations of each end, in separate processes.
-pub(crate) fn allocations(_: &Bench) -> Result<Vec<Line>> {
+pub(crate) fn allocations(_: &Bench) -> Result<Vec<TableLine>> {
     if !valgrind::is_installed() {
         let work = "allocations, JSON-RPC call";
-        return Ok(vec![Line::skipped(work, "valgrind is not installed")]);
+        return Ok(vec![TableLine::skipped(work, "valgrind is not installed")]);
     }
     let mut lines = Vec::new();
     for (tasks, pattern) in PATTERNS {
         for (end, name) in [(End::Client, "client"), (End::Server, "server")] {
             let work = format!("allocations, JSON-RPC call, {name}, {pattern}");
             let each = valgrind::each(CALLS, |calls| allocated(end, tasks, calls))?;
-            lines.push(Line::alone(work, Unit::Average, each, None));
+            lines.push(TableLine::alone(work, Unit::Average, each, None));
         }
     }
     Ok(lines)

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tieline_proto::json::Limits;
-use tieline_proto::jsonrpc::{Dialect, State, classify};
+use tieline_proto::jsonrpc::{Dialect, DialectState, classify};
 
 use super::*;
 
@@ -14,7 +14,7 @@ struct Script {
 
 impl Script {
     fn new(dialect: Dialect) -> Self {
-        let State::Handshake(rules) = dialect.state else { panic!("no handshake") };
+        let DialectState::Handshake(rules) = dialect.state else { panic!("no handshake") };
         Self { record: Record::new(rules), dialect }
     }
 
@@ -299,7 +299,7 @@ fn state_beyond_the_bounds_cannot_be_restored() {
 #[test]
 fn other_methods_do_not_concern_the_record() {
     for dialect in [Dialect::MCP, Dialect::LSP, Dialect::ACP] {
-        let State::Handshake(rules) = dialect.state else { panic!("no handshake") };
+        let DialectState::Handshake(rules) = dialect.state else { panic!("no handshake") };
         assert!(Record::concerns(rules, "initialize"));
         for method in ["tools/call", "textDocument/hover", "session/prompt", ""] {
             assert!(!Record::concerns(rules, method), "{method}");

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use tieline_proto::json::Limits;
-use tieline_proto::jsonrpc::{State, classify};
+use tieline_proto::jsonrpc::{DialectState, classify};
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn message(message: Value) -> Message {
 
 /// Starts a replay to a program after a previous one that answered the opening request with `result`.
 fn begin(dialect: Dialect, result: Value, then: Vec<Said>) -> Replay {
-    let State::Handshake(rules) = dialect.state else { panic!("no handshake") };
+    let DialectState::Handshake(rules) = dialect.state else { panic!("no handshake") };
     let Message::Request(request) = message(json!({"id": 7, "method": "initialize"})) else {
         panic!("no request")
     };

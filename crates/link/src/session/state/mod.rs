@@ -31,7 +31,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tieline_proto::json::Limits;
-use tieline_proto::session::{Farewell, Frame, Position, Session as Machine};
+use tieline_proto::session::{Farewell, Frame, Position, SessionMachine};
 use tieline_proto::{HeartbeatConfig, HeartbeatEvent};
 use tieline_transport::{
     Account, CloseReason, Control, LostBy, SendError, Sender, SessionInfo, SessionLost, Traffic,
@@ -62,7 +62,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_secs(2);
 
 pub(super) struct SessionState {
-    machine: Machine,
+    machine: SessionMachine,
     role: Role,
     /// What the connections are sent on.
     line: Option<LinkSender>,

@@ -11,7 +11,7 @@ pub(super) struct Renewal {
     /// The session was lost with this many messages; the consumer receives this reset once there is another.
     reset: Option<(u64, CloseReason)>,
     /// Lost messages of an earlier session that the sender has not reported yet.
-    untold: u64,
+    unreported: u64,
 }
 
 impl Renewal {
@@ -23,14 +23,14 @@ impl Renewal {
     /// Replaces the session, which has lost this many messages.
     pub(super) fn begin(&mut self, lost: u64, cause: CloseReason) {
         self.generation += 1;
-        self.untold += lost;
+        self.unreported += lost;
         let before = self.reset.take().map_or(0, |(lost, _)| lost);
         self.reset = Some((before + lost, cause));
     }
 
     /// Counts a message for the lost session as lost.
     pub(super) fn lose_one(&mut self) {
-        self.untold += 1;
+        self.unreported += 1;
         if let Some((lost, _)) = &mut self.reset {
             *lost += 1;
         }
@@ -51,12 +51,12 @@ impl Renewal {
         self.given_generation += 1;
     }
 
-    pub(super) fn has_untold(&self) -> bool {
-        self.untold > 0
+    pub(super) fn has_unreported(&self) -> bool {
+        self.unreported > 0
     }
 
     /// Returns how many messages were lost since the last call.
-    pub(super) fn take_untold(&mut self) -> u64 {
-        std::mem::take(&mut self.untold)
+    pub(super) fn take_unreported(&mut self) -> u64 {
+        std::mem::take(&mut self.unreported)
     }
 }

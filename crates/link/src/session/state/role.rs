@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tieline_proto::ByteSize;
 use tieline_proto::session::{
-    Hello, Lease, Position, Refusal, Secret, Sequence, Session as Machine, Ticket, Welcome,
+    Hello, Lease, Position, Refusal, Secret, Sequence, SessionMachine, Ticket, Welcome,
 };
 use tieline_transport::{BoxChannel, Owner};
 use tokio::sync::Notify;
@@ -90,7 +90,7 @@ impl ServerRole {
         &mut self,
         hello: &Hello,
         owner: &Owner,
-        machine: &mut Machine,
+        machine: &mut SessionMachine,
     ) -> Result<(Welcome, Sequence), Refusal> {
         if let Some(welcome) = self.first.take() {
             return Ok((welcome, 0));

@@ -4,7 +4,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tieline_proto::session::Session as Machine;
+use tieline_proto::session::SessionMachine;
 use tieline_transport::{CloseReason, Outgoing, SendError, Sender};
 
 use super::{LARGE, SessionState, Waits};
@@ -50,7 +50,7 @@ impl SessionState {
     pub(in crate::session) fn close(&mut self) -> bool {
         self.ending.close();
         self.machine.end();
-        self.machine.is_settled() && !self.renewal.has_untold()
+        self.machine.is_settled() && !self.renewal.has_unreported()
     }
 
     /// Handles the drop of the sender. Returns the session's task, which sends the end.
@@ -67,8 +67,8 @@ impl SessionState {
     }
 
     /// Returns how many messages of an earlier session were lost and not reported yet. They are then.
-    pub(in crate::session) fn take_untold(&mut self) -> u64 {
-        self.renewal.take_untold()
+    pub(in crate::session) fn take_unreported(&mut self) -> u64 {
+        self.renewal.take_unreported()
     }
 
     /// Registers a sender that waits for something to be received. Reading must then not be left to a
@@ -151,14 +151,14 @@ impl SessionState {
 /// Writes waiting frames to this connection.
 fn write(
     line: &mut dyn Sender,
-    machine: &mut Machine,
+    machine: &mut SessionMachine,
     now: Duration,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), SendError>> {
     loop {
         ready!(line.poll_ready(cx))?;
         let Some((head, message)) = machine.next_encoded(now) else { break };
-        line.start_send_behind(&head, message)?;
+        line.start_send_with_head(&head, message)?;
     }
     line.poll_flush(cx)
 }

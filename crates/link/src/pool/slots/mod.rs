@@ -32,12 +32,12 @@ pub(crate) struct Limits {
     pub(crate) held_warning: Duration,
 }
 
-pub(crate) struct Core<T> {
+pub(crate) struct Slots<T> {
     limits: Limits,
-    state: Mutex<State<T>>,
+    state: Mutex<SlotsState<T>>,
 }
 
-struct State<T> {
+struct SlotsState<T> {
     /// The most recently used line is at the back and is taken first, so that surplus lines expire.
     idle: VecDeque<Idle<T>>,
     vacant: Vec<usize>,
@@ -100,9 +100,9 @@ pub(crate) struct Usage {
     pub(crate) overdue: u64,
 }
 
-impl<T> Core<T> {
+impl<T> Slots<T> {
     pub(crate) fn new(limits: Limits) -> Self {
-        let state = State {
+        let state = SlotsState {
             idle: VecDeque::new(),
             // Slots are taken from the back, so that the first one is used first.
             vacant: (0..limits.max).rev().collect(),
@@ -117,7 +117,7 @@ impl<T> Core<T> {
         Self { limits, state: Mutex::new(state) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State<T>> {
+    fn state(&self) -> MutexGuard<'_, SlotsState<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -227,7 +227,7 @@ impl<T> Core<T> {
     }
 }
 
-impl<T> State<T> {
+impl<T> SlotsState<T> {
     fn take(&mut self, now: Instant, at: Place) -> Option<Grant<T>> {
         if self.is_closed {
             return None;

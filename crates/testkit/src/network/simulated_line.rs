@@ -35,7 +35,7 @@ const PACKET: usize = 16 * 1024;
 /// How many of the first bytes are remembered: a greeting with its length.
 const SAID_FIRST: usize = 75;
 
-pub(super) struct Line {
+pub(super) struct SimulatedLine {
     plan: Plan,
     inner: Mutex<Inner>,
 }
@@ -81,7 +81,7 @@ pub(super) enum Polled<T> {
     Woken,
 }
 
-impl Line {
+impl SimulatedLine {
     pub(super) fn new(plan: Plan) -> Self {
         Self { plan, inner: Mutex::default() }
     }

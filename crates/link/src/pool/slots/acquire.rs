@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Core, Grant, Place, Refused, Rested, Waiting};
+use super::{Grant, Place, Refused, Rested, Slots, Waiting};
 
 /// A held slot, with a line or vacant. Dropping it ends the line and frees the slot.
 pub(crate) struct Lease<T> {
-    core: Arc<Core<T>>,
+    slots: Arc<Slots<T>>,
     slot: usize,
     line: Option<T>,
     /// When the line is to be closed because of its age; `None`: never.
@@ -25,13 +25,13 @@ pub(crate) struct Lease<T> {
 }
 
 impl<T> Lease<T> {
-    pub(super) fn new(core: Arc<Core<T>>, grant: Grant<T>, now: Instant) -> Self {
+    pub(super) fn new(slots: Arc<Slots<T>>, grant: Grant<T>, now: Instant) -> Self {
         let Grant { slot, rested } = grant;
         let Some(Rested { line, since, retire_at }) = rested else {
             let (line, retire_at) = (None, None);
-            return Self { core, slot, line, retire_at, taken: now, since: now, is_kept: false };
+            return Self { slots, slot, line, retire_at, taken: now, since: now, is_kept: false };
         };
-        Self { core, slot, line: Some(line), retire_at, taken: now, since, is_kept: false }
+        Self { slots, slot, line: Some(line), retire_at, taken: now, since, is_kept: false }
     }
 
     /// Returns how long the line was idle.
@@ -61,7 +61,7 @@ impl<T> Lease<T> {
         self.since = Instant::now();
         self.is_kept = self.retire_at.is_none_or(|at| at > self.since);
         if !self.is_kept {
-            self.core.count_expired();
+            self.slots.count_expired();
         }
     }
 }
@@ -73,30 +73,30 @@ impl<T> Drop for Lease<T> {
         }
         let (since, retire_at) = (self.since, self.retire_at);
         let rested = self.line.take().map(|line| Rested { line, since, retire_at });
-        self.core.let_go(Grant { slot: self.slot, rested }, Instant::now());
+        self.slots.let_go(Grant { slot: self.slot, rested }, Instant::now());
     }
 }
 
 /// The wait for a slot. If dropped, it passes a slot that it was already granted on to the next waiter.
 pub(crate) struct Acquire<'a, T> {
-    core: &'a Arc<Core<T>>,
+    slots: &'a Arc<Slots<T>>,
     at: Place,
     /// The number in the queue, while it waits.
     number: Option<u64>,
 }
 
 impl<'a, T> Acquire<'a, T> {
-    pub(crate) fn new(core: &'a Arc<Core<T>>, at: Place) -> Self {
-        Self { core, at, number: None }
+    pub(crate) fn new(slots: &'a Arc<Slots<T>>, at: Place) -> Self {
+        Self { slots, at, number: None }
     }
 
     fn poll_waiting(&mut self, number: u64, cx: &Context<'_>) -> Poll<Result<Lease<T>, Refused>> {
-        let (core, now) = (self.core, Instant::now());
-        let mut state = core.state();
+        let (slots, now) = (self.slots, Instant::now());
+        let mut state = slots.state();
         if let Some(place) = state.granted.iter().position(|(other, _)| *other == number) {
             let (_, grant) = state.granted.swap_remove(place);
             self.number = None;
-            return Poll::Ready(Ok(core.lease(grant, now)));
+            return Poll::Ready(Ok(slots.lease(grant, now)));
         }
         let place = state.waiting.binary_search_by_key(&number, |waiting| waiting.number);
         let waiting = place.ok().and_then(|place| state.waiting.get_mut(place));
@@ -120,15 +120,15 @@ impl<T> Future for Acquire<'_, T> {
         if let Some(number) = self.number {
             return self.poll_waiting(number, cx);
         }
-        let (core, now) = (self.core, Instant::now());
-        let mut state = core.state();
+        let (slots, now) = (self.slots, Instant::now());
+        let mut state = slots.state();
         if state.is_closed {
             return Poll::Ready(Err(Refused::Closed));
         }
         if let Some(grant) = state.take(now, self.at) {
-            return Poll::Ready(Ok(core.lease(grant, now)));
+            return Poll::Ready(Ok(slots.lease(grant, now)));
         }
-        if state.waiting.len() >= core.limits.max_waiting {
+        if state.waiting.len() >= slots.limits.max_waiting {
             return Poll::Ready(Err(Refused::Full));
         }
         let number = state.next_number;
@@ -144,7 +144,7 @@ impl<T> Drop for Acquire<'_, T> {
     fn drop(&mut self) {
         let Some(number) = self.number else { return };
         let (granted, waiting) = {
-            let mut state = self.core.state();
+            let mut state = self.slots.state();
             let place = state.granted.iter().position(|(other, _)| *other == number);
             let granted = place.map(|place| state.granted.swap_remove(place).1);
             let place = state.waiting.binary_search_by_key(&number, |waiting| waiting.number);
@@ -152,7 +152,7 @@ impl<T> Drop for Acquire<'_, T> {
         };
         drop(waiting);
         if let Some(grant) = granted {
-            self.core.let_go(grant, Instant::now());
+            self.slots.let_go(grant, Instant::now());
         }
     }
 }

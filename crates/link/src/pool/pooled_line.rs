@@ -10,13 +10,13 @@ use tieline_transport::{
 use tokio::runtime::Handle;
 use tokio::task::{coop, yield_now};
 
-pub(super) struct Line {
+pub(super) struct PooledLine {
     pub(super) sender: Box<dyn Sender>,
     pub(super) receiver: Box<dyn Receiver>,
     pub(super) control: Control,
 }
 
-impl Line {
+impl PooledLine {
     pub(super) fn new(channel: BoxChannel) -> Self {
         let control = channel.control().clone();
         let (sender, receiver) = channel.split();
