@@ -54,8 +54,14 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     let memory = args.line.memory();
     sites.export(&watch, &memory);
     let status = if args.no_status { None } else { status_server(&registry).await };
-    let source = StatusSource::new(program.name.clone(), &endpoints, watch.clone(), memory);
-    announce(&endpoints, &program, &sites, logging)?;
+    let source = StatusSource::new(
+        program.name.clone(),
+        &endpoints,
+        watch.clone(),
+        memory,
+        sites.login_urls(),
+    );
+    announce(&endpoints, &program, args.framing, &sites, status.is_some(), logging)?;
 
     let answering = async {
         match status {
@@ -242,7 +248,9 @@ fn target(
 fn announce(
     endpoints: &[Endpoint],
     program: &Program,
+    framing: FramingKind,
     sites: &Sites,
+    has_status: bool,
     logging: &Logging,
 ) -> Result<(), Failure> {
     // Errors are ignored: the server also runs if its output is not read.
@@ -251,9 +259,9 @@ fn announce(
         let _ = writeln!(stdout, "{}", endpoint.exact());
     }
     let tieline = std::env::args().next().unwrap_or_else(|| "tieline".into());
-    let web = sites.invitation(&quote(&tieline))?;
+    let web = sites.invitation(&quote(&tieline), program.is_demo, has_status)?;
     if !logging.is_quiet() {
-        let invitation = invitation(&tieline, endpoints, program) + &web;
+        let invitation = invitation(&tieline, endpoints, program, framing) + &web;
         crate::stderr::say(invitation.as_bytes());
     } else if sites.has_secret_to_tell() {
         let told = match logging.log_format {
@@ -268,7 +276,12 @@ fn announce(
     Ok(())
 }
 
-fn invitation(tieline: &str, endpoints: &[Endpoint], program: &Program) -> String {
+fn invitation(
+    tieline: &str,
+    endpoints: &[Endpoint],
+    program: &Program,
+    framing: FramingKind,
+) -> String {
     let built_in = if program.is_demo { " (built in)" } else { "" };
     let mut text = format!(
         "tieline: serving {}{built_in}, one process per client; press Ctrl-C to stop\n\
@@ -282,5 +295,24 @@ fn invitation(tieline: &str, endpoints: &[Endpoint], program: &Program) -> Strin
             false => format!("  {tieline} connect {endpoint}\n"),
         });
     }
+    for endpoint in endpoints.iter().filter(|it| !Sites::is_one(it) && !it.is_resumable()) {
+        text.push_str(&framings(endpoint, framing));
+    }
     text
+}
+
+/// Returns what clients of `endpoint` may speak, if that is not only the framing of the program.
+fn framings(endpoint: &Endpoint, program: FramingKind) -> String {
+    let same = endpoint.clone().with_framing(program);
+    match endpoint.framing() {
+        None if program == FramingKind::ContentLength => format!(
+            "clients may use lines, or {program} as the program does; to accept only {program}, listen on {same}\n"
+        ),
+        framing if framing.unwrap_or_default() == program => String::new(),
+        framing => format!(
+            "clients of {endpoint} use {}, and the program {program}; for clients that use {program}, listen on \
+             {same}\n",
+            framing.unwrap_or_default()
+        ),
+    }
 }

@@ -1,5 +1,6 @@
 //! `tieline status`: asks this user's servers what they are doing, and prints the responses.
 
+mod login;
 mod response;
 mod server;
 #[cfg_attr(windows, path = "status/pipe.rs")]
@@ -15,7 +16,7 @@ use tieline_transport::{Endpoint, ErrorKind, Options, Registry};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-pub(crate) use server::{StatusServer, StatusSource};
+pub(crate) use server::{LoginUrls, StatusServer, StatusSource};
 
 use crate::args::Status;
 
@@ -53,6 +54,11 @@ pub(crate) async fn run(args: Status) -> Result<(), Failure> {
 }
 
 async fn look(args: &Status, printer: &Printer) -> Result<(), Failure> {
+    if args.url {
+        let urls = login::urls(args.endpoint.as_ref()).await?;
+        printer.write(urls.into_bytes()).await;
+        return Ok(());
+    }
     let redraws = args.watch && !args.json && std::io::stdout().is_terminal();
     let mut ticks = interval(WATCH_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -60,6 +66,7 @@ async fn look(args: &Status, printer: &Printer) -> Result<(), Failure> {
     loop {
         ticks.tick().await;
         let answers = ask_all(args.endpoint.as_ref()).await?;
+        let answers: Vec<_> = answers.into_iter().map(|(_, status)| status).collect();
         let text = match args.json {
             true => json!({ "serves": answers }).to_string(),
             false if answers.is_empty() => format!(
@@ -83,20 +90,23 @@ async fn look(args: &Status, printer: &Printer) -> Result<(), Failure> {
     }
 }
 
-/// Asks all servers, and returns the responses sorted by PID; with `wanted`, only of the server that
-/// listens there.
-async fn ask_all(wanted: Option<&Endpoint>) -> Result<Vec<Value>, Failure> {
+/// Asks all servers, and returns their status sockets and responses sorted by PID; with `wanted`, only of the
+/// server that listens there.
+async fn ask_all(wanted: Option<&Endpoint>) -> Result<Vec<(Endpoint, Value)>, Failure> {
     let mut asked = JoinSet::new();
     for (pid, endpoint) in socket::all()? {
-        asked.spawn(async move { (pid, ask(&endpoint).await) });
+        asked.spawn(async move {
+            let answer = ask(&endpoint, METHOD).await;
+            (pid, endpoint, answer)
+        });
     }
     let mut asked = asked.join_all().await;
-    asked.sort_by_key(|(pid, _)| *pid);
+    asked.sort_by_key(|(pid, ..)| *pid);
     let mut answers = Vec::new();
-    for (pid, answer) in asked {
+    for (pid, socket, answer) in asked {
         match answer {
             Answer::Status(status) if wanted.is_none_or(|it| response::listens_at(&status, it)) => {
-                answers.push(status);
+                answers.push((socket, status));
             }
             Answer::Status(_) | Answer::Gone => {}
             Answer::Failed(why) => {
@@ -122,18 +132,18 @@ enum Answer {
     Failed(String),
 }
 
-async fn ask(endpoint: &Endpoint) -> Answer {
-    match ask_once(endpoint).await {
+async fn ask(endpoint: &Endpoint, method: &str) -> Answer {
+    match ask_once(endpoint, method).await {
         // Either it has just exited, or it closed this connection to accept others: try once more.
-        None => {
-            ask_once(endpoint).await.unwrap_or(Answer::Failed("it closed the connection".into()))
-        }
+        None => ask_once(endpoint, method)
+            .await
+            .unwrap_or(Answer::Failed("it closed the connection".into())),
         Some(answer) => answer,
     }
 }
 
 /// Returns `None` if the connection was lost.
-async fn ask_once(endpoint: &Endpoint) -> Option<Answer> {
+async fn ask_once(endpoint: &Endpoint, method: &str) -> Option<Answer> {
     let options = Options { connect_timeout: RESPONSE_TIMEOUT, ..Options::default() };
     let channel = match Registry::new().connect(endpoint, &options).await {
         Ok(channel) => channel,
@@ -145,7 +155,7 @@ async fn ask_once(endpoint: &Endpoint) -> Option<Answer> {
         }
     };
     let (peer, driver) = Peer::new(channel, (), PeerOptions::new(Dialect::STRICT));
-    let call = peer.method(METHOD).timeout(RESPONSE_TIMEOUT).call::<Value>();
+    let call = peer.method(method).timeout(RESPONSE_TIMEOUT).call::<Value>();
     tokio::select! {
         // A response that arrived before the end of the connection counts.
         biased;

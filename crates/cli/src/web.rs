@@ -10,13 +10,19 @@ use tieline_proto::FramingKind;
 use tieline_transport::{Address, DynAcceptor, Endpoint, MemoryBudget, Options};
 
 use crate::args::WebServer;
+use crate::children::TOKEN;
 use crate::memory::prometheus;
 use crate::report::Failure;
 use crate::sessions::Served;
-use crate::shell::quote;
+use crate::shell::{curl, quote, set_variable};
+use crate::status::LoginUrls;
 
 /// How much longer than a program's stall timeout a POST waits, so that it can report the stall.
 const TAKE_WAIT: Duration = Duration::from_secs(15);
+
+/// The end of the request in the example for curl.
+const CALL: &str = r#""method":"METHOD""#;
+const DEMO_CALL: &str = r#""method":"add","params":[2,3]"#;
 
 /// The web servers of one `tieline serve`.
 pub(crate) struct Sites {
@@ -76,9 +82,11 @@ impl Sites {
         let grace = args.session_grace.or(served.resume).unwrap_or(usual.grace);
         limits.event_grace = grace;
         let (site, plain, resumable) = HttpServer::listen(config).await?;
-        self.sites.push(site);
         let session = SessionOptions { grace, max_sessions: served.most, ..usual };
         let sessions = Sessions::new(Box::new(resumable), session, LineOptions::of(options));
+        let exits = sessions.exits();
+        site.set_exits(move |session, owner| exits.get(session, owner));
+        self.sites.push(site);
         Ok((Box::new(plain), Box::new(sessions)))
     }
 
@@ -91,30 +99,67 @@ impl Sites {
     }
 
     /// Returns the start-up text for web clients, including the token if it is a new random one.
-    pub(crate) fn invitation(&self, tieline: &str) -> Result<String, Failure> {
-        let made = match &self.access {
-            Some((Access::Token(token), true)) => Some(token),
-            _ => None,
-        };
+    pub(crate) fn invitation(
+        &self,
+        tieline: &str,
+        is_demo: bool,
+        has_status: bool,
+    ) -> Result<String, Failure> {
+        let needs_token = matches!(&self.access, Some((Access::Token(_), _)));
         let mut text = String::new();
+        let prefix = match &self.access {
+            Some((Access::Token(token), true)) => {
+                let command = set_variable(TOKEN, Token::reveal(token));
+                text.push_str(&format!("  {command}\n"));
+                ""
+            }
+            Some((Access::Token(_), false)) => "TIELINE_TOKEN=… ",
+            _ => "",
+        };
         for site in &self.sites {
             let (web_socket, events) = match &self.public_url {
                 Some(public) => (public.web_socket(), public.events()),
                 None => (web_socket(site.endpoint()), events(site.endpoint())),
             };
             let web_socket = quote(&web_socket);
-            let token = match (&self.access, made) {
-                (Some((Access::Anybody, _)), _) => String::new(),
-                (_, Some(token)) => format!("TIELINE_TOKEN={} ", Token::reveal(token)),
-                (_, None) => "TIELINE_TOKEN=… ".into(),
+            text.push_str(&format!("  {prefix}{tieline} connect {web_socket}\n"));
+            let token = needs_token.then_some(TOKEN);
+            let call = if is_demo { DEMO_CALL } else { CALL };
+            let (more, rpc) = match (&self.public_url, site.endpoint().address()) {
+                (None, Address::Other { scheme, rest }) if scheme == "http-unix" => {
+                    (format!("--unix-socket {} ", quote(rest)), "http://localhost/rpc".into())
+                }
+                _ => (String::new(), quote(&format!("{}rpc", events.trim_end_matches("sse")))),
             };
-            text.push_str(&format!("  {token}{tieline} connect {web_socket}\n"));
-            text.push_str(&format!("  or with server-sent events: {events}; or POST to /rpc\n"));
+            text.push_str(&format!("  {}\n", curl(&more, &rpc, token, call)));
+            text.push_str(&format!("  or with server-sent events: {events}\n"));
             if let Some(url) = site.one_time_url()? {
-                text.push_str(&format!("  or in a browser (the link works once): {url}\n"));
+                let once = match (needs_token, has_status) {
+                    (false, _) => String::new(),
+                    (true, false) => " (the link works once)".into(),
+                    (true, true) => {
+                        format!(" (the link works once; {tieline} status --url prints another)")
+                    }
+                };
+                text.push_str(&format!("  or in a browser{once}: {url}\n"));
             }
         }
         Ok(text)
+    }
+
+    /// Returns what creates new one-time URLs of all sites.
+    pub(crate) fn login_urls(&self) -> LoginUrls {
+        let sites: Vec<_> = self.sites.iter().map(HttpServer::login_urls).collect();
+        Box::new(move || {
+            let urls = sites.iter().filter_map(|site| match site.create() {
+                Ok(url) => url,
+                Err(error) => {
+                    tracing::warn!("cannot create a one-time URL: {error}");
+                    None
+                }
+            });
+            urls.collect()
+        })
     }
 
     /// Returns whether the token is new and must be printed even with `--quiet`.

@@ -6,7 +6,7 @@ mod support;
 
 use rustix::process::Signal;
 use serde_json::json;
-use support::{Browser, CONNECTED, Prefix, WebSite};
+use support::{Browser, CONNECTED, Prefix, WEB_TOKEN, WebSite};
 
 #[test]
 fn one_time_url_admits_one_browser_and_the_page_talks_to_the_program() {
@@ -51,6 +51,61 @@ fn one_time_url_admits_one_browser_and_the_page_talks_to_the_program() {
     let said = browser.run("return document.body.innerText");
     assert!(said.as_str().unwrap().contains("tieline serve printed"), "{said}");
     site.wait_clients(1);
+    browser.stop();
+    site.stop();
+}
+
+/// The form works without a script: the page's policy forbids all.
+#[test]
+fn the_token_can_be_entered_in_a_form_on_a_phone() {
+    let site = WebSite::start(&[], &["cat"]);
+    let mut browser = Browser::start(&[]);
+    let enter = |browser: &mut Browser, token: &str| {
+        let token = json!(token);
+        browser.follow(&format!("token.value = {token}; document.forms[0].requestSubmit()"));
+    };
+    assert_eq!(browser.open(site.url()), 401);
+    enter(&mut browser, "a-token-that-is-wrong");
+    let said = browser.run("return document.querySelector('[role=alert]').textContent");
+    assert_eq!(said, "This is not the server's token.");
+    for (scheme, paper) in [("light", "rgb(255, 255, 255)"), ("dark", "rgb(21, 24, 27)")] {
+        let picture = tempfile::NamedTempFile::new().unwrap();
+        browser.ask(json!(["look", 360, 640, scheme, picture.path()]));
+        let is_wide = browser.run("return document.documentElement.scrollWidth > innerWidth");
+        assert_eq!(is_wide, false, "wider than the screen");
+        // The style is applied although the policy allows only this one.
+        let color = browser.run("return getComputedStyle(document.body).backgroundColor");
+        assert_eq!(color, paper);
+    }
+    enter(&mut browser, WEB_TOKEN);
+    assert_eq!(browser.run("return location.href"), format!("{}/", site.url()));
+    browser.wait(CONNECTED);
+    site.wait_clients(1);
+    browser.stop();
+    site.stop();
+}
+
+#[test]
+fn the_page_says_how_its_program_failed() {
+    let script = "read line; echo 'first line' >&2; echo '  last <line>' >&2; echo bye; exit 3";
+    let site = WebSite::start(&[], &["sh", "-c", script]);
+    let mut browser = Browser::start(&[]);
+    browser.open(&site.key_url());
+    browser.say("hello");
+    let ended = "document.querySelector('#state.ended')";
+    browser.wait(ended);
+    let said = browser.run("return state.textContent");
+    assert_eq!(said, "ended: the program has failed with exit status 3. Reload to start again");
+    assert_eq!(browser.shown("in"), ["bye"]);
+    let bad = [
+        "ended: the program has failed with exit status 3",
+        "the last lines that it wrote to stderr:\nfirst line\n  last <line>",
+    ];
+    assert_eq!(browser.shown("bad"), bad);
+    // The reloaded page has another program, and still shows how the first one failed.
+    browser.reload();
+    browser.wait(CONNECTED);
+    assert_eq!(browser.shown("bad"), bad);
     browser.stop();
     site.stop();
 }
@@ -196,6 +251,8 @@ fn a_page_reloaded_in_mid_stream_loses_and_repeats_no_line() {
     // A script of the test replaces the usual page.
     let page = format!("{}/page.css", site.url());
     assert_eq!(browser.open(&page), 401);
+    // Unlike the login page, this response has no policy that forbids requests.
+    assert_eq!(browser.open(&format!("{}/health", site.url())), 200);
     browser.run(&format!("await fetch({})", json!(site.key_url())));
     assert_eq!(browser.open(&page), 200);
     let listen = r#"
@@ -224,7 +281,7 @@ fn a_page_reloaded_in_mid_stream_loses_and_repeats_no_line() {
     // Nothing else arrives before the end.
     let close = listen.replace("line.onclose = reject", "line.onclose = resolve");
     let why = browser.run(&close.replace("return new", "line.close(); return new"));
-    assert_eq!(why, json!({ "why": null, "unknown": [], "unsent": [] }));
+    assert_eq!(why, json!({ "why": null, "failure": null, "unknown": [], "unsent": [] }));
     assert_eq!(browser.run("return sessionStorage.next"), LINES.to_string());
     site.wait_clients(1);
     browser.stop();

@@ -12,6 +12,7 @@ use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use support::site::{Site, status_of};
 use support::{Finished, Program, Serve, Talk, is_running, request, sh, tieline, until};
 use tempfile::TempDir;
 
@@ -384,6 +385,32 @@ fn no_status_hides_a_server() {
     assert_eq!(finished.code, Some(1), "{finished:?}");
     assert!(finished.stderr.contains("--no-status"), "{finished:?}");
     serve.stop();
+}
+
+#[test]
+fn url_of_a_running_server_logs_in_a_browser_once() {
+    let place = Place::new();
+    let plain = place.serve(["--", "cat"]);
+    let finished = place.status(&["--url"]);
+    assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
+    assert!(finished.stderr.contains("--listen http://127.0.0.1:8080"), "{finished:?}");
+    let start = |args: &[&str]| {
+        let mut command = tieline(["serve", "--listen", "http://127.0.0.1:0"]);
+        Site::of(command.args(args).args(["--", "cat"]).env("XDG_RUNTIME_DIR", place.0.path()))
+    };
+    let (site, open) = (start(&[]), start(&["--allow-unauthenticated-web"]));
+    let all = place.status(&["--url"]);
+    assert_eq!((all.code, all.stdout.lines().count(), &*all.stderr), (Some(0), 2, ""), "{all:?}");
+    assert!(all.stdout.contains(&format!("{}/\n", open.endpoint)), "{all:?}");
+    let finished = place.status(&["--url", &site.endpoint]);
+    let url = finished.stdout.strip_suffix('\n').unwrap();
+    let path = url.strip_prefix(&site.endpoint).unwrap();
+    assert!(!all.stdout.contains(path), "each URL is new");
+    assert_eq!(["303", "403"].map(|_| status_of(&site.get(path, "")).to_owned()), ["303", "403"]);
+    let said = site.stop();
+    assert!(!said.contains(path), "the URL was logged: {said}");
+    open.stop();
+    plain.stop();
 }
 
 #[test]

@@ -8,10 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::json;
 use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::{Answers, Dialect, Message, Outline, classify, member, write_error};
-use tieline_transport::{ChildExit, CloseReason};
+use tieline_transport::CloseReason;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -214,7 +213,7 @@ impl Unanswered {
         &self,
         reason: &CloseReason,
     ) -> impl ExactSizeIterator<Item = Vec<u8>> + use<> {
-        let data = reason.child_exit().map(|exit| evidence(exit).to_string());
+        let data = reason.child_exit().map(|exit| exit.to_json(LAST_WORDS));
         let text = match reason {
             // These texts already say what happened to the program.
             CloseReason::NotRestored(_) | CloseReason::SessionLost(_) => reason.to_string(),
@@ -327,17 +326,6 @@ impl Waiting {
     }
 }
 
-/// Returns how the program ended, as `data` of an error response.
-fn evidence(exit: &ChildExit) -> serde_json::Value {
-    let tail = &exit.stderr_tail;
-    let tail = tail.get(tail.len().saturating_sub(LAST_WORDS)..).unwrap_or_default();
-    json!({
-        "code": exit.status.code(),
-        "status": exit.status.to_string(),
-        "stderr": String::from_utf8_lossy(tail),
-    })
-}
-
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -345,6 +333,8 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::ExitStatus;
     use std::sync::Arc;
+
+    use tieline_transport::ChildExit;
 
     use super::*;
 

@@ -71,7 +71,7 @@ pub use proxy::Proxies;
 pub use public_url::PublicUrl;
 pub use request_header::{BasicAuth, RequestHeader};
 pub use server::{
-    Access, HttpServer, ServerConfig, ServerCounts, ServerLimits, WebAcceptor, WebLine,
+    Access, HttpServer, LoginUrls, ServerConfig, ServerCounts, ServerLimits, WebAcceptor, WebLine,
 };
 pub use subprotocol::Subprotocol;
 pub use tls::{ClientIdentity, ClientTls, ServerTls};

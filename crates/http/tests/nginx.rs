@@ -381,7 +381,8 @@ async fn a_prefix_that_is_not_stripped_is_accepted() {
     let answer = served.ask(request).await;
     assert_eq!(status_of(&answer), 303, "{answer}");
     assert!(answer.contains("\r\nlocation: ./\r\n"), "{answer}");
-    let attributes = format!("; HttpOnly; SameSite=Strict; Path={PREFIX}/; Secure\r\n");
+    let attributes =
+        format!("; HttpOnly; SameSite=Strict; Max-Age=34560000; Path={PREFIX}/; Secure\r\n");
     assert!(answer.contains(&attributes), "{answer}");
 }
 

@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use support::events::ask;
-use support::{LIMIT, Served, TOKEN, config, end, message, serve, status_of};
+use support::{LIMIT, Served, TOKEN, config, end, exit, message, serve, status_of};
 use tieline_http::WebLine;
 use tieline_transport::{Acceptor, BoxChannel, Channel, CloseReason, SenderExt};
 
@@ -106,6 +106,28 @@ async fn an_invalid_request_starts_nothing() {
     }
     let accepting = tokio::time::timeout(Duration::ZERO, served.plain.accept()).await;
     assert!(accepting.is_err(), "a line was started");
+}
+
+/// Its output is shown to clients with a token only.
+#[tokio::test]
+async fn a_program_that_failed_gives_an_error_with_its_status() {
+    for is_open in [false, true] {
+        let mut config = config();
+        if is_open {
+            config.access = tieline_http::Access::Anybody;
+        }
+        let mut served = serve(config).await;
+        let (port, body) = (served.port, request("1"));
+        let serving = async {
+            let line = accepted(&mut served).await;
+            line.control().report_at_close(CloseReason::ChildExited(exit(3, "a line\n").into()));
+        };
+        let ((status, answer), ()) = tokio::join!(rpc(port, &body), serving);
+        assert_eq!(status, 502);
+        assert!(answer.contains("\"message\":\"the program has failed with exit "), "{answer}");
+        assert!(answer.contains("\"data\":{\"code\":3,"), "{answer}");
+        assert_eq!(answer.contains("a line"), !is_open, "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod support;
 
 use std::time::Duration;
 
+use support::events::ask;
 use support::{
     BEARER, TOKEN, config, echo, frame, head, refused, registry, registry_with, serve, status,
     status_of, token, upgrade, upgrade_of,
@@ -160,7 +161,7 @@ async fn a_page_logs_in_with_a_one_time_url_and_a_cookie() {
     assert_eq!(status_of(&answer), 303, "{answer}");
     assert!(answer.contains("\r\nlocation: ./\r\n"), "{answer}");
     let cookie = answer.split("set-cookie: ").nth(1).unwrap().split("\r\n").next().unwrap();
-    assert!(cookie.ends_with("; HttpOnly; SameSite=Strict"), "{cookie}");
+    assert!(cookie.ends_with("; HttpOnly; SameSite=Strict; Max-Age=34560000"), "{cookie}");
     assert_eq!(status_of(&served.ask(get(path, "")).await), 403, "the key was used before");
     let cookie = format!("Cookie: {}\r\n", cookie.split(';').next().unwrap());
     let page = served.ask(get("/", &cookie)).await;
@@ -175,6 +176,88 @@ async fn a_page_logs_in_with_a_one_time_url_and_a_cookie() {
     let foreign = format!("Origin: http://evil.example\r\n{cookie}");
     assert_eq!(status_of(&served.ask(upgrade(port, &foreign)).await), 403);
     assert!(!was_accepted(&mut served).await);
+}
+
+#[tokio::test]
+async fn a_page_logs_in_with_the_token_in_a_form() {
+    let mut served = serve(config()).await;
+    let port = served.port;
+    let post = async |form: &str, more: &str| {
+        let (head, body) =
+            ask("POST", port, "/login", form, &format!("Accept: text/html\r\n{more}")).await;
+        head + &body
+    };
+    let form = format!("token={TOKEN}");
+    let own = format!("Origin: http://127.0.0.1:{port}\r\nSec-Fetch-Site: same-origin\r\n");
+    for (form, more, expected) in [
+        ("token=a-token-that-is-wrong", own.as_str(), 401),
+        ("token=", &own, 401),
+        ("", &own, 401),
+        // Pages of other sites, also those that hide their origin.
+        (&form, "Origin: http://evil.example\r\n", 403),
+        (&form, "Origin: null\r\n", 403),
+        (&form, "Sec-Fetch-Site: cross-site\r\n", 403),
+        (&"x".repeat(3000), &own, 413),
+    ] {
+        let answer = post(form, more).await;
+        assert_eq!(status_of(&answer), expected, "{form} {more}: {answer}");
+        assert!(!answer.contains("set-cookie"), "{answer}");
+        let has_form = answer.contains("<form method=\"post\" action=\"login\">");
+        assert_eq!(has_form, expected == 401, "{answer}");
+        if has_form {
+            assert!(answer.contains("This is not the server's token."), "{answer}");
+            // Browsers hide the form's origin otherwise.
+            assert!(answer.contains("\r\nreferrer-policy: same-origin\r\n"), "{answer}");
+            assert!(answer.contains("form-action 'self'; base-uri 'none'"), "{answer}");
+        }
+    }
+    assert_eq!(served.web.counts().refused_token, 3);
+    let answer = post(&form, &own).await;
+    assert_eq!(status_of(&answer), 303, "{answer}");
+    assert!(answer.contains("\r\nlocation: ./\r\n") && !answer.contains(TOKEN), "{answer}");
+    let cookie = answer.split("set-cookie: ").nth(1).unwrap().split(';').next().unwrap();
+    let cookie = format!("{own}Cookie: {cookie}\r\n");
+    assert_eq!(status_of(&served.ask(upgrade(port, &cookie)).await), 101);
+    assert!(served.plain.accept().await.is_ok());
+    // A browser that is logged in keeps its cookie, to which its sessions belong.
+    let again = post(&form, &cookie).await;
+    assert!(status_of(&again) == 303 && !again.contains("set-cookie"), "{again}");
+    // Without a body there is nothing to log in with: the page has the form.
+    let get = |more: &str| {
+        format!("GET /login HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n{more}\r\n")
+    };
+    assert_eq!(status_of(&served.ask(get("")).await), 401);
+    assert_eq!(status_of(&served.ask(get(&cookie)).await), 303);
+}
+
+#[tokio::test]
+async fn how_a_program_ended_is_told_to_the_owner_of_its_session_only() {
+    use tieline_proto::session::SessionId;
+    let served = serve(config()).await;
+    let (one, other) = (served.cookie("").await.unwrap(), served.cookie("").await.unwrap());
+    let known = SessionId(*b"the session's id");
+    let owner = std::sync::Mutex::new(None);
+    served.web.set_exits(move |session, asking| {
+        let mut owner = owner.lock().unwrap();
+        let is_owner = *asking == *owner.get_or_insert(*asking);
+        (session == known && is_owner).then(|| support::exit(3, "a line\n"))
+    });
+    let ask = async |query: String, more: &str| {
+        let (head, body) = ask("GET", served.port, &format!("/exit?{query}"), "", more).await;
+        head + &body
+    };
+    let session = format!("session={known}");
+    let answer = ask(session.clone(), &one).await;
+    assert_eq!(status_of(&answer), 200, "{answer}");
+    assert!(
+        answer.contains("\"code\":3") && answer.contains("\"stderr\":\"a line\\n\""),
+        "{answer}"
+    );
+    for query in ["session=00", "", "session=%00"] {
+        assert_eq!(status_of(&ask(query.into(), &one).await), 204, "{query}");
+    }
+    assert_eq!(status_of(&ask(session.clone(), &other).await), 204);
+    assert_eq!(status_of(&ask(session, "").await), 401);
 }
 
 #[tokio::test]

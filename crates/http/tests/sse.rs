@@ -3,11 +3,6 @@
 
 mod support;
 
-#[cfg(unix)]
-use std::os::unix::process::ExitStatusExt;
-#[cfg(windows)]
-use std::os::windows::process::ExitStatusExt;
-use std::process::ExitStatus;
 use std::time::Duration;
 
 use support::events::{Stream, ask, post, post_as};
@@ -78,20 +73,16 @@ async fn a_stream_and_its_posts_form_a_line() {
 #[tokio::test]
 async fn the_last_event_tells_why_the_line_ended() {
     let mut served = plain().await;
-    let exit = tieline_transport::ChildExit {
-        // Exit status 3.
-        status: ExitStatus::from_raw(if cfg!(unix) { 3 << 8 } else { 3 }),
-        stderr_tail: "a secret path".into(),
-        unterminated: false,
-        truncated: None,
-        unread: None,
-        guardian_lost: false,
-    };
+    let exit = support::exit(3, "a secret path");
     for (reason, expected) in [
         (None, r#"{"code":1000,"reason":""}"#),
         (
             Some(CloseReason::ChildExited(exit.into())),
-            r#"{"code":1011,"reason":"the program has failed"}"#,
+            if cfg!(unix) {
+                r#"{"code":1011,"reason":"the program has failed with exit status 3"}"#
+            } else {
+                r#"{"code":1011,"reason":"the program has failed with exit code 3"}"#
+            },
         ),
         (Some(CloseReason::ByUs), r#"{"code":1001,"reason":"shutting down"}"#),
     ] {

@@ -258,7 +258,7 @@ pub use receiver::LinkReceiver;
 pub use recovery::Recovery;
 pub use retries::Retries;
 pub use session::{
-    Commits, LineOptions, Session, SessionOptions, SessionReceiver, SessionSender, Sessions,
-    connect_session, connector, listen,
+    Commits, LineOptions, Session, SessionExits, SessionOptions, SessionReceiver, SessionSender,
+    Sessions, connect_session, connector, listen,
 };
 pub use state::{LineState, LineStates};

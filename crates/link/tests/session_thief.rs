@@ -12,11 +12,14 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use bytes::Bytes;
-use tieline_link::{SessionOptions, listen};
+use tieline_link::{LineOptions, SessionOptions, Sessions, listen};
 use tieline_proto::session::{Frame, Hello, Position, Refusal, Secret, SessionId};
 use tieline_testkit::wait::block_on;
 use tieline_testkit::{helper, test_name};
-use tieline_transport::{Channel, Endpoint, Incoming, Options, ReceiverExt, Registry, SenderExt};
+use tieline_transport::{
+    Acceptor, Channel, ChildExit, CloseReason, Endpoint, Incoming, Options, Owner, Principal,
+    ReceiverExt, Registry, SenderExt,
+};
 
 use by_hand::{ByHand, hello};
 
@@ -85,5 +88,47 @@ fn session_cannot_be_resumed_by_another_user_who_knows_its_secret() {
         let position = Position { received: 1, acknowledged: 1, sent: 1 };
         let again = owner.greet(Hello { position, ..hello(Some(&welcome)) }).await.unwrap();
         assert_eq!((again.session, again.epoch), (welcome.session, 2));
+    });
+}
+
+#[test]
+fn how_a_program_ended_is_told_to_the_owner_of_its_session_only() {
+    block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let carrier = Endpoint::unix(&path).resumable().carrier();
+        let plain = Registry::new().listen(&carrier, &Options::default()).await.unwrap();
+        let mut sessions = Sessions::new(plain, SessionOptions::default(), LineOptions::default());
+        let exits = sessions.exits();
+        let mut client = connect(&path).await;
+        let id = client.greet(hello(None)).await.unwrap().session;
+        let server = sessions.accept().await.unwrap();
+        let owner = Owner::of(server.control());
+        let thief = Owner { principal: Some(Principal::new([7; 32])), ..owner };
+        assert!(exits.get(id, &owner).is_none(), "the program has not ended");
+        let exit = ChildExit {
+            status: std::os::unix::process::ExitStatusExt::from_raw(3 << 8),
+            stderr_tail: ["x".repeat(10_000), "the end\n".into()].concat().into(),
+            unterminated: false,
+            truncated: None,
+            unread: None,
+            guardian_lost: false,
+        };
+        server.control().report_at_close(CloseReason::ChildExited(exit.into()));
+        assert!(exits.get(id, &owner).is_some() && exits.get(id, &thief).is_none());
+        // After the end, too.
+        let (mut to_client, mut from_client) = server.split();
+        to_client.close().await.unwrap();
+        assert!(matches!(client.hear().await, Some(Frame::End { sequence: 1, .. })));
+        client.say(Frame::End { sequence: 1, acknowledged: 1 }).await;
+        assert!(matches!(from_client.recv().await, Incoming::End(_)));
+        drop((to_client, from_client));
+        client.farewell().await;
+        let known = exits.get(id, &owner).unwrap();
+        assert_eq!(known.status.code(), Some(3));
+        assert!(known.stderr_tail.len() == 4096 && known.stderr_tail.ends_with(b"the end\n"));
+        assert!(exits.get(id, &thief).is_none() && exits.get(SessionId([0; 16]), &owner).is_none());
+        drop(sessions);
+        assert!(exits.get(id, &owner).is_none());
     });
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tieline_proto::session::{Delivered, Refusal, Violation};
 use tieline_proto::websocket::{Close, CloseCode};
-use tieline_proto::{EncodeError, FrameError, Truncated};
+use tieline_proto::{EncodeError, FrameError, Truncated, printable};
 
 use crate::budget::MemoryRefused;
 use crate::error::TransportError;
@@ -72,7 +72,7 @@ impl CloseReason {
             Self::ByUs | Self::ByPeer | Self::Unterminated => true,
             // A web page was closed, or a server is shutting down.
             Self::ByPeerBecause(close) => close.code == CloseCode::GOING_AWAY,
-            Self::ChildExited(exit) => exit.status.success() && exit.truncated.is_none(),
+            Self::ChildExited(exit) => exit.is_clean(),
             _ => false,
         }
     }
@@ -129,6 +129,7 @@ impl CloseReason {
     }
 }
 
+/// The alternate form (`{:#}`) leaves out what a child process wrote to stderr.
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -189,7 +190,8 @@ pub struct GivenUp {
 
 impl fmt::Display for GivenUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "gave up after {} restarts: {}", self.restarts, self.last)
+        write!(f, "gave up after {} restarts: ", self.restarts)?;
+        self.last.fmt(f)
     }
 }
 
@@ -205,10 +207,8 @@ pub struct NotRestored {
 impl fmt::Display for NotRestored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cause, problem } = self;
-        write!(
-            f,
-            "the program was restarted, but its state could not be restored: {problem}; {cause}"
-        )
+        write!(f, "the program was restarted, but its state could not be restored: {problem}; ")?;
+        cause.fmt(f)
     }
 }
 
@@ -273,7 +273,8 @@ impl fmt::Display for SessionLost {
                 write!(f, "the session was not resumed within {limit:?}")?;
             }
             LostBy::Line(reason) => {
-                write!(f, "the session lost its connection and cannot reconnect: {reason}")?;
+                f.write_str("the session lost its connection and cannot reconnect: ")?;
+                reason.fmt(f)?;
             }
             LostBy::Undeliverable { bytes, tries, last } => {
                 write!(f, "a message of {bytes} bytes was not delivered in {tries} attempts")?;
@@ -323,6 +324,57 @@ pub struct ChildExit {
     pub guardian_lost: bool,
 }
 
+/// How many lines of stderr are shown to people, and how many bytes of each.
+const SHOWN_LINES: usize = 10;
+const SHOWN_BYTES: usize = 500;
+
+impl ChildExit {
+    /// Returns true if it exited successfully, and not in the middle of a message.
+    pub fn is_clean(&self) -> bool {
+        self.status.success() && self.truncated.is_none()
+    }
+
+    /// Returns the status in words that follow "with": `exit status 3`, or `signal 9 (SIGKILL)`.
+    pub fn status_words(&self) -> String {
+        self.status.to_string().replacen(": ", " ", 1)
+    }
+
+    /// Returns the last lines of stderr for people, oldest first: at most ten, and at most 500 bytes of each,
+    /// with control characters escaped. Blank lines at the end are left out.
+    pub fn last_lines(&self) -> Vec<String> {
+        let mut lines: Vec<_> = self
+            .stderr_tail
+            .rsplit(|byte| *byte == b'\n')
+            .skip_while(|line| line.trim_ascii().is_empty())
+            .take(SHOWN_LINES)
+            .map(|line| {
+                let line = line.trim_ascii_end();
+                let is_start = |at: &usize| line.get(*at).is_none_or(|byte| byte & 0xc0 != 0x80);
+                let cut = (0..=SHOWN_BYTES.min(line.len())).rev().find(is_start);
+                printable(line.get(..cut.unwrap_or_default()).unwrap_or(line)).into_owned()
+            })
+            .collect();
+        lines.reverse();
+        lines
+    }
+
+    /// Returns how it ended as a JSON object: the exit `code` (`null` after a signal), the `status` in words,
+    /// and `stderr`, of which the last `max_stderr` bytes; with 0 the member is left out.
+    pub fn to_json(&self, max_stderr: usize) -> String {
+        let mut members =
+            serde_json::json!({ "code": self.status.code(), "status": self.status.to_string() });
+        if max_stderr > 0 {
+            let tail = &self.stderr_tail;
+            let tail = tail.get(tail.len().saturating_sub(max_stderr)..).unwrap_or_default();
+            if let Some(members) = members.as_object_mut() {
+                members.insert("stderr".into(), String::from_utf8_lossy(tail).into());
+            }
+        }
+        members.to_string()
+    }
+}
+
+/// The alternate form (`{:#}`) leaves out what it wrote to stderr.
 impl fmt::Display for ChildExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the child process ended with {}", self.status)?;
@@ -335,16 +387,70 @@ impl fmt::Display for ChildExit {
         if let Some(unread @ 1..) = self.unread {
             write!(f, "; it left {unread} bytes of its input unread")?;
         }
-        if let Some(line) = last_line(&self.stderr_tail) {
-            write!(f, "; last line on stderr: {}", line.escape_debug())?;
+        if !f.alternate()
+            && let Some(line) = self.last_lines().pop()
+        {
+            write!(f, "; last line on stderr: {}", line.trim_ascii_start())?;
         }
         Ok(())
     }
 }
 
-/// Returns the last non-empty line of stderr, at most 500 bytes of it.
-fn last_line(stderr: &[u8]) -> Option<String> {
-    let line = stderr.rsplit(|byte| *byte == b'\n').find(|line| !line.trim_ascii().is_empty())?;
-    let line = line.trim_ascii();
-    Some(String::from_utf8_lossy(line.get(..500).unwrap_or(line)).into_owned())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit(stderr: impl Into<Bytes>) -> ChildExit {
+        #[cfg(unix)]
+        use std::os::unix::process::ExitStatusExt;
+        #[cfg(windows)]
+        use std::os::windows::process::ExitStatusExt;
+        ChildExit {
+            status: ExitStatus::from_raw(if cfg!(unix) { 3 << 8 } else { 3 }),
+            stderr_tail: stderr.into(),
+            unterminated: false,
+            truncated: None,
+            unread: None,
+            guardian_lost: false,
+        }
+    }
+
+    #[test]
+    fn last_lines_are_readable_and_bounded() {
+        let long = "é".repeat(300);
+        for (stderr, lines) in [
+            ("", vec![]),
+            ("\n \n", vec![]),
+            ("a\n  b 'c'\r\n\n", vec!["a", "  b 'c'"]),
+            ("a\n\nb", vec!["a", "", "b"]),
+            ("x\u{1b}[31m\u{9b}", vec!["x\\u001b[31m\\u009b"]),
+            (&format!("{long}\n"), vec![&long[..500]]),
+        ] {
+            assert_eq!(exit(stderr.to_owned()).last_lines(), lines, "{stderr:?}");
+        }
+        let many: String = (0..100).map(|number| format!("{number}\n")).collect();
+        assert_eq!(exit(many).last_lines(), (90..100).map(|it| it.to_string()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn alternate_text_leaves_stderr_out() {
+        let reason = CloseReason::ChildExited(Arc::new(exit("first\n  it's last\n")));
+        let reason = CloseReason::GivenUp(Arc::new(GivenUp { restarts: 2, last: reason }));
+        let (long, short) = (reason.to_string(), format!("{reason:#}"));
+        assert!(long.ends_with(": 3; last line on stderr: it's last"), "{long}");
+        assert!(
+            short.starts_with("gave up after 2 restarts: ") && short.ends_with(": 3"),
+            "{short}"
+        );
+    }
+
+    #[test]
+    fn json_contains_as_much_of_stderr_as_is_asked_for() {
+        let exit = exit("one\ntwo\n");
+        let status = exit.status;
+        let begin = format!(r#"{{"code":3,"status":"{status}""#);
+        assert_eq!(exit.to_json(0), format!("{begin}}}"));
+        assert_eq!(exit.to_json(4), format!(r#"{begin},"stderr":"two\n"}}"#));
+        assert!(exit.status_words().ends_with(" 3") && !exit.status_words().contains(':'));
+    }
 }

@@ -10,11 +10,17 @@ use super::values::endpoint;
 Examples:
   tieline status
   tieline status unix:/tmp/agent.sock --watch
+  tieline status --url
   tieline status --json | jq '.serves[].connections'")]
 pub(crate) struct Status {
     /// Show only the server that listens on ENDPOINT [default: all of this user's servers]
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) endpoint: Option<Endpoint>,
+    /// Print a URL that logs in a browser, once, for each web listener; nothing else
+    ///
+    /// Opening it again does not work, so do not share it. A new one is made each time.
+    #[arg(long, conflicts_with_all = ["json", "watch"])]
+    pub(crate) url: bool,
     /// Print one JSON object, {"serves": [...]}, on one line
     #[arg(long)]
     pub(crate) json: bool,

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use serde::Serialize;
 use tieline_gateway::ServerWatch;
-use tieline_rpc::{Answer, ErrorObject, Peer, PeerOptions, Router};
+use tieline_rpc::{Answer, ErrorObject, Outcome, Peer, PeerOptions, Router};
 use tieline_transport::{BoxChannel, Endpoint, MemoryBudget, Registry};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::METHOD;
+use super::login;
 use super::response::ServerStatus;
 use super::socket::StatusSocket;
 
@@ -32,7 +34,11 @@ pub(crate) struct StatusSource {
     pub(super) listeners: Vec<Endpoint>,
     pub(super) watch: ServerWatch,
     pub(super) memory: MemoryBudget,
+    pub(super) login_urls: LoginUrls,
 }
+
+/// Creates new one-time URLs.
+pub(crate) type LoginUrls = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 
 impl StatusSource {
     /// Describes a server that starts now. `command` is the name to print; `listeners` must be absolute
@@ -42,10 +48,11 @@ impl StatusSource {
         listeners: &[Endpoint],
         watch: ServerWatch,
         memory: MemoryBudget,
+        login_urls: LoginUrls,
     ) -> Self {
         let since = (Instant::now(), SystemTime::now());
         let listeners = listeners.to_vec();
-        Self { since, command, listeners, watch, memory }
+        Self { since, command, listeners, watch, memory, login_urls }
     }
 }
 
@@ -84,10 +91,15 @@ impl StatusServer {
 }
 
 async fn answer(channel: BoxChannel, source: Arc<StatusSource>) {
-    let router = Router::new().raw_request(METHOD, move |_, _| {
-        let status = serde_json::to_vec(&ServerStatus::of(&source));
-        Answer::Now(status.map(Bytes::from).map_err(ErrorObject::internal))
-    });
+    fn respond(value: &impl Serialize) -> Answer<Outcome> {
+        let written = serde_json::to_vec(value);
+        Answer::Now(written.map(Bytes::from).map_err(ErrorObject::internal))
+    }
+    let of_login = source.clone();
+    let router = Router::new()
+        .raw_request(METHOD, move |_, _| respond(&ServerStatus::of(&source)))
+        // The socket is accessible to the server's own user only.
+        .raw_request(login::METHOD, move |_, _| respond(&(of_login.login_urls)()));
     let (_peer, driver) = Peer::new(channel, router, PeerOptions::default());
     let _ = timeout(CONNECTION_LIFETIME, driver).await;
 }

@@ -92,13 +92,32 @@ impl Browser {
 
     #[track_caller]
     pub(crate) fn ask(&mut self, command: Value) -> Value {
+        let mut answer = self.answer(&command);
+        assert!(answer.get("error").is_none(), "{command}: {answer}");
+        answer["value"].take()
+    }
+
+    #[track_caller]
+    fn answer(&mut self, command: &Value) -> Value {
         self.0.send(&command.to_string());
         let Some(answer) = self.0.line() else {
             panic!("the browser has exited: {}", self.0.stderr())
         };
-        let mut answer: Value = serde_json::from_str(&answer).unwrap();
-        assert!(answer.get("error").is_none(), "{command}: {answer}");
-        answer["value"].take()
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    /// Runs a script that leads to another page, and waits until that is loaded.
+    #[track_caller]
+    pub(crate) fn follow(&mut self, script: &str) {
+        let page = json!(["run", "return [performance.timeOrigin, document.readyState]"]);
+        let before = self.ask(page.clone())[0].take();
+        // With a timer, so that the script has returned before its page is left.
+        self.run(&format!("setTimeout(() => {{ {script} }})"));
+        until("the next page is loaded", || {
+            // Fails while one page replaces the other.
+            let now = &self.answer(&page)["value"];
+            now[1] == "complete" && now[0] != before
+        });
     }
 
     /// Loads a page and returns the HTTP status.

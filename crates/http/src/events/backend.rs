@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tieline_proto::FrameError;
 use tieline_proto::websocket::Close;
-use tieline_transport::{CloseReason, Incoming};
+use tieline_transport::{ChildExit, CloseReason, Incoming};
 
 use super::channel::{Pair, length_of, register};
 use super::stream::Progress;
@@ -176,6 +176,11 @@ impl ChannelBackend {
     /// Ends the line: nothing is received after what is queued, and nothing is sent.
     pub(crate) fn end(&self, reason: CloseReason) {
         self.0.cut(self.0.state(), reason);
+    }
+
+    /// Returns how the program ended, if the other end has said so.
+    pub(crate) fn child_exit(&self) -> Option<ChildExit> {
+        self.0.control.reason_to_report()?.child_exit().cloned()
     }
 
     /// Whether both halves of the channel are dropped or the line has ended.

@@ -42,6 +42,10 @@ pub(super) struct AccessPolicy {
 const MAX_KEYS: usize = 16;
 const MAX_COOKIES: usize = 64;
 
+/// How long a browser keeps a cookie, in seconds: 400 days, the longest that browsers allow. It is valid until the
+/// server exits.
+const COOKIE_AGE: u32 = 400 * 24 * 60 * 60;
+
 /// A host name that the server answers to.
 struct HostRule {
     host: String,
@@ -109,7 +113,7 @@ const DOUBLED_TOKEN: Refused = refused(
     Cause::Malformed,
     "the request has more than one token of the same kind",
 );
-const NO_TOKEN: Refused = refused(
+pub(super) const NO_TOKEN: Refused = refused(
     StatusCode::UNAUTHORIZED,
     Cause::Token,
     "no token; send the server's token in the header `Authorization: Bearer TOKEN`",
@@ -174,7 +178,7 @@ impl AccessPolicy {
             Some(port) => format!("tieline_{port}"),
             None => "tieline".to_owned(),
         };
-        let mut cookie_attributes = "; HttpOnly; SameSite=Strict".to_owned();
+        let mut cookie_attributes = format!("; HttpOnly; SameSite=Strict; Max-Age={COOKIE_AGE}");
         // Without a Path attribute the cookie's path is the directory of the one-time URL (RFC 6265, section
         // 5.1.4), which is also right with a proxy that strips a prefix.
         if let Some(public) = public {
@@ -220,7 +224,7 @@ impl AccessPolicy {
         let Some(origin) = one(&request.headers, &header::ORIGIN) else {
             return match request.headers.contains_key(header::ORIGIN) {
                 true => Err(MALFORMED_ORIGIN),
-                false if gate == Gate::Program && !is_own_fetch(&request.headers) => {
+                false if gate.keeps_out_pages() && !is_own_fetch(&request.headers) => {
                     Err(CROSS_SITE)
                 }
                 false => Ok(None),
@@ -294,9 +298,23 @@ impl AccessPolicy {
     /// Invalidates a one-time key and returns the value of the `Set-Cookie` header, or `None` if the key is
     /// unknown.
     pub(super) fn exchange(&self, key: &str) -> Option<String> {
-        if !lock(&self.keys).take(key) {
-            return None;
+        match lock(&self.keys).take(key) {
+            true => self.new_cookie(),
+            false => None,
         }
+    }
+
+    /// Checks a token that was entered in a browser. Every token is accepted if none is needed.
+    pub(super) fn check_token(&self, token: &str) -> Result<(), Refused> {
+        match &self.token {
+            Some(known) if Fingerprint::of(token) != *known => Err(WRONG_TOKEN),
+            _ => Ok(()),
+        }
+    }
+
+    /// Creates a cookie for a browser that is logged in, and returns the value of the `Set-Cookie` header.
+    /// `None`: the system provides no random bytes.
+    pub(super) fn new_cookie(&self) -> Option<String> {
         let cookie = Token::random().ok()?;
         lock(&self.cookies).push(cookie.fingerprint());
         let (name, value) = (&self.cookie_name, cookie.reveal());

@@ -135,6 +135,13 @@ pub(crate) fn line(status: StatusCode, text: &str) -> Response<Body> {
     answer(status, "text/plain; charset=utf-8", format!("{text}\n"))
 }
 
+/// Returns 204, which makes an EventSource stop reconnecting.
+pub(super) fn no_content() -> Response<Body> {
+    let mut response = line(StatusCode::NO_CONTENT, "");
+    *response.body_mut() = Body::Whole(Bytes::new());
+    response
+}
+
 /// How long a body may pause, and how long it may take in all, whatever its length.
 const LIMIT: Duration = Duration::from_secs(60);
 /// A body may take one more second for each this many bytes: slow connections are accepted, but not bodies that

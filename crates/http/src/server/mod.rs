@@ -15,8 +15,10 @@ mod body_budget;
 mod config;
 mod count;
 mod events;
+mod exits;
 mod limiter;
 mod listen;
+mod login;
 mod page;
 mod route;
 mod routes;
@@ -33,7 +35,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::StatusCode;
 use tieline_proto::json::Limits;
-use tieline_transport::{Address, Endpoint, MemoryBudget, TransportError};
+use tieline_proto::session::SessionId;
+use tieline_transport::{Address, ChildExit, Endpoint, MemoryBudget, Owner, TransportError};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
@@ -60,6 +63,8 @@ pub struct HttpServer {
     listening: AbortHandle,
 }
 
+type Exits = dyn Fn(SessionId, &Owner) -> Option<ChildExit> + Send + Sync;
+
 /// The state that all connections share.
 struct Server {
     endpoint: Endpoint,
@@ -83,6 +88,8 @@ struct Server {
     body_budget: BodyBudget,
     is_ready: AtomicBool,
     metrics: Mutex<Option<Arc<dyn Fn() -> String + Send + Sync>>>,
+    /// Knows how the programs of sessions ended.
+    exits: Mutex<Option<Arc<Exits>>>,
     /// The open WebSockets, by the ids of their connection permits.
     present: Mutex<HashMap<u64, Weak<Shared>>>,
     /// True once the server shuts down.
@@ -149,6 +156,7 @@ impl HttpServer {
             body_budget: BodyBudget::new(limits.body_bytes.bytes(), longest),
             is_ready: AtomicBool::new(true),
             metrics: Mutex::new(None),
+            exits: Mutex::new(None),
             present: Mutex::default(),
             closing: watch::Sender::new(false),
         });
@@ -170,15 +178,12 @@ impl HttpServer {
     /// # Errors
     /// The system provides no random bytes.
     pub fn one_time_url(&self) -> Result<Option<String>, TransportError> {
-        let page = match (&self.server.public_url, self.server.endpoint.address()) {
-            (Some(public), _) => public.to_string(),
-            (None, Address::Other { scheme, rest }) if scheme != "http-unix" => {
-                format!("{scheme}:{rest}/")
-            }
-            _ => return Ok(None),
-        };
-        let key = self.server.access.one_time_key()?;
-        Ok(Some(format!("{page}?key={}", key.reveal())))
+        self.login_urls().create()
+    }
+
+    /// Returns a handle that creates [one-time URLs](Self::one_time_url).
+    pub fn login_urls(&self) -> LoginUrls {
+        LoginUrls(Arc::downgrade(&self.server))
     }
 
     /// Returns the server's counts.
@@ -190,6 +195,15 @@ impl HttpServer {
     /// [server's own counts](ServerCounts::prometheus); empty by default.
     pub fn set_metrics(&self, text: impl Fn() -> String + Send + Sync + 'static) {
         *lock(&self.server.metrics) = Some(Arc::new(text));
+    }
+
+    /// Sets what knows how the program of a session ended, for the session's owner. The session protocol
+    /// cannot report a failed program; with this, event streams and the page do.
+    pub fn set_exits(
+        &self,
+        exits: impl Fn(SessionId, &Owner) -> Option<ChildExit> + Send + Sync + 'static,
+    ) {
+        *lock(&self.server.exits) = Some(Arc::new(exits));
     }
 
     /// Sets whether `/health/ready` reports ready; true by default.
@@ -215,6 +229,33 @@ impl HttpServer {
         };
         let _ = timeout(grace, closed).await;
         server.limiter.clear();
+    }
+}
+
+/// Creates URLs that each authenticate a browser, once.
+#[derive(Clone)]
+pub struct LoginUrls(Weak<Server>);
+
+impl LoginUrls {
+    /// Returns a new URL, as [`HttpServer::one_time_url`] does. If the server needs no token, this is the URL of
+    /// the page. `None` if the server has no URL for browsers, or has been closed.
+    ///
+    /// # Errors
+    /// The system provides no random bytes.
+    pub fn create(&self) -> Result<Option<String>, TransportError> {
+        let Some(server) = self.0.upgrade() else { return Ok(None) };
+        let page = match (&server.public_url, server.endpoint.address()) {
+            (Some(public), _) => public.to_string(),
+            (None, Address::Other { scheme, rest }) if scheme != "http-unix" => {
+                format!("{scheme}:{rest}/")
+            }
+            _ => return Ok(None),
+        };
+        if server.access.is_open() {
+            return Ok(Some(page));
+        }
+        let key = server.access.one_time_key()?;
+        Ok(Some(format!("{page}?key={}", key.reveal())))
     }
 }
 

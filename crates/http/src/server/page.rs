@@ -1,8 +1,7 @@
-//! The web page that the one-time URL opens, the scripts that other pages may use, and the error page for
-//! browsers that are not authenticated.
+//! The web page that the one-time URL opens, and the scripts that other pages may use.
 
 use bytes::Bytes;
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use super::body::{Body, answer};
@@ -15,7 +14,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
 
-const HTML: &str = "text/html; charset=utf-8";
+pub(super) const HTML: &str = "text/html; charset=utf-8";
+const STYLE: &str = concat!(include_str!("page/common.css"), include_str!("page/page.css"));
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// Returns the page's HTML with the name of the program that it talks to.
@@ -41,28 +41,13 @@ pub(super) const PAGE_PATHS: [&str; 5] =
 pub(super) fn at(path: &str, html: &Bytes) -> Option<Response<Body>> {
     let (content_type, text) = match path {
         "/" => return Some(under_policy(answer(StatusCode::OK, HTML, html.clone()))),
-        "/page.css" => ("text/css; charset=utf-8", include_str!("page/page.css")),
+        "/page.css" => ("text/css; charset=utf-8", STYLE),
         "/page.js" => (SCRIPT, include_str!("page/page.js")),
         "/tieline.js" => (SCRIPT, include_str!("page/tieline.js")),
         "/session.js" => (SCRIPT, include_str!("page/session.js")),
         _ => return None,
     };
     Some(under_policy(answer(StatusCode::OK, content_type, text)))
-}
-
-/// Returns the error page for a browser that is not authenticated.
-pub(super) fn not_let_in(status: StatusCode, why: &str) -> Response<Body> {
-    let html = include_str!("page/door.html").replace("WHY", why);
-    under_policy(answer(status, HTML, html))
-}
-
-/// Whether the client asks for HTML, as browsers do when a person opens a URL.
-pub(super) fn accepts_html(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|it| it.to_str().ok());
-    accepted.flat_map(|it| it.split(',')).any(|it| {
-        let kind = it.split(';').next().unwrap_or_default();
-        kind.trim().eq_ignore_ascii_case("text/html")
-    })
 }
 
 fn under_policy(mut response: Response<Body>) -> Response<Body> {
@@ -74,25 +59,6 @@ fn under_policy(mut response: Response<Body>) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn browsers_are_recognized_by_their_accept_header() {
-        for (accept, is_person) in [
-            (&["text/html,application/xhtml+xml,*/*;q=0.8"][..], true),
-            (&["application/json, Text/HTML ;q=0.9"], true),
-            (&["application/json", "text/html"], true),
-            (&["*/*"], false),
-            (&["text/html5"], false),
-            (&["application/json;a=\"text/html\""], false),
-            (&[], false),
-        ] {
-            let mut headers = HeaderMap::new();
-            for accept in accept {
-                headers.append(header::ACCEPT, HeaderValue::from_static(accept));
-            }
-            assert_eq!(accepts_html(&headers), is_person, "{accept:?}");
-        }
-    }
 
     #[test]
     fn the_page_names_its_program_and_escapes_the_name() {
@@ -112,7 +78,7 @@ mod tests {
             let part = at(path, &html(None)).unwrap();
             assert!(part.headers().contains_key(header::CONTENT_SECURITY_POLICY));
         }
-        let html = include_str!("page/page.html").to_owned() + include_str!("page/door.html");
+        let html = include_str!("page/page.html");
         assert_eq!(html.matches("NAME").count(), 2);
         for forbidden in ["<style", " style=", "<script>", "http:", "https:", "javascript:"] {
             assert!(!html.contains(forbidden), "{forbidden}");

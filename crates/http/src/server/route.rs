@@ -21,20 +21,10 @@ use super::events;
 use super::limiter::ConnectionPermit;
 use super::listen::drain_limits;
 use super::routes::{Gate, Handler, Routes};
-use super::{page, rpc, upgrade};
+use super::{exits, login, page, rpc, upgrade};
 use crate::drain::{self, DrainLimits};
 use crate::events::stream::Progress;
 use crate::stream::Hyper;
-
-/// The response to a one-time URL whose key is unknown or used up.
-const USED_KEY: Refused = Refused {
-    status: StatusCode::FORBIDDEN,
-    cause: Cause::Token,
-    text: Cow::Borrowed(
-        "this one-time URL was already used, or is not from this server; use a new one, or send the token in \
-             the header `Authorization: Bearer TOKEN`",
-    ),
-};
 
 /// An unread body of at most this length is most likely buffered already, so the connection can be kept.
 const SHORT_BODY: u64 = 4 * 1024;
@@ -107,15 +97,15 @@ async fn judge(
     let mut response = match (&parts.method, path) {
         (&Method::GET | &Method::HEAD, _) if is_bare_prefix => to_prefix(server, &parts),
         (&Method::GET, "/") if parts.uri.query().is_some_and(|it| it.starts_with("key=")) => {
-            exchange(server, context, &parts)
+            login::exchange(server, context, &parts)
         }
         _ if is_preflight(&parts) => preflight(&server.routes, path, asked_of.is_some()),
-        _ if gate == Gate::Public => {
+        _ if gate < Gate::Token => {
             let request = Request::from_parts(parts, body);
             serve(server, context, context.owner(None), request).await
         }
         _ => match server.access.authenticate(&parts.headers) {
-            Err(refused) => turn_away(server, &parts, refused),
+            Err(refused) => login::turn_away(server, &parts, refused),
             Ok(principal) => {
                 context.permit.passed();
                 count(&server.counters.admitted);
@@ -180,6 +170,9 @@ async fn serve(
             true => line(StatusCode::OK, "ready"),
             false => line(StatusCode::SERVICE_UNAVAILABLE, "not ready"),
         },
+        Handler::ShowLogin => login::show(server, request),
+        Handler::PostLogin => login::post(server, context, request).await,
+        Handler::Exit => exits::get(server, owner, request.uri()),
         Handler::Metrics => server.metrics(),
         Handler::Page => page::at(path, &server.page).unwrap_or_else(not_found),
         Handler::WebSocket => upgrade::web_socket(server, context, owner, request),
@@ -211,44 +204,6 @@ pub(super) fn busy(server: &Server, text: &'static str) -> Response<Body> {
 
 fn not_found() -> Response<Body> {
     line(StatusCode::NOT_FOUND, "not found")
-}
-
-/// Handles the one-time URL: exchanges its key for a cookie.
-fn exchange(server: &Server, context: &ConnectionContext, request: &Parts) -> Response<Body> {
-    let query = request.uri.query().unwrap_or_default();
-    let key = query.strip_prefix("key=").unwrap_or_default();
-    // An authenticated browser keeps its identity, as its sessions belong to that; opening the URL again
-    // still shows the page.
-    let is_authenticated = server.access.authenticate(&request.headers).is_ok();
-    let cookie = if is_authenticated {
-        server.access.spend(key);
-        None
-    } else {
-        server.access.exchange(key)
-    };
-    if !is_authenticated && cookie.is_none() {
-        return turn_away(server, request, USED_KEY);
-    }
-    context.permit.passed();
-    let mut response = line(StatusCode::SEE_OTHER, "see ./");
-    let headers = response.headers_mut();
-    headers.insert(header::LOCATION, HeaderValue::from_static("./"));
-    if let Some(Ok(mut cookie)) = cookie.map(HeaderValue::try_from) {
-        cookie.set_sensitive(true);
-        headers.insert(header::SET_COOKIE, cookie);
-    }
-    response
-}
-
-/// Refuses an unauthenticated request, with an HTML page for browsers.
-fn turn_away(server: &Server, request: &Parts, refused: Refused) -> Response<Body> {
-    let mut response = refuse(server, refused.clone());
-    if page::accepts_html(&request.headers) {
-        let (parts, body) = page::not_let_in(refused.status, &refused.text).into_parts();
-        response.headers_mut().extend(parts.headers);
-        *response.body_mut() = body;
-    }
-    response
 }
 
 /// Tells the page of an allowed origin what it may send to a path.

@@ -1,6 +1,8 @@
 //! The table of routes. The router, the access policy and the response to a CORS preflight are all derived
 //! from it.
 
+use super::exits::EXIT_PATH;
+use super::login::LOGIN_PATH;
 use super::page::PAGE_PATHS;
 use super::rpc::RPC_PATH;
 use crate::address::WS_PATH;
@@ -21,6 +23,9 @@ pub(super) struct Route {
 pub(super) enum Gate {
     /// Nothing: the response is for everyone.
     Public,
+    /// That the request is not a browser's cross-site request without an origin: the handler checks the token, and
+    /// logs in the browser.
+    Login,
     /// The token.
     Token,
     /// The token, and that the request is not a browser's cross-site request without an origin: the handler
@@ -28,11 +33,21 @@ pub(super) enum Gate {
     Program,
 }
 
+impl Gate {
+    /// Returns whether a browser's cross-site request is refused, even if it has no origin.
+    pub(super) fn keeps_out_pages(self) -> bool {
+        matches!(self, Self::Login | Self::Program)
+    }
+}
+
 /// What answers a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Handler {
     Live,
     Ready,
+    ShowLogin,
+    PostLogin,
+    Exit,
     Metrics,
     Page,
     WebSocket,
@@ -60,6 +75,9 @@ impl Routes {
         let rows: [(_, &[_], _, &[_], _); _] = [
             ("/health", READ, Public, &[], Live),
             ("/health/ready", READ, Public, &[], Ready),
+            (LOGIN_PATH, READ, Login, &[], ShowLogin),
+            (LOGIN_PATH, &["POST"], Login, &[], PostLogin),
+            (EXIT_PATH, &["GET"], Token, &[], Exit),
             ("/metrics", READ, Token, &[], Metrics),
             (WS_PATH, &["GET"], Program, &[], WebSocket),
             (SSE_PATH, &["GET"], Program, &["last-event-id", PROTOCOL], OpenEvents),

@@ -14,7 +14,7 @@ use tieline_proto::jsonrpc::{
 };
 use tieline_proto::websocket::{Close, CloseCode};
 use tieline_transport::{
-    Account, CloseReason, Holding, Incoming, MemoryBudget, MemoryRefused, Owner,
+    Account, ChildExit, CloseReason, Holding, Incoming, MemoryBudget, MemoryRefused, Owner,
 };
 use tokio::time::timeout;
 
@@ -22,7 +22,9 @@ use super::Server;
 use super::body::{Body, Inbound, answer, line, read};
 use super::count::count;
 use super::events::open_call;
+use super::exits;
 use super::route::busy;
+use crate::channel::failed;
 use crate::events::{ChannelBackend, Outward};
 
 /// The path of calls by a POST of their own.
@@ -92,14 +94,20 @@ pub(super) async fn call(
             "the server has too little memory for the response now; try again later",
         );
     }
+    let exit = backend.child_exit();
     backend.end(CloseReason::ByPeer);
-    let (status, text) = match ended {
-        Ok(true) => (StatusCode::OK, ""),
-        Ok(false) => (StatusCode::BAD_GATEWAY, "the program ended without answering"),
-        Err(_) => (StatusCode::GATEWAY_TIMEOUT, "the program did not answer in time"),
+    let (status, text, data) = match ended {
+        Ok(None) => (StatusCode::OK, String::new(), None),
+        Ok(Some(close)) => {
+            let (text, data) = without_answer(server, &close, exit.as_ref());
+            (StatusCode::BAD_GATEWAY, text, data)
+        }
+        Err(_) => (StatusCode::GATEWAY_TIMEOUT, "the program did not answer in time".into(), None),
     };
     for id in std::mem::take(&mut waiting.open) {
-        waiting.answers.push(error(&id, SERVER_ERROR, text));
+        let data = data.as_ref().map(String::as_bytes);
+        let error = write_error(&Dialect::STRICT, &id, SERVER_ERROR, &text, data);
+        waiting.answers.push(error.into());
     }
     waiting.into_response(status)
 }
@@ -201,9 +209,9 @@ impl Waiting {
         }
     }
 
-    /// Receives messages until every request has its response; returns false if the line ends before.
+    /// Receives messages until every request has its response; returns why if the line ends before.
     /// Everything but responses is dropped.
-    async fn gather(&mut self, backend: &ChannelBackend) -> bool {
+    async fn gather(&mut self, backend: &ChannelBackend) -> Option<Close> {
         while !self.open.is_empty() {
             let next = poll_fn(|cx| {
                 if let Err(refused) = self.account.check(cx.waker()) {
@@ -212,7 +220,10 @@ impl Waiting {
                 }
                 backend.poll_take(cx)
             });
-            let Outward::Message(message) = next.await else { return false };
+            let message = match next.await {
+                Outward::Message(message) => message,
+                Outward::End(close) => return Some(close),
+            };
             backend.handed_on();
             match classify(message, &LENIENT, Limits::default()) {
                 Message::Batch(several) => several.into_iter().for_each(|one| self.take(one, true)),
@@ -220,10 +231,10 @@ impl Waiting {
             }
             self.count_memory();
             if self.refused.is_some() {
-                return false;
+                return Some(Close::new(CloseCode::TRY_AGAIN));
             }
         }
-        true
+        None
     }
 
     fn take(&mut self, message: Message, is_in_batch: bool) {
@@ -286,6 +297,19 @@ async fn drain(backend: ChannelBackend, limit: std::time::Duration) {
         }
     })
     .await;
+}
+
+/// Returns the message and the data of the error for a request whose program has ended.
+fn without_answer(
+    server: &Server,
+    close: &Close,
+    exit: Option<&ChildExit>,
+) -> (String, Option<String>) {
+    match exit {
+        Some(exit) if !exit.is_clean() => (failed(exit), Some(exits::as_json(server, exit))),
+        None if !close.text.is_empty() => (format!("no answer: {}", close.text), None),
+        _ => ("the program ended without answering".into(), None),
+    }
 }
 
 fn error(id: &[u8], code: i64, text: &str) -> Bytes {

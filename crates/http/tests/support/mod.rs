@@ -294,3 +294,19 @@ pub async fn cutter(to: u16) -> (u16, Arc<Notify>) {
     });
     (port, cut)
 }
+
+/// Returns how a program ended that exited with this status and wrote this to stderr.
+pub fn exit(code: i32, stderr: &'static str) -> tieline_transport::ChildExit {
+    #[cfg(unix)]
+    let status = std::os::unix::process::ExitStatusExt::from_raw(code << 8);
+    #[cfg(windows)]
+    let status = std::os::windows::process::ExitStatusExt::from_raw(code as u32);
+    tieline_transport::ChildExit {
+        status,
+        stderr_tail: stderr.into(),
+        unterminated: false,
+        truncated: None,
+        unread: None,
+        guardian_lost: false,
+    }
+}

@@ -9,8 +9,8 @@ use tieline_proto::session::{
     Frame, LARGEST_GREETING, Lease, Malformed, Refusal, Secret, SessionId,
 };
 use tieline_transport::{
-    Acceptor, BoxChannel, BoxFuture, Channel, CloseReason, Control, DynAcceptor, Endpoint,
-    ErrorKind, Incoming, Operation, Owner, Receiver, ReceiverExt, TransportError,
+    Acceptor, BoxChannel, BoxFuture, Channel, ChildExit, CloseReason, Control, DynAcceptor,
+    Endpoint, ErrorKind, Incoming, Operation, Owner, Receiver, ReceiverExt, TransportError,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
@@ -44,6 +44,21 @@ pub struct Sessions {
     /// The future that the task polls. It is stored here so that dropping this ends it at once.
     keeping: Arc<Mutex<Option<BoxFuture<'static, ()>>>>,
     task: AbortHandle,
+    table: Weak<Table>,
+}
+
+/// Knows how the programs of an acceptor's sessions ended, as far as their consumers have said so
+/// ([`Control::report_at_close`]). The session protocol cannot report it.
+#[derive(Clone)]
+pub struct SessionExits(Weak<Table>);
+
+impl SessionExits {
+    /// Returns how the program of this session ended, with at most 4 KiB of its stderr if the session is
+    /// over. `None` if it is not known (yet), if the session has been over for longer than the grace period,
+    /// or if it belongs to another owner.
+    pub fn get(&self, session: SessionId, owner: &Owner) -> Option<ChildExit> {
+        self.0.upgrade()?.exit(session, owner)
+    }
 }
 
 impl Sessions {
@@ -57,6 +72,7 @@ impl Sessions {
         let places = options.max_sessions.clamp(1, Semaphore::MAX_PERMITS);
         let (arrived, arrivals) = mpsc::channel(places);
         let table = Arc::new(Table::default());
+        let known = Arc::downgrade(&table);
         let limiter = HandshakeLimiter { table, options: options.as_server(), line, arrived };
         let keeping: BoxFuture<'static, ()> = Box::pin(limiter.keep(acceptor));
         let keeping = Arc::new(Mutex::new(Some(keeping)));
@@ -65,7 +81,12 @@ impl Sessions {
             Some(keeping) => keeping.as_mut().poll(cx),
             None => Poll::Ready(()),
         }));
-        Self { arrivals, endpoint, keeping, task: task.abort_handle() }
+        Self { arrivals, endpoint, keeping, task: task.abort_handle(), table: known }
+    }
+
+    /// Returns a handle to ask how the programs of the sessions ended.
+    pub fn exits(&self) -> SessionExits {
+        SessionExits(self.table.clone())
     }
 }
 
@@ -205,9 +226,9 @@ impl HandshakeLimiter {
         };
         let id = SessionId(id);
         let (table, grace) = (Arc::downgrade(&self.table), self.options.grace);
-        let on_over: OnOver = Box::new(move |lease, position| {
+        let on_over: OnOver = Box::new(move |lease, position, exit| {
             if let Some(table) = table.upgrade() {
-                table.over(lease, position, grace);
+                table.over(lease, position, exit, grace);
             }
         });
         let server = ServerRole::new(Lease::new(id, owner, Secret(secret)), offer, on_over);

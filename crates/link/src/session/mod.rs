@@ -41,7 +41,7 @@ use tieline_transport::{
     TransportError,
 };
 
-pub use accept::Sessions;
+pub use accept::{SessionExits, Sessions};
 pub use assemble::Session;
 pub use options::{LineOptions, SessionOptions};
 pub use receiver::{Commits, SessionReceiver};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tieline_proto::session::{Sequence, Welcome};
 use tieline_proto::{BackoffConfig, FrameError};
-use tieline_transport::{Account, CloseReason, Control, Endpoint, Holding, Traffic};
+use tieline_transport::{Account, ChildExit, CloseReason, Control, Endpoint, Holding, Traffic};
 use tokio::time::Instant;
 
 use super::intake::Intake;
@@ -123,7 +123,7 @@ impl SharedSession {
             }
             let reason = self.control.get().map_or(reason.clone(), |control| control.end(reason));
             let _ = self.total.set(self.count(&state));
-            let (wakers, line) = state.finish(reason.clone());
+            let (wakers, line) = state.finish(reason.clone(), self.exit());
             (wakers, reason, line)
         };
         if let Some(link) = self.link.get() {
@@ -148,6 +148,11 @@ impl SharedSession {
         self.say_why();
         self.finish(CloseReason::ByUs);
         true
+    }
+
+    /// Returns how this end's program ended, if its consumer has said so.
+    pub(super) fn exit(&self) -> Option<ChildExit> {
+        self.control.get().and_then(Control::reason_to_report)?.child_exit().cloned()
     }
 
     /// Tells the other end why the session is over, if that is possible without waiting.

@@ -4,8 +4,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tieline_proto::session::{Hello, Lease, Position, Secret, SessionId, Welcome};
-use tieline_transport::{Owner, from_now};
+use tieline_transport::{ChildExit, Owner, from_now};
 use tokio::time::Instant;
 
 use super::shared_session::SharedSession;
@@ -24,18 +25,34 @@ pub(super) struct Table {
 /// How many ended sessions are remembered.
 const EPITAPHS: usize = 1024;
 
+/// How much of the end of a program's stderr is remembered of an ended session, in bytes.
+const MAX_STDERR: usize = 4096;
+
 struct Epitaph {
     lease: Lease<Owner>,
     position: Position,
+    exit: Option<ChildExit>,
     until: Instant,
 }
 
 impl Table {
     /// Removes a session. `position` is its final one if both ends have ended it; its client may then still
-    /// ask for it during the grace period.
-    pub(super) fn over(&self, lease: &Lease<Owner>, position: Option<Position>, grace: Duration) {
+    /// ask for it, and for how its program ended, during the grace period.
+    pub(super) fn over(
+        &self,
+        lease: &Lease<Owner>,
+        position: Option<Position>,
+        exit: Option<ChildExit>,
+        grace: Duration,
+    ) {
         if let Some(position) = position {
-            self.bury(Epitaph { lease: lease.clone(), position, until: from_now(grace) });
+            let exit = exit.map(|exit| {
+                let tail = &exit.stderr_tail;
+                let tail = tail.get(tail.len().saturating_sub(MAX_STDERR)..).unwrap_or_default();
+                // Copied, so that the rest is not kept in memory.
+                ChildExit { stderr_tail: Bytes::copy_from_slice(tail), ..exit }
+            });
+            self.bury(Epitaph { lease: lease.clone(), position, exit, until: from_now(grace) });
         }
         lock(&self.live).remove(&lease.session());
     }
@@ -47,6 +64,17 @@ impl Table {
             over.pop_front();
         }
         over.push_back(epitaph);
+    }
+
+    /// Returns how the program of a session ended, if that is known and `owner` owns the session.
+    pub(super) fn exit(&self, session: SessionId, owner: &Owner) -> Option<ChildExit> {
+        let live = lock(&self.live).get(&session).and_then(Weak::upgrade);
+        if let Some(live) = live {
+            return live.exit().filter(|_| live.state().belongs_to(owner));
+        }
+        let over = lock(&self.over);
+        let epitaph = over.iter().find(|it| it.lease.session() == session)?;
+        epitaph.exit.clone().filter(|_| epitaph.lease.principal() == owner)
     }
 
     /// Returns the final state of an ended session, as a welcome for the client that is authorized to

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::session::{
-    Farewell, Frame, Hello, Received, Refusal, Sequence, SessionConfig, SessionMachine, Ticket,
-    Violation, Welcome,
+    Farewell, Frame, Hello, Received, Refusal, Sequence, SessionConfig, SessionId, SessionMachine,
+    Ticket, Violation, Welcome,
 };
 
 /// How many written events without proof of receipt the session's server keeps.
@@ -271,6 +271,11 @@ impl EventSession {
     /// Returns when [`next`](Self::next) will have a frame even if nothing else happens.
     pub fn wake_at(&self) -> Option<Duration> {
         self.session.wake_at()
+    }
+
+    /// Returns the session's id, once it was welcomed.
+    pub fn session(&self) -> Option<SessionId> {
+        self.ticket.as_ref().map(Ticket::session)
     }
 
     /// Returns the number of the last event that was received for the client.

@@ -266,7 +266,7 @@ fn one_time_key_works_once_and_its_cookie_stays_valid() {
     let cookie = access.exchange(key.reveal()).unwrap();
     assert_eq!(access.exchange(key.reveal()), None, "used a second time");
     let (pair, attributes) = cookie.split_once("; ").unwrap();
-    assert_eq!(attributes, "HttpOnly; SameSite=Strict");
+    assert_eq!(attributes, "HttpOnly; SameSite=Strict; Max-Age=34560000");
     let others = format!("a=b; {pair}; c=d");
     assert_eq!(authenticate(&access, &[("cookie", pair)]), 200);
     assert_eq!(authenticate(&access, &[("cookie", &others)]), 200);

@@ -15,11 +15,12 @@ use super::QUIET;
 use super::plain::until;
 use super::session::Session;
 use super::table::Stream;
-use crate::channel::{close_for, going_away};
+use crate::channel::{close_for, failed, going_away};
 use crate::events::message::{event, last as last_event};
 use crate::events::stream::BodyWriter;
 use crate::events::{ChannelBackend, Outward};
 use crate::server::Server;
+use crate::server::exits::failure_of;
 
 /// How long a disconnected client may reconnect for the last event.
 const LINGER: Duration = Duration::from_secs(30);
@@ -253,12 +254,15 @@ impl Carrier<'_> {
         }
     }
 
-    /// Returns the close reason of an orderly end. A farewell does not say whether the server shuts down, but
-    /// the server knows.
+    /// Returns the close reason of an orderly end. The session does not say whether its program failed or the
+    /// server shuts down, but the server knows.
     fn orderly(&self) -> Close {
-        match self.server.is_ready.load(Relaxed) {
-            true => Close::new(CloseCode::NORMAL),
-            false => going_away(),
+        let session = self.session.core().machine.session();
+        let exit = session.and_then(|it| failure_of(self.server, it, &self.stream.owner));
+        match (exit, self.server.is_ready.load(Relaxed)) {
+            (Some(exit), _) => Close::because(CloseCode::INTERNAL, failed(&exit)),
+            (None, true) => Close::new(CloseCode::NORMAL),
+            (None, false) => going_away(),
         }
     }
 

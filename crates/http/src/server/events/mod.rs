@@ -28,7 +28,7 @@ use tokio::time::timeout;
 pub(super) use table::Table;
 
 use self::table::{Found, Line, Stream, read_id};
-use super::body::{Body, Inbound, answer, line, read};
+use super::body::{Body, Inbound, answer, line, no_content, read};
 use super::count::count;
 use super::route::{ConnectionContext, busy};
 use super::{Server, WebLine};
@@ -266,13 +266,6 @@ pub(super) fn delete(
             no_content()
         }
     }
-}
-
-/// Returns 204, which makes an EventSource stop reconnecting.
-fn no_content() -> Response<Body> {
-    let mut response = line(StatusCode::NO_CONTENT, "");
-    *response.body_mut() = Body::Whole(Bytes::new());
-    response
 }
 
 /// Finds the stream that a request names, if it belongs to `owner`.

@@ -25,11 +25,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::carrier::{Carrier, Ended, bye};
 use super::table::{Found, Line, Stream, read_id};
-use super::{Refusal, TOO_MANY, begin, channel_of, no, no_content, welcome};
+use super::{Refusal, TOO_MANY, begin, channel_of, no, welcome};
 use crate::channel::lock;
 use crate::events::stream::BodyWriter;
 use crate::events::{ChannelBackend, ChannelParams, Outward, pair};
-use crate::server::body::{Body, answer, line};
+use crate::server::body::{Body, answer, line, no_content};
 use crate::server::count::count;
 use crate::server::route::{ConnectionContext, busy};
 use crate::server::{Server, WebLine};

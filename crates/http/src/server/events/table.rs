@@ -31,7 +31,7 @@ pub(in crate::server) struct Table {
 /// A stream that accepts POSTs.
 pub(super) struct Stream {
     pub(super) name: String,
-    owner: Owner,
+    pub(super) owner: Owner,
     /// The number of the last POST that was taken. Only the holder of this lock takes messages.
     pub(super) posts: AsyncMutex<u64>,
     pub(super) line: Line,

@@ -2,7 +2,7 @@
 // the session's position are stored together, so a reloaded page shows everything.
 import { connect } from "./tieline.js";
 
-const MAX_LINES = 1000, MAX_CHARACTERS = 2000, MAX_DEPTH = 40;
+const MAX_LINES = 1000, MAX_CHARACTERS = 2000, MAX_DEPTH = 40, MAX_STDERR = 10;
 const ARROWS = { in: "←", out: "→", note: "·", bad: "!" };
 const IDS = ["state", "scroll", "log", "form", "text", "check", "example", "pretty", "end"];
 const [state, scroll, log, form, text, check, example, pretty, end] = IDS.map((id) => document.getElementById(id));
@@ -114,6 +114,11 @@ function restore() {
   }
 }
 
+function ending(why, failure) {
+  const reason = failure ? `the program has failed with ${failure.status.replace(": ", " ")}` : why;
+  return reason ? `ended: ${reason}` : "ended";
+}
+
 function showState(name, words) {
   state.className = name;
   state.textContent = words;
@@ -129,21 +134,23 @@ line.onreset = ({ why, unknown, unsent }) => {
   const lost = `Messages not delivered: ${unsent.length}, perhaps not delivered: ${unknown.length}`;
   add("bad", `the session was lost: ${why}. ${lost}. A new session starts, with a new process`);
 };
-line.onclose = ({ why, unknown, unsent }) => {
+line.onclose = ({ why, failure, unknown, unsent }) => {
   const count = unknown.length + unsent.length;
   const lost = count ? `. Messages perhaps not delivered: ${count}` : "";
-  add(why ? "bad" : "note", `ended${why ? `: ${why}` : ""}${lost}`);
+  add(why || failure ? "bad" : "note", `${ending(why, failure)}${lost}`);
+  const said = failure?.stderr?.trimEnd().split("\n").slice(-MAX_STDERR).join("\n");
+  if (said) add("bad", `the last lines that it wrote to stderr:\n${said}`);
 };
-line.onstate = async ({ name, since, why }) => {
+line.onstate = async ({ name, since, why, failure }) => {
   for (const it of [text, end, example, form.lastElementChild]) it.disabled = name === "ended";
   if (name === "connected") showState(name, "connected");
-  if (name === "ended") showState(name, `ended${why ? `: ${why}` : ""}. Reload to start again`);
+  if (name === "ended") showState(name, `${ending(why, failure)}. Reload to start again`);
   if (name !== "away") return;
   showState(name, `disconnected since ${clock(since)}; reconnecting`);
   // A browser does not say why a WebSocket failed, but a request has a status.
   const answer = await fetch("./", { method: "HEAD" }).catch(() => null);
   if (answer?.status === 401 && line.state.name === "away") {
-    showState(name, "no longer logged in: open the new URL that tieline serve printed, in this tab");
+    showState(name, "no longer logged in: reload this page to log in");
   }
 };
 

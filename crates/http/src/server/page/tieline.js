@@ -37,7 +37,7 @@ const isPromise = (it) => typeof it?.then === "function";
 class Line {
   onmessage = null; onreset = null; onclose = null; onstate = null;
   state = { name: "connecting", since: Date.now() };
-  #open; #isNear; #session;
+  #open; #askExit; #isNear; #session;
   #socket = null; #isWelcome = false; #attempt = 0; #silence = 0; #looks = 1; #unsent = 0; #timers = {};
   #arrived = []; #isBusy = false; #waiting = [];
   #closing = null; #isOver = false; #over; #end;
@@ -47,6 +47,12 @@ class Line {
     target.protocol = target.protocol.replace("http", "ws");
     const protocols = token === null ? [PROTOCOL] : [PROTOCOL, `tieline.token.${token}`];
     this.#open = () => new WebSocket(target.href, protocols);
+    this.#askExit = (session) => {
+      const exit = new URL(`exit?session=${session}`, target);
+      exit.protocol = exit.protocol.replace("ws", "http");
+      const headers = token === null ? {} : { Authorization: `Bearer ${token}` };
+      return fetch(exit, { headers, credentials: "include", signal: AbortSignal.timeout(PATIENCE) });
+    };
     this.#isNear = /^(localhost|127\.[\d.]+|\[::1\])$/.test(target.hostname);
     this.#session = new Session(storage, key ?? `tieline ${target.href}`);
     this.#over = new Promise((resolve) => { this.#end = resolve; });
@@ -271,12 +277,26 @@ class Line {
     this.#isOver = true;
     this.#hangUp();
     this.#after("retry");
-    const { lost } = this.#session;
-    this.#session.forget();
-    this.#turnAway(why);
-    this.#say("ended", { why });
-    this.#call(this.onclose, { why, ...lost });
-    this.#end();
+    const over = (failure) => {
+      const { lost } = this.#session;
+      this.#session.forget();
+      this.#turnAway(why);
+      this.#say("ended", { why, failure });
+      this.#call(this.onclose, { why, failure, ...lost });
+      this.#end();
+    };
+    // The session is kept until then, so that a page that is reloaded meanwhile asks again.
+    return why === null ? this.#failure().then(over) : over(null);
+  }
+
+  // Asks how the program failed: the session protocol cannot report it.
+  async #failure() {
+    try {
+      const answer = await this.#askExit(this.#session.ticket[0]);
+      return answer.status === 200 ? await answer.json() : null;
+    } catch {
+      return null;
+    }
   }
 
   // Messages that still wait for room were meant for the session that has ended.

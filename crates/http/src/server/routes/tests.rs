@@ -32,7 +32,7 @@ struct Expected {
 
 const ONLY_TOKEN: &str = "authorization";
 
-const EXPECTED: [Expected; 11] = [
+const EXPECTED: [Expected; 13] = [
     page("/"),
     page("/page.css"),
     page("/page.js"),
@@ -40,6 +40,13 @@ const EXPECTED: [Expected; 11] = [
     page("/session.js"),
     Expected { gate: Gate::Public, ..page("/health") },
     Expected { gate: Gate::Public, ..page("/health/ready") },
+    Expected {
+        methods: "GET, HEAD, POST",
+        gate: Gate::Login,
+        statuses: &[303, 303, 401],
+        ..page("/login")
+    },
+    Expected { methods: "GET", statuses: &[204], ..page("/exit") },
     page("/metrics"),
     Expected { methods: "GET", gate: Gate::Program, statuses: &[426], ..page("/ws") },
     Expected {
@@ -186,10 +193,13 @@ async fn every_route_is_behind_its_gate() {
                 (format!("{host}Origin: null\r\n{BEARER}"), Some(403)),
                 (format!("{host}{own}{own}{BEARER}"), Some(400)),
                 (BEARER.to_owned(), Some(400)),
-                (host.clone(), (!is_public).then_some(401)),
+                (
+                    host.clone(),
+                    (!is_public && (it.gate != Gate::Login || method != "PUT")).then_some(401),
+                ),
                 (
                     format!("{host}{BEARER}Sec-Fetch-Site: cross-site\r\n"),
-                    (it.gate == Gate::Program).then_some(403),
+                    it.gate.keeps_out_pages().then_some(403),
                 ),
             ] {
                 let Some(expected) = expected else { continue };

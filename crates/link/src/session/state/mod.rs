@@ -34,7 +34,8 @@ use tieline_proto::json::Limits;
 use tieline_proto::session::{Farewell, Frame, Position, SessionMachine};
 use tieline_proto::{HeartbeatConfig, HeartbeatEvent};
 use tieline_transport::{
-    Account, CloseReason, Control, LostBy, SendError, Sender, SessionInfo, SessionLost, Traffic,
+    Account, ChildExit, CloseReason, Control, LostBy, Owner, SendError, Sender, SessionInfo,
+    SessionLost, Traffic,
 };
 
 use self::ending::Ending;
@@ -170,10 +171,11 @@ impl SessionState {
         (is_over || has_lingered).then(|| self.ending.by())
     }
 
-    /// Records the end of the session. Returns all waiting tasks, and the sending half of the Link.
+    /// Records the end of the session, and how its program ended. Returns all waiting tasks, and the sending half of the Link.
     pub(super) fn finish(
         &mut self,
         reason: CloseReason,
+        exit: Option<ChildExit>,
     ) -> ([Option<Waker>; 4], Option<LinkSender>) {
         self.ending.finish(reason.clone());
         if !self.ending.has_peer_ended() {
@@ -181,15 +183,20 @@ impl SessionState {
         }
         let position = self.final_position();
         if let Role::Server(server) = &self.role {
-            server.over(position);
+            server.over(position, exit);
         }
         (self.wakers.take_all(), self.line.take())
+    }
+
+    /// Returns whether this is the server's end of a session of this owner.
+    pub(super) fn belongs_to(&self, owner: &Owner) -> bool {
+        matches!(&self.role, Role::Server(server) if server.belongs_to(owner))
     }
 
     /// Handles the drop of a session that did not end.
     pub(super) fn abandon(&self) {
         if let (Role::Server(server), false) = (&self.role, self.is_finished()) {
-            server.over(None);
+            server.over(None, None);
         }
     }
 

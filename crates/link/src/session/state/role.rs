@@ -6,7 +6,7 @@ use tieline_proto::ByteSize;
 use tieline_proto::session::{
     Hello, Lease, Position, Refusal, Secret, Sequence, SessionMachine, Ticket, Welcome,
 };
-use tieline_transport::{BoxChannel, Owner};
+use tieline_transport::{BoxChannel, ChildExit, Owner};
 use tokio::sync::Notify;
 
 /// Which end of the session this is.
@@ -41,7 +41,8 @@ pub(in crate::session) struct Offer {
 }
 
 /// Called when a server's session is over, with its final position if both ends have ended it.
-pub(in crate::session) type OnOver = Box<dyn Fn(&Lease<Owner>, Option<Position>) + Send + Sync>;
+pub(in crate::session) type OnOver =
+    Box<dyn Fn(&Lease<Owner>, Option<Position>, Option<ChildExit>) + Send + Sync>;
 
 /// The state of the server's end of a session, besides its messages.
 pub(in crate::session) struct ServerRole {
@@ -103,9 +104,14 @@ impl ServerRole {
         Ok((welcome, hello.position.received))
     }
 
-    /// Reports that the session is over.
-    pub(super) fn over(&self, position: Option<Position>) {
-        (self.on_over)(&self.lease, position);
+    /// Returns whether this is the session's owner.
+    pub(super) fn belongs_to(&self, owner: &Owner) -> bool {
+        self.lease.principal() == owner
+    }
+
+    /// Reports that the session is over, and how its program ended.
+    pub(super) fn over(&self, position: Option<Position>, exit: Option<ChildExit>) {
+        (self.on_over)(&self.lease, position, exit);
     }
 }
 
