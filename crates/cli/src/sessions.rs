@@ -28,9 +28,8 @@ pub(crate) async fn connect(
     let session = SessionOptions::default();
     let mut options = options.clone();
     if !matches!(endpoint.address(), Address::Stdio) {
-        // A server does not read while its program is busy, so wait as long as for a program.
-        let of_program = options.channel.program_stall_timeout;
-        options.channel.stall_timeout = options.channel.stall_timeout.max(of_program);
+        // A server does not read while its program is busy, so it has the limit of a program.
+        options.channel.stall_timeout = options.channel.program_stall_timeout;
     }
     // An error of an open line, such as its end, does not name the endpoint.
     let named = |error: TransportError| match error.endpoint() {

@@ -36,6 +36,21 @@ fn connect_to_a_program_that_stops_reading_fails_and_says_why() {
     assert!(finished.stderr.contains(STALLED), "{finished:?}");
 }
 
+#[test]
+fn connect_to_a_server_that_stops_reading_has_the_limit_of_a_program() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let endpoint = format!("unix:{}", path.display());
+    // The limit of clients is longer than the test may take.
+    let args = [&["connect", &endpoint, "--stall-timeout", "1h"][..], &SHORT].concat();
+    // The socket's backlog holds the connection, which is never read.
+    let finished = Program::run(&mut tieline(args), [&*vec![b'x'; LONG], b"\n"].concat());
+    drop(listener);
+    assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
+    assert!(finished.stderr.contains(STALLED), "{finished:?}");
+}
+
 /// Busy for ten times the client's stall timeout; `connect` waits for a server as long as for a program.
 #[test]
 fn a_program_busy_beyond_the_client_stall_timeout_gets_everything() {
