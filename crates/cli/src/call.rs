@@ -84,7 +84,9 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
     let driver = tokio::spawn(driver);
     if args.notify {
         let sent = peer.notify_raw(&args.method, params.as_deref()).await;
-        sent.map_err(|why| Failure::other(format!("{}: {}: {why}", args.endpoint, args.method)))?;
+        sent.map_err(|why| {
+            Failure::other(format!("{}: {}: {why}", args.endpoint.label(), args.method))
+        })?;
     } else {
         let mut call = peer.method(&args.method);
         if let Some(params) = params {
@@ -125,7 +127,7 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
 
 /// Describes a failed call: its endpoint, method and cause.
 fn failed(args: &Call, error: &CallError) -> Failure {
-    let sentence = format!("{}: {}: {}", args.endpoint, args.method, explain(error));
+    let sentence = format!("{}: {}: {}", args.endpoint.label(), args.method, explain(error));
     let hint = match error {
         CallError::Unknown(reason) => reason.hint().map(str::to_owned),
         _ => None,

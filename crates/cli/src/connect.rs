@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use tieline_gateway::{BridgeEnd, Tap};
+use tieline_proto::Count;
 use tieline_proto::FramingKind;
 use tieline_rpc::Dialect;
 use tieline_transport::{Address, Endpoint, Registry};
@@ -86,7 +87,7 @@ async fn join(
                 if let BridgeEnd::Near { .. } = end { near_endpoint } else { far_endpoint };
             let hint = end.hint().map(str::to_owned);
             return Err(Failure::Other {
-                sentence: format!("{endpoint}: the line has ended: {end}"),
+                sentence: format!("{}: the line has ended: {end}", endpoint.label()),
                 hint,
             });
         }
@@ -100,11 +101,12 @@ async fn join(
     let unread = match report.unread {
         0 => None,
         bytes => Some(format!(
-            "the other side ended without reading the last {bytes} bytes of its input"
+            "the other side ended without reading the last {} of its input",
+            Count(bytes, "byte")
         )),
     };
     match [lost, unread].into_iter().flatten().collect::<Vec<_>>().join(", and ") {
         nothing if nothing.is_empty() => recorded,
-        losses => Err(Failure::other(format!("{far_endpoint}: {losses}"))),
+        losses => Err(Failure::other(format!("{}: {losses}", far_endpoint.label()))),
     }
 }

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use tieline_proto::Count;
+
 /// How many texts wait to be written; further ones are dropped and counted.
 const QUEUE: usize = 1024;
 
@@ -72,7 +74,11 @@ fn run(jobs: &Receiver<Job>) {
     for job in jobs {
         let dropped = DROPPED.swap(0, Relaxed);
         if dropped > 0 {
-            let _ = writeln!(stderr, "tieline: dropped {dropped} log lines: stderr was not read");
+            let _ = writeln!(
+                stderr,
+                "tieline: dropped {}: stderr was not read",
+                Count(dropped, "log line")
+            );
         }
         match job {
             // An error means that stderr was closed, so there is nowhere to report it.

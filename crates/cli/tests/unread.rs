@@ -66,6 +66,10 @@ fn input_counts_as_unread_wherever_it_waits() {
     let (reader, _still_open) = pipe("{\"a\":1}");
     let (code, said) = connected(exec, reader);
     assert!(code == Some(1) && said.contains("the last 7 bytes"), "half a line: {said}");
+
+    let (reader, _still_open) = pipe("1");
+    let (code, said) = connected(exec, reader);
+    assert!(code == Some(1) && said.contains("the last 1 byte of"), "a digit: {said}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use tieline_proto::Count;
 use tieline_proto::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -114,7 +115,7 @@ impl TapEnd {
             let missing = self.missing.load(Ordering::Relaxed);
             io::Error::new(
                 error.kind(),
-                format!("{missing} messages could not be written: {error}"),
+                format!("{} could not be written: {error}", Count(missing, "message")),
             )
         })
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use support::events::shears;
 use support::{Served, config, end, head, message, refused, registry, serve};
-use tieline_http::ServerConfig;
+use tieline_http::{PLAIN, ServerConfig};
 use tieline_link::SessionOptions;
 use tieline_transport::{
     Acceptor, BoxChannel, Channel, CloseReason, Endpoint, ErrorKind, Options, SendError, SenderExt,
@@ -267,4 +267,50 @@ async fn a_session_must_be_granted_by_the_server() {
 async fn a_session_survives_a_thousand_streams_cut_in_mid_event() {
     let url = |port| format!("resume+http://127.0.0.1:{port}/sse");
     support::cuts::a_thousand(url, |counts| counts.event_streams).await;
+}
+
+/// A server that refuses the first POST and then ends the stream with this event. Returns how the client's line
+/// ends if the client sends a message, or only ends its input.
+async fn refused_post(last: &str, has_message: bool) -> CloseReason {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        head(&mut stream).await;
+        let begin = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTieline-Protocol: {PLAIN}\r\n\
+             Tieline-Half-Close: 1\r\n\r\nevent: endpoint\ndata: /sse\n\n"
+        );
+        stream.write_all(begin.as_bytes()).await.unwrap();
+        let (mut post, _) = listener.accept().await.unwrap();
+        head(&mut post).await;
+        post.write_all(b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        stream.write_all(last.as_bytes()).await.unwrap();
+        (stream, post)
+    };
+    let client = async {
+        let (registry, url, options) = (registry(), url(port), Options::default());
+        let (mut sender, mut receiver) = registry.connect(&url, &options).await.unwrap().split();
+        if has_message {
+            sender.send("unread").await.unwrap_err();
+        } else {
+            let _ = sender.close().await;
+        }
+        end(&mut receiver).await
+    };
+    let (_sockets, reason) = tokio::join!(server, client);
+    reason
+}
+
+#[tokio::test]
+async fn reason_at_the_end_of_the_stream_replaces_the_status_of_a_refused_post() {
+    let failed = "event: end\ndata: {\"code\":1011,\"reason\":\"unread\"}\n\n";
+    for has_message in [true, false] {
+        let reason = refused_post(failed, has_message).await;
+        let CloseReason::ByPeerBecause(close) = &reason else { panic!("{reason}") };
+        assert_eq!((close.code.get(), &*close.text), (1011, "unread"));
+    }
+    let clean = "event: end\ndata: {\"code\":1000,\"reason\":\"\"}\n\n";
+    let reason = refused_post(clean, false).await;
+    assert!(reason.is_clean(), "{reason}");
 }

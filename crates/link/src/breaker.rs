@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tieline_proto::{Breaker, BreakerConfig, BreakerState, CallOutcome, Permit};
+use tieline_proto::{Breaker, BreakerConfig, BreakerState, CallOutcome, Permit, rounded};
 use tokio::time::Instant;
 
 use crate::recovery::random;
@@ -129,7 +129,9 @@ pub struct BreakerOpen {
 impl fmt::Display for BreakerOpen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.retry_after {
-            Some(after) => write!(f, "too many calls have failed; try again in {after:?}"),
+            Some(after) => {
+                write!(f, "too many calls have failed; try again in {:?}", rounded(after))
+            }
             None => f.write_str("too many calls have failed; no more calls are allowed at present"),
         }
     }

@@ -57,7 +57,7 @@ pub use framing::{
 };
 pub use heartbeat::{Heartbeat, HeartbeatConfig, HeartbeatEvent};
 pub use histogram::Histogram;
-pub use printable::{printable, printable_lines};
+pub use printable::{Count, printable, printable_lines, rounded};
 pub use restart::{RestartPolicy, Restarts, UnknownRestartPolicy, Verdict};
 pub use retry_budget::{RetryBudget, RetryBudgetConfig};
 pub use suspend::SuspendDetector;

@@ -1,7 +1,32 @@
 //! Text for people: escaping what is untrusted, and truncating.
 
 use std::borrow::Cow;
-use std::fmt::Write;
+use std::fmt::{self, Display, Write};
+use std::time::Duration;
+
+/// Displays a number with its noun, in the plural unless it is 1: `1 byte`, `0 bytes`.
+#[derive(Clone, Copy, Debug)]
+pub struct Count<N>(pub N, pub &'static str);
+
+impl<N: Display + PartialEq + From<u8>> Display for Count<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(number, noun) = self;
+        let plural = if *number == N::from(1) { "" } else { "s" };
+        write!(f, "{number} {noun}{plural}")
+    }
+}
+
+/// Returns a measured time rounded up for display: to seconds above a minute, to tenths above a second, and
+/// otherwise to milliseconds.
+pub fn rounded(time: Duration) -> Duration {
+    let step = match time.as_secs() {
+        0 => Duration::from_millis(1),
+        1..60 => Duration::from_millis(100),
+        _ => Duration::from_secs(1),
+    };
+    let steps = time.as_nanos().div_ceil(step.as_nanos());
+    step.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX))
+}
 
 /// Returns `text` on one line, with all control characters escaped so that a terminal does not interpret
 /// them.
@@ -53,6 +78,27 @@ pub(crate) fn truncated(text: &str, most: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_singular() {
+        let texts = [0_u64, 1, 2].map(|number| Count(number, "more byte").to_string());
+        assert_eq!(texts, ["0 more bytes", "1 more byte", "2 more bytes"]);
+    }
+
+    #[test]
+    fn measured_times_are_rounded_up() {
+        for (time, shown) in [
+            (Duration::ZERO, "0ns"),
+            (Duration::from_nanos(1), "1ms"),
+            (Duration::from_micros(999_001), "1s"),
+            (Duration::from_nanos(4_999_823_412), "5s"),
+            (Duration::from_millis(1_201), "1.3s"),
+            (Duration::from_millis(60_001), "61s"),
+        ] {
+            assert_eq!(format!("{:?}", rounded(time)), shown, "{time:?}");
+        }
+        assert!(rounded(Duration::MAX) > Duration::from_secs(3600));
+    }
 
     #[test]
     fn text_is_truncated_between_characters() {

@@ -6,6 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tieline_proto::Count;
 use tieline_proto::jsonrpc::{INTERNAL_ERROR, INVALID_PARAMS, InvalidProblem, METHOD_NOT_FOUND};
 use tieline_proto::{EncodeError, Fault};
 use tieline_transport::CloseReason;
@@ -63,7 +64,8 @@ impl fmt::Display for Meanwhile {
             0 => Ok(()),
             bytes => write!(
                 f,
-                "; {bytes} bytes of an incomplete message have arrived: is a newline missing?"
+                "; {} of an incomplete message arrived: is a newline missing?",
+                Count(bytes, "byte")
             ),
         }
     }

@@ -300,5 +300,5 @@ async fn timeout_reports_what_arrived_meanwhile() {
     let CallError::TimedOut(meanwhile) = error else { panic!("{error:?}") };
     assert_eq!(meanwhile.unfinished, 35);
     let text = error.to_string();
-    assert!(text.contains("35 bytes of an incomplete message have arrived"), "{text}");
+    assert!(text.contains("35 bytes of an incomplete message arrived"), "{text}");
 }

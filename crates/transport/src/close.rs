@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tieline_proto::Count;
 use tieline_proto::session::{Delivered, Refusal, Violation};
 use tieline_proto::websocket::{Close, CloseCode};
 use tieline_proto::{EncodeError, FrameError, Truncated, printable};
@@ -121,6 +122,10 @@ impl CloseReason {
                 "ask the owner of the server to allow your user (serve --allow-uid UID; `id -u` \
                  prints the uid)"
             }
+            Self::Io(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                "the other side has closed the connection, and may not have read everything; \
+                 with resume+ on both sides it says how much"
+            }
             Self::SessionLost(_) => {
                 "send unacknowledged messages again if receiving them twice does no harm"
             }
@@ -155,7 +160,8 @@ impl fmt::Display for CloseReason {
             Self::NotRestored(not_restored) => not_restored.fmt(f),
             Self::NotPassedOn(message) => message.fmt(f),
             Self::InputUnread(bytes) => {
-                write!(f, "the far side ended without reading the last {bytes} bytes of its input")
+                let bytes = Count(*bytes, "byte");
+                write!(f, "the far side ended without reading the last {bytes} of its input")
             }
             Self::Protocol(error @ FrameError::UserNotAccepted) => write!(f, "refused: {error}"),
             Self::Protocol(error) => write!(f, "broken framing: {error}"),
@@ -190,7 +196,7 @@ pub struct GivenUp {
 
 impl fmt::Display for GivenUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "gave up after {} restarts: ", self.restarts)?;
+        write!(f, "gave up after {}: ", Count(self.restarts, "restart"))?;
         self.last.fmt(f)
     }
 }
@@ -277,7 +283,8 @@ impl fmt::Display for SessionLost {
                 reason.fmt(f)?;
             }
             LostBy::Undeliverable { bytes, tries, last } => {
-                write!(f, "a message of {bytes} bytes was not delivered in {tries} attempts")?;
+                let (bytes, tries) = (Count(*bytes, "byte"), Count(*tries, "attempt"));
+                write!(f, "a message of {bytes} was not delivered in {tries}")?;
                 if let Some(last) = last {
                     write!(f, "; the last connection ended: {last}")?;
                 }
@@ -302,7 +309,8 @@ pub struct NotPassedOn {
 impl fmt::Display for NotPassedOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { number, length, error } = self;
-        write!(f, "message {number} of the session ({length} bytes) cannot be passed on: {error}")
+        let length = Count(*length, "byte");
+        write!(f, "message {number} of the session ({length}) cannot be passed on: {error}")
     }
 }
 
@@ -385,7 +393,7 @@ impl fmt::Display for ChildExit {
             write!(f, "; {truncated}")?;
         }
         if let Some(unread @ 1..) = self.unread {
-            write!(f, "; it left {unread} bytes of its input unread")?;
+            write!(f, "; it left {} of its input unread", Count(unread, "byte"))?;
         }
         if !f.alternate()
             && let Some(line) = self.last_lines().pop()

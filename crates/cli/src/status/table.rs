@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::terminal;
+use tieline_proto::Count;
 
 use super::response::{Breaker, Identity, Line, Memory, Program, ServerStatus, Session, ago};
 
@@ -121,11 +122,12 @@ fn of_session(line: u64, session: &Session) -> [String; 5] {
             time(session.latency_max_us)
         ),
     };
+    let messages = Count(session.kept_messages, "message");
     [
         line.to_string(),
         format!("connection {}, {state}", session.epoch),
-        format!("{} messages, {} bytes", session.kept_messages, session.kept_bytes),
-        format!("{} messages", session.waiting_messages),
+        format!("{messages}, {}", Count(session.kept_bytes, "byte")),
+        Count(session.waiting_messages, "message").to_string(),
         latency,
     ]
 }

@@ -31,7 +31,8 @@ pub(crate) fn close_for(reason: Option<&CloseReason>) -> Close {
         CloseReason::TimedOut => "timed out".into(),
         CloseReason::NoMemory(_) => "too little memory is available; try again later".into(),
         CloseReason::InputUnread(bytes) => {
-            format!("the last {bytes} bytes sent were not read before the program ended")
+            let were = if *bytes == 1 { "byte sent was" } else { "bytes sent were" };
+            format!("the last {bytes} {were} not read before the program ended")
         }
         CloseReason::Unreachable(_) => "the upstream endpoint cannot be reached".into(),
         // Paths and output of programs stay private.

@@ -205,8 +205,9 @@ async fn drive(mut reader: Reader, mut client: PostClient, backend: ChannelBacke
     let ended = {
         let mut reading = pin!(reader.read(&backend));
         let written = tokio::select! {
-            reason = &mut reading => Err(reason),
-            written = write(&mut client, &backend) => written,
+            // The line may end before the response to the POST that ended the input.
+            reason = &mut reading => Err(Ok(reason)),
+            written = write(&mut client, &backend) => written.map_err(Err),
         };
         let (has_ended_input, reason) = match written {
             // The server ends the line, unless the channel is dropped first.
@@ -215,8 +216,20 @@ async fn drive(mut reader: Reader, mut client: PostClient, backend: ChannelBacke
                 () = backend.over() => (true, None),
             },
             Ok(Written::All) => (false, None),
-            // The line may end before the response to the POST that ended the input.
-            Err(reason) => (backend.ended_input(), Some(reason)),
+            Err(Ok(reason)) => (backend.ended_input(), Some(reason)),
+            Err(Err(Unsent { reason, has_messages })) => {
+                // The server refuses POSTs after the end of the line, and the stream ends with the reason.
+                let is_refused = matches!(reason, CloseReason::Io(_)) && is_ours && !is_carrier;
+                let ended = match is_refused {
+                    true => while_it_comes(&backend, reading.as_mut()).await,
+                    false => None,
+                };
+                let says_more = |ended: &CloseReason| match ended.is_clean() {
+                    true => !has_messages,
+                    false => matches!(ended, CloseReason::ByPeerBecause(_)),
+                };
+                (backend.ended_input(), Some(ended.filter(says_more).unwrap_or(reason)))
+            }
         };
         if let Some(reason) = reason {
             backend.end(match reason {
@@ -265,23 +278,31 @@ enum Written {
     InputEnded,
 }
 
+/// A POST that failed.
+struct Unsent {
+    reason: CloseReason,
+    /// It was not only the end of the input.
+    has_messages: bool,
+}
+
 /// POSTs outgoing messages until there are no more.
-async fn write(client: &mut PostClient, backend: &ChannelBackend) -> Result<Written, CloseReason> {
+async fn write(client: &mut PostClient, backend: &ChannelBackend) -> Result<Written, Unsent> {
     loop {
         let Outward::Message(first) = backend.take().await else { break };
-        let mut batch = PostBody::of(first, client.is_ours());
+        let mut batch = client.body(first);
         while batch.has_room()
             && let Some(message) = backend.try_take()
         {
             batch.push(&message);
         }
-        client.post(batch).await?;
+        client.post(batch).await.map_err(|reason| Unsent { reason, has_messages: true })?;
         backend.handed_on();
     }
     if !backend.ends_input() || backend.is_over() {
         return Ok(Written::All);
     }
-    client.post(PostBody::end_of_input()).await?;
+    let ended = client.post(PostBody::EndOfInput).await;
+    ended.map_err(|reason| Unsent { reason, has_messages: false })?;
     backend.ended_input();
     Ok(Written::InputEnded)
 }

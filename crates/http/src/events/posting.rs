@@ -33,41 +33,27 @@ const BATCH: usize = 256 * 1024;
 const MAX_MESSAGES: usize = 1024;
 
 /// The body of one POST.
-#[derive(Default)]
-pub(super) struct PostBody {
-    body: BytesMut,
-    /// The only message, for servers that take one in each POST.
-    single: Bytes,
-    count: usize,
-    is_ours: bool,
-    ends_input: bool,
+pub(super) enum PostBody {
+    /// Length-prefixed messages, for a tieline server, and their number.
+    Batch(BytesMut, usize),
+    /// One message, for any other server.
+    Single(Bytes),
+    /// The end of the input, without messages. Only for a tieline server.
+    EndOfInput,
 }
 
 impl PostBody {
-    /// Creates a body. A tieline server takes several length-prefixed messages; any other server takes one
-    /// message.
-    pub(super) fn of(first: Bytes, is_ours: bool) -> Self {
-        let mut batch = Self { is_ours, ..Self::default() };
-        match is_ours {
-            true => batch.push(&first),
-            false => batch.single = first,
-        }
-        batch
-    }
-
-    /// Creates the end of the input, without messages.
-    pub(super) fn end_of_input() -> Self {
-        Self { is_ours: true, ends_input: true, ..Self::default() }
-    }
-
     pub(super) fn has_room(&self) -> bool {
-        self.is_ours && self.count < MAX_MESSAGES && self.body.len() < BATCH / 2
+        matches!(self, Self::Batch(body, count) if *count < MAX_MESSAGES && body.len() < BATCH / 2)
     }
 
+    /// Adds a message to a batch that [has room](Self::has_room).
     pub(super) fn push(&mut self, message: &Bytes) {
-        self.body.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-        self.body.put_slice(message);
-        self.count += 1;
+        if let Self::Batch(body, count) = self {
+            body.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+            body.put_slice(message);
+            *count += 1;
+        }
     }
 }
 
@@ -106,21 +92,31 @@ impl PostClient {
         self.progress.clone()
     }
 
-    pub(super) fn is_ours(&self) -> bool {
-        self.is_ours
+    /// Creates the body of a POST with this message.
+    pub(super) fn body(&self, first: Bytes) -> PostBody {
+        match self.is_ours {
+            true => {
+                let mut batch = PostBody::Batch(BytesMut::new(), 0);
+                batch.push(&first);
+                batch
+            }
+            false => PostBody::Single(first),
+        }
     }
 
     /// Sends a POST and waits for the response.
     pub(super) async fn post(&mut self, batch: PostBody) -> Result<(), CloseReason> {
         self.sequence += 1;
-        let (body, kind) = match batch.is_ours {
-            true => (batch.body.freeze(), FRAMES),
-            false => (batch.single, "application/json"),
+        let ends_input = matches!(batch, PostBody::EndOfInput);
+        let (body, content_type) = match batch {
+            PostBody::Batch(body, _) => (body.freeze(), FRAMES),
+            PostBody::Single(message) => (message, "application/json"),
+            PostBody::EndOfInput => (Bytes::new(), FRAMES),
         };
         let mut attempt = 1;
         loop {
             let progress = self.progress.clone();
-            let kind = PostKind { content_type: kind, ends_input: batch.ends_input };
+            let kind = PostKind { content_type, ends_input };
             let asked = self.ask(Method::POST, body.clone(), Some(kind));
             let status = match while_it_moves(&progress, asked).await {
                 Some(Ok(status)) => status,

@@ -5,6 +5,7 @@ use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
 
+use tieline_proto::rounded;
 use tieline_transport::TransportError;
 
 use super::slots::Refused;
@@ -40,7 +41,8 @@ impl fmt::Display for PoolError {
             Self::TimedOut { limit, longest: Some((held_for, at)) } => write!(
                 f,
                 "no line of the pool was available within {limit:?}; \
-                 one has been held for {held_for:?}, taken at {at}"
+                 one has been held for {:?}, taken at {at}",
+                rounded(*held_for)
             ),
             Self::TooManyWaiting => f.write_str("too many callers are waiting for a line"),
             Self::BreakerOpen(_) => f.write_str("connecting a new line is not allowed at present"),

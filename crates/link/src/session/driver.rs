@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
+use tieline_proto::Count;
 use tieline_transport::{CloseReason, Incoming, LostBy};
 use tokio::time::Sleep;
 
@@ -116,7 +117,9 @@ impl Driver {
                 }
                 LostBy::Violation(violation) => Some(violation.to_string()),
                 LostBy::Undeliverable { bytes, tries, .. } => Some(format!(
-                    "a message of {bytes} bytes was not delivered in {tries} attempts"
+                    "a message of {} was not delivered in {}",
+                    Count(*bytes, "byte"),
+                    Count(*tries, "attempt")
                 )),
                 LostBy::Line(line @ CloseReason::Protocol(_)) => Some(line.to_string()),
                 _ => None,

@@ -26,6 +26,7 @@ pub use lines::Lines;
 
 use crate::byte_size::ByteSize;
 use crate::json::JsonError;
+use crate::printable::Count;
 use crate::session::{self, Refusal};
 use crate::websocket::Violation;
 use crate::write_buf::WriteBuf;
@@ -190,7 +191,8 @@ impl fmt::Display for Fault {
                 let NotJson { head, length, error } = message.as_ref();
                 write!(
                     f,
-                    "a message of {length} bytes is not JSON ({error}): {}",
+                    "a message of {} is not JSON ({error}): {}",
+                    Count(*length, "byte"),
                     head.get(..SHOWN).unwrap_or(head).escape_ascii()
                 )
             }
@@ -225,7 +227,9 @@ impl fmt::Display for Truncated {
             Some(expected) => {
                 write!(f, "{} of {expected} bytes of a message arrived", self.received)
             }
-            None => write!(f, "{} bytes of an unfinished message arrived", self.received),
+            None => {
+                write!(f, "{} of an unfinished message arrived", Count(self.received, "byte"))
+            }
         }
     }
 }
@@ -291,7 +295,8 @@ impl fmt::Display for FrameError {
             Self::Oversize { length, limit } => {
                 write!(
                     f,
-                    "the peer announced a message of {length} bytes, above the limit of {limit}"
+                    "the peer announced a message of {}, above the limit of {limit}",
+                    Count(*length, "byte")
                 )
             }
             Self::HeaderBlockOversize => {
@@ -361,7 +366,8 @@ impl fmt::Display for EncodeError {
                 f.write_str("a message with a raw newline cannot be sent as one line")
             }
             Self::Oversize { length, limit } => {
-                write!(f, "a message of {length} bytes is above the limit of {limit}")
+                let length = Count(*length, "byte");
+                write!(f, "a message of {length} is above the limit of {limit}")
             }
             Self::NotJson(error) => {
                 write!(

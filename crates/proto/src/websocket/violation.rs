@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::byte_size::ByteSize;
+use crate::printable::Count;
 
 /// How the peer violated the protocol. The line must be closed with [`close_code`](Self::close_code).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +62,8 @@ impl fmt::Display for Violation {
             Self::MalformedClose => f.write_str("a close frame is malformed"),
             Self::NotUtf8 => f.write_str("a text message or a close reason is not UTF-8"),
             Self::Oversize { length, limit } => {
-                write!(f, "a message of {length} bytes is above the limit of {limit}")
+                let length = Count(*length, "byte");
+                write!(f, "a message of {length} is above the limit of {limit}")
             }
             Self::TooManyFrames => f.write_str("too many empty or tiny frames"),
             Self::Unsupported => {

@@ -15,6 +15,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use tieline_proto::Count;
 use tieline_proto::{ByteSize, EncodeError, Fault};
 
 pub use boxed::{BoxChannel, DynAcceptor, DynConnector};
@@ -257,7 +258,8 @@ impl fmt::Display for SendError {
             Self::Message(refused) => refused.error.fmt(f),
             Self::Closed(reason) => write!(f, "the line has ended: {reason}"),
             Self::Lost(messages) => {
-                write!(f, "the connection was lost, and {messages} messages may not have been sent")
+                let messages = Count(*messages, "message");
+                write!(f, "the connection was lost, and {messages} may not have been sent")
             }
         }
     }

@@ -168,6 +168,12 @@ impl Endpoint {
         self.clone()
     }
 
+    /// Returns the text for a sentence in which a colon follows: `stdio` instead of `stdio:`.
+    pub fn label(&self) -> String {
+        let text = self.to_string();
+        text.strip_suffix(':').unwrap_or(&text).to_owned()
+    }
+
     /// Returns the full text, secrets included. It parses as the same endpoint. Not for errors and logs.
     pub fn exact(&self) -> impl fmt::Display + '_ {
         Exact(self, Secrets::Included)

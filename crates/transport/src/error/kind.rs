@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tieline_proto::Count;
 use tieline_proto::EncodeError;
 
 use super::ConfigError;
@@ -228,7 +229,8 @@ impl fmt::Display for ErrorKind {
             }
             Self::PipeFailed => f.write_str("its pipes could not be created"),
             Self::Lost { messages } => {
-                write!(f, "the connection was lost, and {messages} messages may not have been sent")
+                let messages = Count(*messages, "message");
+                write!(f, "the connection was lost, and {messages} may not have been sent")
             }
             Self::Handshake { protocol, problem } => {
                 write!(f, "the {protocol} handshake failed: {problem}")

@@ -136,7 +136,7 @@ impl fmt::Display for TransportError {
         let Inner { kind, operation, endpoint, .. } = &*self.0;
         write!(f, "cannot {operation}")?;
         if let Some(endpoint) = endpoint {
-            write!(f, " {endpoint}")?;
+            write!(f, " {}", endpoint.label())?;
         }
         write!(f, ": {kind}")
     }

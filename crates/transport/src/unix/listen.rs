@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
+use tieline_proto::Count;
 use tokio::net::UnixListener as TokioListener;
 
 use super::connect::connect_once;
@@ -57,7 +58,7 @@ pub(super) fn listen(
     })?;
     let named = endpoint.clone();
     let refusals = WarnThrottle::new(move |count| {
-        tracing::warn!("refused {count} more connections on {named}");
+        tracing::warn!("refused {} on {named}", Count(count, "more connection"));
     });
     Ok(UnixListener {
         listener,
