@@ -6,6 +6,7 @@ mod chaos;
 mod claude;
 mod connect;
 mod credentials;
+mod endpoint;
 mod line;
 mod logging;
 mod memory;
@@ -50,12 +51,13 @@ pub(crate) struct Args {
 const EXAMPLES: &str = "\
 Examples:
   tieline serve                                   serve the built-in demo agent
-  tieline serve -- my-agent --verbose             serve a program on a Unix socket
-  echo '{\"id\":1}' | tieline connect unix:/run/user/1000/tieline/my-agent.sock
+  tieline serve --name my-agent -- npx -y my-agent --verbose    serve a program
+  echo '{\"id\":1}' | tieline connect my-agent
   tieline bridge stdio: content-length+exec:pylsp use a language server line by line
   tieline chaos unix:/tmp/bad.sock unix:/tmp/agent.sock --cut-every 5s    simulate lost connections
 
 Endpoints:
+  NAME, of a server that this user runs: `tieline serve --name NAME`, listed by `tieline status`
   unix:PATH  unix:@ABSTRACT  pipe:NAME (Windows)  exec:COMMAND ARG...  exec:[\"COMMAND\",\"ARG\"]  stdio:  tcp:HOST:PORT
   ws://HOST:PORT/PATH  wss://HOST/PATH  ws-unix:PATH
   http://HOST:PORT/sse  https://HOST/sse  http-unix:PATH (server-sent events and POST)

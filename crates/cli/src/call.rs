@@ -11,9 +11,9 @@ use tieline_transport::StopTimeouts;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::args::Call;
+use crate::lookup;
 use crate::pretty::pretty;
 use crate::report::Failure;
-use crate::sessions;
 use crate::signals::Signals;
 use crate::stdin::read_stdin;
 use crate::stdout::Printer;
@@ -60,7 +60,7 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
     options.stop = in_all(options.stop.terminate);
     let params = params(args.params.as_deref(), options.channel.max_message).await?;
     let registry = args.web.registry()?;
-    let connecting = sessions::connect(&registry, &args.endpoint, &options);
+    let connecting = lookup::connect(&registry, &args.endpoint, &options);
     let within = args.timeout.unwrap_or(Duration::MAX);
     let connected = tokio::select! {
         connected = timeout(within, connecting) => connected,

@@ -10,6 +10,8 @@ use tieline_transport::{Address, Endpoint, Options, Registry, TransportError};
 
 use crate::args::{Bytes, Chaos};
 use crate::children;
+use crate::lookup;
+use crate::names::{self, Name};
 use crate::report::Failure;
 use crate::signals::Signals;
 
@@ -34,8 +36,15 @@ pub(crate) async fn run(args: Chaos) -> Result<(), Failure> {
     args.sockets.set(&mut options, has_socket)?;
     let (registry, target) = (Registry::new(), &args.target.endpoint);
     let (front, back) = (&args.listen.carrier, &args.target.carrier);
-    let chaos = tieline_gateway::Chaos::listen(&registry, front, back, &options, faults);
-    let chaos = chaos.await?;
+    lookup::check(back).await?;
+    if Name::at(front).is_some() {
+        names::prepare()?;
+    }
+    let chaos = tieline_gateway::Chaos::listen(&registry, front, back, &options, faults).await;
+    let chaos = match chaos {
+        Ok(chaos) => chaos,
+        Err(error) => return Err(lookup::explained(error).await),
+    };
     let listen = shown(&args.listen, chaos.endpoint(), &args.target)?;
     // An error is ignored: the proxy also runs if its output is not read.
     let _ = writeln!(std::io::stdout(), "{listen}");

@@ -9,6 +9,7 @@ use tieline_rpc::Dialect;
 use tieline_transport::{Address, Endpoint, Registry};
 
 use crate::args::{Bridge, Connect, Line, Screen};
+use crate::lookup;
 use crate::report::Failure;
 use crate::sessions;
 use crate::signals::Signals;
@@ -54,11 +55,11 @@ async fn join(
     let options = line.options();
     // The far side first: nothing is read from the near side before the far side is connected.
     let far_endpoint = far;
-    let far = sessions::connect(registry, &far_endpoint, &options).await?;
+    let far = lookup::connect(registry, &far_endpoint, &options).await?;
     // Checked first, because connecting takes over stdout.
     let is_terminal = matches!(near.address(), Address::Stdio) && std::io::stdout().is_terminal();
     let near_endpoint = near;
-    let mut near = sessions::connect(registry, &near_endpoint, &options).await?;
+    let mut near = lookup::connect(registry, &near_endpoint, &options).await?;
     if is_terminal && !screen.raw {
         near = terminal::escaped(near);
     }

@@ -11,10 +11,10 @@ mod demo;
 #[cfg(unix)]
 mod limits;
 mod logging;
+mod lookup;
 mod memory;
+mod names;
 mod pretty;
-#[cfg_attr(windows, path = "rendezvous_pipe.rs")]
-mod rendezvous;
 mod report;
 mod serve;
 mod sessions;

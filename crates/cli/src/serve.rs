@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::future::pending;
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use tieline_gateway::{Bridge, Server, ServerReport, Tap};
@@ -14,7 +15,8 @@ use tieline_transport::{
 
 use crate::args::{Logging, Serve};
 use crate::children::KILLED_TIMEOUT;
-use crate::rendezvous;
+use crate::lookup;
+use crate::names::{self, Name};
 use crate::report::{Failure, LogFormat, json_line};
 use crate::sessions::{self, Served};
 use crate::shell::{demo_call, quote};
@@ -165,6 +167,17 @@ impl Program {
         let name = program.to_string_lossy().into_owned();
         Ok(Self { argv: args.command.clone(), name, is_demo: false })
     }
+
+    /// Returns the name of a server of this program that was given none.
+    fn default_name(&self, args: &Serve) -> Name {
+        if self.is_demo {
+            return Name::of_command(&[self.name.clone().into()], Path::new(""));
+        }
+        // Without a directory, programs that are named after it have their own name.
+        let directory = std::env::current_dir().unwrap_or_default();
+        let directory = directory.join(args.cwd.as_deref().unwrap_or(Path::new("")));
+        Name::of_command(&self.argv, &directory)
+    }
 }
 
 struct Listeners {
@@ -194,6 +207,11 @@ async fn listen_all(
         args.listen.iter().cloned().try_for_each(|it| sessions::resumable(it).map(drop))?;
     }
     let options = client_options(args)?;
+    if let Some(name) = &args.name {
+        let acceptor = lookup::listen(registry, name.endpoint(), &options, served).await?;
+        endpoints.push(acceptor.endpoint().clone());
+        acceptors.push(acceptor);
+    }
     for endpoint in &args.listen {
         if Sites::is_one(endpoint) {
             let (plain, sessions) = sites.listen(&args.web, endpoint, &options, served).await?;
@@ -203,7 +221,7 @@ async fn listen_all(
         }
         let allow_unauthenticated_tcp = args.allow_unauthenticated_tcp;
         let options = Options { allow_unauthenticated_tcp, ..options.clone() };
-        let acceptor = sessions::listen(registry, endpoint.clone(), &options, served).await?;
+        let acceptor = lookup::listen(registry, endpoint.clone(), &options, served).await?;
         let listening = acceptor.endpoint().clone();
         endpoints.push(match endpoint.framing() {
             Some(framing) if !listening.is_resumable() => listening.with_framing(framing),
@@ -212,8 +230,8 @@ async fn listen_all(
         acceptors.push(acceptor);
     }
     if acceptors.is_empty() {
-        let name = program.name.as_ref();
-        let acceptor = rendezvous::listen(registry, name, &options, served).await?;
+        let name = program.default_name(args);
+        let acceptor = names::listen_numbered(registry, &name, &options, served).await?;
         endpoints.push(acceptor.endpoint().clone());
         acceptors.push(acceptor);
     }
@@ -283,13 +301,15 @@ fn invitation(
     framing: FramingKind,
 ) -> String {
     let built_in = if program.is_demo { " (built in)" } else { "" };
+    let name = endpoints.iter().find_map(Name::at).filter(|name| name.as_str() != program.name);
+    let as_name = name.map_or_else(String::new, |name| format!(" as {name}"));
     let mut text = format!(
-        "tieline: serving {}{built_in}, one process per client; press Ctrl-C to stop\n\
+        "tieline: serving {}{built_in}{as_name}, one process per client; press Ctrl-C to stop\n\
          try it in another terminal:\n",
         program.name
     );
     for endpoint in endpoints.iter().filter(|it| !Sites::is_one(it)) {
-        let (tieline, endpoint) = (quote(tieline), quote(&endpoint.exact().to_string()));
+        let (tieline, endpoint) = (quote(tieline), quote(&names::shortened(endpoint)));
         text.push_str(&match program.is_demo {
             true => format!("  {}\n", demo_call(&tieline, &endpoint)),
             false => format!("  {tieline} connect {endpoint}\n"),

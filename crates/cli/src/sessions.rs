@@ -5,7 +5,7 @@ use std::time::Duration;
 use tieline_link::SessionOptions;
 use tieline_proto::FramingKind;
 use tieline_transport::{
-    Address, BoxChannel, DynAcceptor, Endpoint, ErrorKind, Options, Registry, TransportError,
+    Address, BoxChannel, DynAcceptor, Endpoint, Options, Registry, TransportError,
 };
 
 use crate::report::Failure;
@@ -62,31 +62,4 @@ pub(crate) async fn listen(
     let grace = served.resume.unwrap_or(usual.grace);
     let session = SessionOptions { grace, max_sessions: served.most, ..usual };
     tieline_link::listen(registry, &endpoint, options, session).await
-}
-
-/// Listens on the first endpoint that is not in use, and logs if that is not the first of all. Returns
-/// `None` if all are in use.
-pub(crate) async fn listen_at_first_free(
-    registry: &Registry,
-    endpoints: impl Iterator<Item = Endpoint>,
-    options: &Options,
-    served: Served,
-) -> Result<Option<Box<dyn DynAcceptor>>, TransportError> {
-    let mut taken = None;
-    for endpoint in endpoints {
-        match listen(registry, endpoint.clone(), options, served).await {
-            Err(error) if matches!(error.kind(), ErrorKind::AddressInUse) => {
-                taken.get_or_insert(endpoint);
-            }
-            listening => {
-                let acceptor = listening?;
-                if let Some(taken) = taken {
-                    let this = acceptor.endpoint();
-                    tracing::info!("{taken} is in use by another server; listening on {this}");
-                }
-                return Ok(Some(acceptor));
-            }
-        }
-    }
-    Ok(None)
 }

@@ -2,6 +2,7 @@
 
 mod login;
 mod response;
+mod running;
 mod server;
 #[cfg_attr(windows, path = "status/pipe.rs")]
 mod socket;
@@ -16,10 +17,10 @@ use tieline_transport::{Endpoint, ErrorKind, Options, Registry};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
+pub(crate) use running::{in_use, not_running};
 pub(crate) use server::{LoginUrls, StatusServer, StatusSource};
 
 use crate::args::Status;
-
 use crate::report::Failure;
 use crate::signals::Signals;
 use crate::stdout::Printer;
@@ -93,20 +94,11 @@ async fn look(args: &Status, printer: &Printer) -> Result<(), Failure> {
 /// Asks all servers, and returns their status sockets and responses sorted by PID; with `wanted`, only of the
 /// server that listens there.
 async fn ask_all(wanted: Option<&Endpoint>) -> Result<Vec<(Endpoint, Value)>, Failure> {
-    let mut asked = JoinSet::new();
-    for (pid, endpoint) in socket::all()? {
-        asked.spawn(async move {
-            let answer = ask(&endpoint, METHOD).await;
-            (pid, endpoint, answer)
-        });
-    }
-    let mut asked = asked.join_all().await;
-    asked.sort_by_key(|(pid, ..)| *pid);
-    let mut answers = Vec::new();
-    for (pid, socket, answer) in asked {
+    let mut statuses = Vec::new();
+    for (pid, socket, answer) in answers().await? {
         match answer {
             Answer::Status(status) if wanted.is_none_or(|it| response::listens_at(&status, it)) => {
-                answers.push((socket, status));
+                statuses.push((socket, status));
             }
             Answer::Status(_) | Answer::Gone => {}
             Answer::Failed(why) => {
@@ -116,13 +108,23 @@ async fn ask_all(wanted: Option<&Endpoint>) -> Result<Vec<(Endpoint, Value)>, Fa
         }
     }
     match wanted {
-        Some(endpoint) if answers.is_empty() => Err(Failure::other(format!(
-            "no server of this user found in {} listens on {endpoint}. `tieline status` lists the \
-             servers that can be asked; one started with --no-status cannot",
-            socket::directory_name()
-        ))),
-        _ => Ok(answers),
+        Some(endpoint) if statuses.is_empty() => Err(running::unanswered(endpoint).await),
+        _ => Ok(statuses),
     }
+}
+
+/// Asks all servers, and returns their PIDs, status sockets and answers, sorted by PID.
+async fn answers() -> Result<Vec<(u32, Endpoint, Answer)>, String> {
+    let mut asking = JoinSet::new();
+    for (pid, socket) in socket::all()? {
+        asking.spawn(async move {
+            let answer = ask(&socket, METHOD).await;
+            (pid, socket, answer)
+        });
+    }
+    let mut answers = asking.join_all().await;
+    answers.sort_by_key(|(pid, ..)| *pid);
+    Ok(answers)
 }
 
 enum Answer {

@@ -84,7 +84,7 @@ fn the_default_socket_is_private_and_named_after_the_program() {
     {
         let folder = place.path().join(folder);
         let serve = serve_by_default(place.path(), variable, &["--", "/usr/bin/env", "cat"]);
-        let socket = folder.join("env.sock");
+        let socket = folder.join("cat.sock");
         assert_eq!(serve.endpoint(), format!("unix:{}", socket.display()));
         assert!(fs::metadata(&socket).unwrap().file_type().is_socket());
         assert_eq!(mode(&socket), 0o600);
@@ -93,7 +93,7 @@ fn the_default_socket_is_private_and_named_after_the_program() {
         serve.stop();
 
         let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
-        assert_eq!(left, [folder.join("env.sock.lock")], "only the lock file may stay");
+        assert_eq!(left, [folder.join("cat.sock.lock")], "only the lock file may stay");
         assert_eq!(fs::metadata(&left[0]).unwrap().len(), 0);
     }
 }

@@ -112,6 +112,23 @@ fn the_default_endpoint_is_a_pipe_named_after_the_program() {
 }
 
 #[test]
+fn a_pipe_with_a_name_is_found_by_its_name() {
+    let name = endpoint().replace("pipe:tieline-cli-", "");
+    let serve = Serve::start(&mut tieline(["serve", "--quiet", "--name", &name]));
+    assert_eq!(serve.endpoint, format!("pipe:tieline-{name}"));
+    assert_says(&run(&mut tieline(["call", &name, "add", "[1,1]"]), ""), "2\n");
+    let says = |args: &[&str], code, text: &str| {
+        let output = run(&mut tieline(args.iter().copied()), "");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        assert!(stderr.contains(text), "{stderr}");
+    };
+    says(&["serve", "--name", "share-a"], 2, "are reserved");
+    serve.kill();
+    says(&["call", &name, "add"], 1, &format!("no server with the name `{name}` is running"));
+}
+
+#[test]
 fn bridge_and_connect_end_when_all_requests_are_answered() {
     let serve = Serve::at(&endpoint());
     let asked = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"sleep\",\"params\":{\"ms\":300}}\n\

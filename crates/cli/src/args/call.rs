@@ -6,19 +6,20 @@ use clap::Args as Group;
 use tieline_rpc::Dialect;
 use tieline_transport::Endpoint;
 
+use super::endpoint::endpoint;
 use super::line::Reach;
-use super::values::{dialect, duration, endpoint};
+use super::values::{dialect, duration};
 use super::web::WebClient;
 
 #[derive(Group)]
 #[command(after_help = "\
 Examples:
-  tieline call unix:/tmp/agent.sock add '[2,3]'
+  tieline call my-agent add '[2,3]'
   tieline call 'exec:tieline demo-agent' count '{\"to\":3}' --follow
   tieline call unix:/tmp/agent.sock log '[\"hello\"]' --notify
   echo '{\"name\":\"x\"}' | tieline call unix:/tmp/agent.sock greet -")]
 pub(crate) struct Call {
-    /// Endpoint to connect to; quote an exec: endpoint that has arguments
+    /// Endpoint or name of a server; quote an exec: endpoint that has arguments
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) endpoint: Endpoint,
     /// Method to call

@@ -7,8 +7,9 @@ use tieline_http::{Place, WebAddress};
 use tieline_proto::ByteSize;
 use tieline_transport::{Address, Endpoint};
 
+use super::endpoint::{endpoint, named_listener};
 use super::system::Sockets;
-use super::values::{duration, endpoint};
+use super::values::duration;
 
 #[derive(Group)]
 #[command(after_help = "\
@@ -23,11 +24,11 @@ authenticates clients. They send the proxy's host name, which the server must al
   tieline serve --listen http://127.0.0.1:8080 --allow-host 127.0.0.1:9090 -- my-agent
   tieline chaos ws://127.0.0.1:9090 ws://127.0.0.1:8080/ws --cut-every 5s")]
 pub(crate) struct Chaos {
-    /// Endpoint to listen on
-    #[arg(value_name = "LISTEN", value_parser = bytes)]
+    /// Endpoint to listen on, or the name that clients use for the proxy
+    #[arg(value_name = "LISTEN", value_parser = listener)]
     pub(crate) listen: Bytes,
-    /// Endpoint to forward to; quote an exec: endpoint that has arguments
-    #[arg(value_name = "TARGET", value_parser = bytes)]
+    /// Endpoint or name of a server to forward to; quote an exec: endpoint that has arguments
+    #[arg(value_name = "TARGET", value_parser = target)]
     pub(crate) target: Bytes,
     /// Cut each connection on both sides TIME after it was made, for example 500ms or 5s; at most a day
     #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -82,8 +83,15 @@ impl Bytes {
     }
 }
 
-fn bytes(text: &str) -> Result<Bytes, String> {
-    let endpoint = endpoint(text)?;
+fn listener(text: &str) -> Result<Bytes, String> {
+    bytes(named_listener(text)?)
+}
+
+fn target(text: &str) -> Result<Bytes, String> {
+    bytes(endpoint(text)?)
+}
+
+fn bytes(endpoint: Endpoint) -> Result<Bytes, String> {
     match (endpoint.framing(), endpoint.address()) {
         (Some(framing), _) => {
             Err(format!("chaos forwards bytes, which have no framing; leave out `{framing}+`"))
@@ -119,17 +127,17 @@ mod tests {
             ("ws-unix:/run/a.sock:/path", "unix:/run/a.sock"),
             ("unix:/run/a.sock", "unix:/run/a.sock"),
         ] {
-            let bytes = bytes(text).unwrap();
+            let bytes = target(text).unwrap();
             assert_eq!(bytes.carrier.to_string(), carrier);
             assert_eq!(bytes.is_web(), !text.starts_with("unix"), "{text}");
             let is_near = bytes.is_web() && !text.contains("example.org");
             assert_eq!(bytes.is_web_of_this_machine(), is_near, "{text}");
         }
         for text in ["http://0.0.0.0:80", "ws://[::]:80", "ws://10.0.0.1", "http://127.0.0.1.org"] {
-            assert!(!bytes(text).unwrap().is_web_of_this_machine(), "{text}");
+            assert!(!target(text).unwrap().is_web_of_this_machine(), "{text}");
         }
         for text in ["ws://", "stdio:", "lines+unix:/run/a.sock", "ftp://example.org"] {
-            assert!(bytes(text).is_err(), "{text}");
+            assert!(target(text).is_err(), "{text}");
         }
     }
 }

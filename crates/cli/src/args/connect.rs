@@ -4,19 +4,21 @@ use clap::Args as Group;
 use tieline_rpc::Dialect;
 use tieline_transport::Endpoint;
 
+use super::endpoint::endpoint;
 use super::line::Line;
-use super::values::{dialect, endpoint};
+use super::values::dialect;
 use super::web::WebClient;
 
 #[derive(Group)]
 #[command(after_help = "\
 Examples:
   echo '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"add\",\"params\":[2,3]}' | tieline connect unix:/tmp/a.sock
+  tieline connect my-agent                         the server started with --name my-agent
   tieline connect 'exec:my-agent --verbose'        interactive; Ctrl-D ends the input
   tieline connect --resume unix:/tmp/a.sock        the same as resume+unix:/tmp/a.sock
   TIELINE_TOKEN=... tieline connect http://127.0.0.1:8080/sse")]
 pub(crate) struct Connect {
-    /// Endpoint to connect to; quote an exec: endpoint that has arguments
+    /// Endpoint or name of a server; quote an exec: endpoint that has arguments
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) endpoint: Endpoint,
     /// Use a session, which survives a lost connection without losing or repeating messages
@@ -55,10 +57,10 @@ Examples:
   tieline bridge stdio: content-length+exec:pylsp
   tieline bridge content-length+stdio: unix:/tmp/agent.sock")]
 pub(crate) struct Bridge {
-    /// Endpoint of the client's side
+    /// Endpoint, or name of a server, of the client's side
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) near: Endpoint,
-    /// Endpoint of the server's side
+    /// Endpoint, or name of a server, of the server's side
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) far: Endpoint,
     /// JSON-RPC dialect of the line: strict, lsp, mcp, mcp-2025-03-26, acp or xi

@@ -10,20 +10,22 @@ use tieline_proto::{FramingKind, RestartPolicy};
 use tieline_rpc::Dialect;
 use tieline_transport::{Endpoint, Environment, Options};
 
+use super::endpoint::listener;
 use super::line::Line;
 use super::system::Sockets;
 use super::values::{
-    at_least_one, dialect, endpoint, framing, is_unix_socket, overflow, restart_policy,
-    up_to_a_day, variable, variable_name,
+    at_least_one, dialect, framing, is_unix_socket, overflow, restart_policy, up_to_a_day,
+    variable, variable_name,
 };
 use super::web::WebServer;
+use crate::names::Name;
 use crate::report::Failure;
 
 #[derive(Group)]
 #[command(after_help = "\
 Examples:
   tieline serve
-  tieline serve -- npx -y @modelcontextprotocol/server-everything stdio
+  tieline serve --name everything -- npx -y @modelcontextprotocol/server-everything stdio
   tieline serve --listen unix:/tmp/lsp.sock --framing content-length -- pylsp
   tieline serve --listen lines+unix:/tmp/a.sock --tap messages.ndjson -- my-agent
   tieline serve --dialect mcp --restart on-failure -- my-mcp-server
@@ -31,8 +33,14 @@ Examples:
   tieline serve --listen unix:/run/agent/a.sock --socket-group staff -- my-agent
   tieline serve --listen http://127.0.0.1:8080 -- my-agent")]
 pub(crate) struct Serve {
-    /// Listen on ENDPOINT; may be repeated [default: a socket named after the command]
-    #[arg(long, value_name = "ENDPOINT", value_parser = endpoint)]
+    /// Listen as NAME, which clients write instead of an endpoint [default: the name of the script,
+    /// package or program, unless there is a --listen]
+    ///
+    /// A name has at most 40 letters, digits, `_` and `-`. `tieline connect NAME` finds it, for the same user.
+    #[arg(long, value_name = "NAME", value_parser = Name::to_serve)]
+    pub(crate) name: Option<Name>,
+    /// Listen on ENDPOINT; may be repeated
+    #[arg(long, value_name = "ENDPOINT", value_parser = listener)]
     pub(crate) listen: Vec<Endpoint>,
     /// Framing of the program's messages: lines, content-length or length-prefix
     ///
@@ -115,8 +123,9 @@ impl Serve {
     /// Returns the options for listening.
     pub(crate) fn listen_options(&self) -> Result<Options, Failure> {
         let mut options = self.line.options();
-        // Without --listen, the default endpoint is a socket.
-        let has_socket = self.listen.is_empty() || self.listen.iter().any(is_unix_socket);
+        // A name is that of a socket.
+        let has_socket =
+            self.name.is_some() || self.listen.is_empty() || self.listen.iter().any(is_unix_socket);
         self.sockets.set(&mut options, has_socket)?;
         Ok(options)
     }

@@ -3,17 +3,17 @@
 use clap::Args as Group;
 use tieline_transport::Endpoint;
 
-use super::values::endpoint;
+use super::endpoint::endpoint;
 
 #[derive(Group)]
 #[command(after_help = "\
 Examples:
   tieline status
-  tieline status unix:/tmp/agent.sock --watch
+  tieline status my-agent --watch
   tieline status --url
   tieline status --json | jq '.serves[].connections'")]
 pub(crate) struct Status {
-    /// Show only the server that listens on ENDPOINT [default: all of this user's servers]
+    /// Show only the server that listens on ENDPOINT, or has this name [default: all of this user's servers]
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) endpoint: Option<Endpoint>,
     /// Print a URL that logs in a browser, once, for each web listener; nothing else

@@ -5,19 +5,7 @@ use std::time::Duration;
 use tieline_gateway::{Overflow, UnknownOverflow};
 use tieline_proto::{ByteSize, ByteSizeError, FramingKind, RestartPolicy};
 use tieline_rpc::Dialect;
-use tieline_transport::{Address, ChannelConfig, Endpoint, TransportError};
-
-pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
-    let explain = |error: TransportError| match error.hint() {
-        Some(hint) => format!("{}; {hint}", error.kind()),
-        None => error.kind().to_string(),
-    };
-    let endpoint: Endpoint = text.parse().map_err(explain)?;
-    match endpoint.address() {
-        Address::Memory(_) => Err("`mem:` connects parts of one process; use unix: or tcp:".into()),
-        _ => Ok(endpoint),
-    }
-}
+use tieline_transport::{Address, ChannelConfig, Endpoint};
 
 pub(super) fn dialect(name: &str) -> Result<Dialect, String> {
     let found = Dialect::ALL.into_iter().find(|dialect| dialect.name == name);

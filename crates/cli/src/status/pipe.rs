@@ -4,7 +4,9 @@ use tieline_transport::{
     Address, BoxChannel, DynAcceptor, Endpoint, Options, Registry, TransportError,
 };
 
-const BEGINNING: &str = "tieline-status-";
+/// The prefix and suffix of status pipes. Pipes with names never end with it.
+const PREFIX: &str = "tieline-";
+const SUFFIX: &str = ".status";
 
 /// The directory of all pipes of this machine.
 const PIPES: &str = r"\\.\pipe\";
@@ -18,7 +20,7 @@ pub(super) struct StatusSocket(Box<dyn DynAcceptor>);
 impl StatusSocket {
     /// Listens.
     pub(super) async fn take(registry: &Registry) -> Result<Self, String> {
-        let name = format!("{BEGINNING}{}", std::process::id());
+        let name = format!("{PREFIX}{}{SUFFIX}", std::process::id());
         let endpoint = Endpoint::new(Address::Pipe(name));
         let listening = registry.listen(&endpoint, &Options::default()).await;
         listening.map(Self).map_err(|error| error.to_string())
@@ -40,7 +42,7 @@ pub(super) fn all() -> Result<Vec<(u32, Endpoint)>, String> {
     let entries = std::fs::read_dir(PIPES).map_err(|error| format!("{PIPES}: {error}"))?;
     let found = entries.flatten().filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;
-        let pid = name.strip_prefix(BEGINNING)?.parse().ok()?;
+        let pid = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok()?;
         Some((pid, Endpoint::new(Address::Pipe(name))))
     });
     Ok(found.take(MAX_NAMES).collect())

@@ -13,6 +13,8 @@ use tieline_proto::BreakerState;
 use tieline_transport::{Address, Endpoint, PeerIdentity, SessionInfo};
 
 use super::StatusSource;
+use crate::names::Name;
+use crate::terminal;
 
 /// How many lines a response lists; the rest are counted.
 const MAX_LINES: usize = 1024;
@@ -25,6 +27,9 @@ const CAUSE: usize = 300;
 pub(super) struct ServerStatus {
     pub(super) version: String,
     pub(super) pid: u32,
+    /// The name that clients may use instead of an endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) name: Option<String>,
     /// When the server started, in RFC 3339, as all times here.
     pub(super) since: String,
     /// The program that is served, without its arguments, which may hold secrets.
@@ -168,6 +173,7 @@ impl ServerStatus {
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
+            name: source.listeners.iter().find_map(Name::at).map(|name| name.as_str().to_owned()),
             since: rfc3339(source.since.1),
             command: source.command.clone(),
             listeners: source.listeners.iter().map(|it| it.exact().to_string()).collect(),
@@ -196,6 +202,24 @@ impl ServerStatus {
                 lost: view.report.lost,
             },
         }
+    }
+}
+
+impl ServerStatus {
+    /// Parses as much as is understood, with control characters escaped.
+    pub(super) fn parse(answer: &Value) -> Self {
+        let mut answer = answer.clone();
+        escape(&mut answer);
+        serde::Deserialize::deserialize(answer).unwrap_or_default()
+    }
+}
+
+fn escape(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = terminal::line(text),
+        Value::Array(values) => values.iter_mut().for_each(escape),
+        Value::Object(members) => members.values_mut().for_each(escape),
+        _ => {}
     }
 }
 

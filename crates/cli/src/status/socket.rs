@@ -6,9 +6,9 @@ use tieline_transport::{
     BoxChannel, DynAcceptor, Endpoint, ErrorKind, Options, Registry, TransportError,
 };
 
-use crate::rendezvous;
+use crate::names;
 
-/// The suffix of status sockets. Default sockets of servers never end with it.
+/// The suffix of status sockets. Sockets with names never end with it.
 const ENDING: &str = ".status";
 
 /// How many processes with the same PID may share the directory, from different containers.
@@ -27,7 +27,7 @@ pub(super) struct StatusSocket {
 impl StatusSocket {
     /// Listens, and removes the sockets of servers that were killed.
     pub(super) async fn take(registry: &Registry) -> Result<Self, String> {
-        let directory = rendezvous::directory()?;
+        let directory = names::directory()?;
         for (_, path) in in_directory(&directory) {
             // Fails if its server is running; otherwise, dropping it removes the files.
             drop(Self::listen(registry, path).await);
@@ -73,12 +73,12 @@ impl Drop for StatusSocket {
 
 /// Returns the name of the directory in which servers are looked for, for messages.
 pub(super) fn directory_name() -> String {
-    rendezvous::place().display().to_string()
+    names::path().display().to_string()
 }
 
 /// Returns the PIDs and status endpoints of this user's servers, including servers that were killed.
 pub(super) fn all() -> Result<Vec<(u32, Endpoint)>, String> {
-    let Some(directory) = rendezvous::existing()? else { return Ok(Vec::new()) };
+    let Some(directory) = names::existing()? else { return Ok(Vec::new()) };
     let all = in_directory(&directory).into_iter();
     Ok(all.map(|(pid, path)| (pid, Endpoint::unix(path))).collect())
 }

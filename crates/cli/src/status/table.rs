@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::terminal;
 use tieline_proto::Count;
 
 use super::response::{Breaker, Identity, Line, Memory, Program, ServerStatus, Session, ago};
@@ -16,37 +15,19 @@ pub(super) fn of(answers: &[Value]) -> String {
         if !text.is_empty() {
             text.push('\n');
         }
-        text.push_str(&server(&ServerStatus::deserialize(answer)));
+        text.push_str(&server(&ServerStatus::parse(answer)));
     }
     text
 }
 
-impl ServerStatus {
-    /// Parses as much as is understood, with control characters escaped.
-    fn deserialize(answer: &Value) -> Self {
-        let mut answer = answer.clone();
-        escape(&mut answer);
-        serde::Deserialize::deserialize(answer).unwrap_or_default()
-    }
-}
-
-fn escape(value: &mut Value) {
-    match value {
-        Value::String(text) => *text = terminal::line(text),
-        Value::Array(values) => values.iter_mut().for_each(escape),
-        Value::Object(members) => members.values_mut().for_each(escape),
-        _ => {}
-    }
-}
-
 fn server(status: &ServerStatus) -> String {
     let ServerStatus { pid, command, connections, totals, lines, .. } = status;
-    let mut text = format!(
-        "{command}: pid {pid}, up {}, tieline {}\n  listening on {}\n",
-        time(&status.since),
-        status.version,
-        status.listeners.join(" "),
-    );
+    let mut text =
+        format!("{command}: pid {pid}, up {}, tieline {}\n", time(&status.since), status.version,);
+    if let Some(name) = &status.name {
+        text.push_str(&format!("  name: {name}\n"));
+    }
+    text.push_str(&format!("  listening on {}\n", status.listeners.join(" ")));
     text.push_str(&format!(
         "  clients: {} now, {} in total, {} refused; failed lines: {}; restarts: {}\n",
         connections.now, connections.ever, connections.refused, totals.failed, totals.restarts

@@ -1,0 +1,63 @@
+//! Connecting and listening where an endpoint may be a server's name.
+
+use tieline_transport::{
+    BoxChannel, DynAcceptor, Endpoint, ErrorKind, Options, Registry, TransportError,
+};
+
+use crate::names::{self, Name};
+use crate::report::Failure;
+use crate::sessions::Served;
+use crate::{sessions, status};
+
+/// Connects. If no server has the name, the failure lists the servers that run.
+pub(crate) async fn connect(
+    registry: &Registry,
+    endpoint: &Endpoint,
+    options: &Options,
+) -> Result<BoxChannel, Failure> {
+    if Name::at(endpoint).is_some() {
+        names::check_owner()?;
+    }
+    match sessions::connect(registry, endpoint, options).await {
+        Ok(channel) => Ok(channel),
+        Err(error) => Err(explained(error).await),
+    }
+}
+
+/// Listens. If the name is in use, the failure says by which process.
+pub(crate) async fn listen(
+    registry: &Registry,
+    endpoint: Endpoint,
+    options: &Options,
+    served: Served,
+) -> Result<Box<dyn DynAcceptor>, Failure> {
+    if Name::at(&endpoint).is_some() {
+        names::prepare()?;
+    }
+    match sessions::listen(registry, endpoint, options, served).await {
+        Ok(acceptor) => Ok(acceptor),
+        Err(error) => Err(explained(error).await),
+    }
+}
+
+/// Checks that a server may be running at `endpoint`, without connecting to it.
+pub(crate) async fn check(endpoint: &Endpoint) -> Result<(), Failure> {
+    match Name::at(endpoint) {
+        Some(name) if !names::exists(&name) => {
+            Err(status::not_running(&name, &ErrorKind::NotFound.to_string()).await)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Adds which servers run to an error that is about a name.
+pub(crate) async fn explained(error: TransportError) -> Failure {
+    match (error.endpoint().and_then(Name::at), error.kind()) {
+        (Some(name), ErrorKind::AddressInUse) => status::in_use(&name).await,
+        (
+            Some(name),
+            kind @ (ErrorKind::NotFound | ErrorKind::Refused | ErrorKind::DirectoryMissing(_)),
+        ) => status::not_running(&name, &kind.to_string()).await,
+        _ => error.into(),
+    }
+}
