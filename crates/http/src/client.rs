@@ -369,8 +369,8 @@ impl WebConnector {
             return Err(self.dialer.denied(status));
         }
         let headers = response.headers();
-        if !has_word(all(headers, &header::UPGRADE), "websocket")
-            || !has_word(all(headers, &header::CONNECTION), "upgrade")
+        if !has_word(headers, &header::UPGRADE, "websocket")
+            || !has_word(headers, &header::CONNECTION, "upgrade")
         {
             return Err(no_web_socket("the server switched to another protocol".to_owned()));
         }
@@ -439,10 +439,6 @@ pub(crate) fn one<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Opti
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
-}
-
-fn all<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> impl Iterator<Item = &'a str> {
-    headers.get_all(name).iter().filter_map(|value| value.to_str().ok())
 }
 
 /// Creates the error for a server that does not accept a session.

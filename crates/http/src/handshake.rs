@@ -2,6 +2,7 @@
 
 use base64::alphabet;
 use base64::prelude::*;
+use hyper::header::{HeaderMap, HeaderName};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use tieline_transport::TransportError;
 
@@ -38,15 +39,17 @@ pub(crate) fn is_key(text: &str) -> bool {
 }
 
 /// Whether a header that is a comma-separated list contains `word`, ignoring case.
-pub(crate) fn has_word<'a>(values: impl IntoIterator<Item = &'a str>, word: &str) -> bool {
-    words(values).any(|known| known.eq_ignore_ascii_case(word))
+pub(crate) fn has_word(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+    words(headers, name).any(|known| known.eq_ignore_ascii_case(word))
 }
 
-/// Splits the values of a header that is a comma-separated list.
+/// Splits the values of a header that is a comma-separated list. Values that are not text are skipped.
 pub(crate) fn words<'a>(
-    values: impl IntoIterator<Item = &'a str>,
+    headers: &'a HeaderMap,
+    name: &HeaderName,
 ) -> impl Iterator<Item = &'a str> {
-    values.into_iter().flat_map(|value| value.split(',')).map(str::trim).filter(|it| !it.is_empty())
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|it| !it.is_empty())
 }
 
 #[cfg(test)]

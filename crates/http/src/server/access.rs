@@ -376,8 +376,7 @@ pub(super) fn is_preflight(request: &Parts) -> bool {
 
 /// Returns the WebSocket subprotocols that the client offers.
 pub(super) fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
-    words(values.filter_map(|value| value.to_str().ok()))
+    words(headers, &header::SEC_WEBSOCKET_PROTOCOL)
 }
 
 /// Returns a header that may appear once: `None` if it is missing or repeated, `Some(None)` if its value is not

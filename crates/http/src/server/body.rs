@@ -163,32 +163,39 @@ pub(super) async fn read(
     max: usize,
     on_bytes: impl Fn(usize),
 ) -> Result<(Bytes, Held), Box<Response<Body>>> {
-    let refused = |status, text| Box::new(line(status, text));
-    let too_long = "the request body is longer than this server accepts";
-    if body.size_hint().lower() > max as u64 {
-        return Err(refused(StatusCode::PAYLOAD_TOO_LARGE, too_long));
-    }
-    match gather(server, body, max, on_bytes).await {
-        Ok(read) => Ok(read),
-        Err(Unread::Bad(StatusCode::PAYLOAD_TOO_LARGE)) => {
-            Err(refused(StatusCode::PAYLOAD_TOO_LARGE, too_long))
-        }
-        Err(Unread::Bad(StatusCode::REQUEST_TIMEOUT)) => {
-            Err(refused(StatusCode::REQUEST_TIMEOUT, "the request body arrived too slowly"))
-        }
-        Err(Unread::Bad(status)) => {
-            Err(refused(status, "the request body is incomplete or malformed"))
-        }
-        Err(Unread::NoRoom) => Err(Box::new(busy(
-            server,
-            "too many request bodies are being sent at once; try again later",
-        ))),
-    }
+    let read = match body.size_hint().lower() > max as u64 {
+        true => Err(Unread::TooLong),
+        false => gather(server, body, max, on_bytes).await,
+    };
+    read.map_err(|unread| Box::new(unread.response(server)))
 }
 
+/// Why a body was not read to its end.
 enum Unread {
-    Bad(StatusCode),
+    TooLong,
+    TooSlow,
+    Broken,
     NoRoom,
+}
+
+impl Unread {
+    fn response(self, server: &Server) -> Response<Body> {
+        let (status, text) = match self {
+            Self::TooLong => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the request body is longer than this server accepts",
+            ),
+            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "the request body arrived too slowly"),
+            Self::Broken => {
+                (StatusCode::BAD_REQUEST, "the request body is incomplete or malformed")
+            }
+            Self::NoRoom => {
+                let text = "too many request bodies are being sent at once; try again later";
+                return busy(server, text);
+            }
+        };
+        line(status, text)
+    }
 }
 
 async fn gather(
@@ -214,14 +221,14 @@ async fn gather(
         });
         let until = (begun + LIMIT + more).min(Instant::now() + LIMIT);
         let frame = timeout_at(until, frame).await;
-        let frame = frame.map_err(|_| Unread::Bad(StatusCode::REQUEST_TIMEOUT))?;
+        let frame = frame.map_err(|_| Unread::TooSlow)?;
         let Some(frame) = frame.map_err(|MemoryRefused { .. }| Unread::NoRoom)? else { break };
-        let frame = frame.map_err(|_| Unread::Bad(StatusCode::BAD_REQUEST))?;
+        let frame = frame.map_err(|_| Unread::Broken)?;
         let Ok(data) = frame.into_data() else { continue };
         on_bytes(data.len());
         let needed = kept.len() + data.len();
         if needed > max {
-            return Err(Unread::Bad(StatusCode::PAYLOAD_TOO_LARGE));
+            return Err(Unread::TooLong);
         }
         while granted < needed {
             let doubled = granted.saturating_mul(2).min(max_needed).max(needed);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response, StatusCode, Version};
 use tieline_proto::ByteSize;
 use tieline_proto::session::OVERHEAD;
@@ -60,8 +60,8 @@ pub(super) fn web_socket(
     };
     let made = (server.clone(), context.permit.clone(), context.identity);
     // The session protocol has its own end of input.
-    let half_close = !is_resumable
-        && has_word(texts(request.headers(), &header::SEC_WEBSOCKET_EXTENSIONS), HALF_CLOSE);
+    let half_close =
+        !is_resumable && has_word(request.headers(), &header::SEC_WEBSOCKET_EXTENSIONS, HALF_CLOSE);
     let switching = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let (server, permit, peer) = made;
@@ -122,8 +122,8 @@ impl Drop for Present {
 fn check(request: &Request<Inbound>) -> Result<HeaderValue, Box<Response<Body>>> {
     let headers = request.headers();
     let bad = |text| Err(Box::new(line(StatusCode::BAD_REQUEST, text)));
-    if !has_word(texts(headers, &header::UPGRADE), "websocket")
-        || !has_word(texts(headers, &header::CONNECTION), "upgrade")
+    if !has_word(headers, &header::UPGRADE, "websocket")
+        || !has_word(headers, &header::CONNECTION, "upgrade")
     {
         let mut response = line(
             StatusCode::UPGRADE_REQUIRED,
@@ -175,10 +175,6 @@ fn switched(key: &HeaderValue, protocol: Option<HeaderValue>, half_close: bool) 
         headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, extension);
     }
     response
-}
-
-fn texts<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    headers.get_all(name).iter().filter_map(|value| value.to_str().ok())
 }
 
 #[cfg(test)]
