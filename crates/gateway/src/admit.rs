@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tieline_proto::json::{self, Limits};
 use tieline_proto::{ByteSize, FrameError};
-use tieline_transport::{BoxChannel, Channel, CloseReason, Incoming, Receiver};
+use tieline_transport::{BoxChannel, Channel, CloseReason, Control, Incoming, Receiver};
 use tokio::time::{Instant, timeout_at};
 
 use crate::ending::explain;
@@ -33,30 +33,8 @@ pub(crate) async fn admit(client: BoxChannel) -> Option<BoxChannel> {
     let (mut sender, receiver) = client.split();
     let mut receiver = FirstMessage::new(receiver);
     let begun = Instant::now();
-    let mut first = timeout_at(begun + SILENCE, receiver.arrived()).await;
-    if matches!(first, Ok(Some(CloseReason::ByPeer))) && control.close_reason().is_none() {
+    let Some(reason) = receiver.refusal(begun, &control).await else {
         return Some(BoxChannel::from_parts(sender, Box::new(receiver), control));
-    }
-    if first.is_err() {
-        if !receiver.rest.holds_part() {
-            return Some(BoxChannel::from_parts(sender, Box::new(receiver), control));
-        }
-        let limit =
-            || FIRST_MESSAGE + Duration::from_secs(control.info().bytes_in / BYTES_A_SECOND);
-        let mut until = begun + FIRST_MESSAGE;
-        loop {
-            first = timeout_at(until, receiver.arrived()).await;
-            let later = begun + limit();
-            if first.is_ok() || later <= until {
-                break;
-            }
-            until = later;
-        }
-    }
-    let reason = match first {
-        Ok(None) => return Some(BoxChannel::from_parts(sender, Box::new(receiver), control)),
-        Ok(Some(reason)) => reason,
-        Err(_) => CloseReason::TimedOut,
     };
     let problem = match &reason {
         CloseReason::TimedOut => {
@@ -85,6 +63,33 @@ struct FirstMessage {
 impl FirstMessage {
     fn new(rest: Box<dyn Receiver>) -> Self {
         Self { rest, first: None, is_checked: false, refused: None }
+    }
+
+    /// Waits for the first message, but not for that of a silent client. Returns the reason if the client is to
+    /// be refused.
+    async fn refusal(&mut self, begun: Instant, control: &Control) -> Option<CloseReason> {
+        if let Ok(first) = timeout_at(begun + SILENCE, self.arrived()).await {
+            // A client that has only ended its input still receives.
+            let has_ended = |reason: &CloseReason| {
+                !matches!(reason, CloseReason::ByPeer) || control.close_reason().is_some()
+            };
+            return first.filter(has_ended);
+        }
+        if !self.rest.holds_part() {
+            return None;
+        }
+        let mut until = begun + FIRST_MESSAGE;
+        loop {
+            if let Ok(first) = timeout_at(until, self.arrived()).await {
+                return first;
+            }
+            let more = Duration::from_secs(control.info().bytes_in / BYTES_A_SECOND);
+            let later = begun + FIRST_MESSAGE + more;
+            if later <= until {
+                return Some(CloseReason::TimedOut);
+            }
+            until = later;
+        }
     }
 
     /// Waits for the first message. Returns the reason if the client is to be refused.

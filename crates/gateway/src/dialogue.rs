@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -12,9 +12,10 @@ use tieline_proto::jsonrpc::{
     Message, Outline, PARSE_ERROR, write_error, write_response,
 };
 use tieline_proto::{FAULT_HEAD, Fault, FrameError};
-use tieline_transport::WarnThrottle;
+use tieline_transport::{Incoming, WarnThrottle};
 
 use crate::held::{Held, Part};
+use crate::lock::lock;
 use crate::own::Own;
 use crate::pump::Side;
 use crate::restore::{Heard, Record, Replay};
@@ -27,11 +28,8 @@ pub(crate) struct Dialogue {
     is_foreign: bool,
     unanswered: Unanswered,
     asked_by_program: Mutex<AskedByProgram>,
-    rules: Option<&'static Handshake>,
-    record: Option<Mutex<Record>>,
-    record_held: Mutex<Part>,
-    /// A response may change the record.
-    is_awaited: AtomicBool,
+    /// Only of dialects whose state can be restored.
+    recorder: Option<Recorder>,
     replay: Mutex<Option<Replay>>,
     is_replaying: AtomicBool,
     client_has_spoken: AtomicBool,
@@ -87,6 +85,42 @@ impl AskedByProgram {
     }
 }
 
+/// Keeps the record of a line up to date.
+struct Recorder {
+    rules: &'static Handshake,
+    /// With the memory that it uses.
+    record: Mutex<(Record, Part)>,
+    /// A response may change the record.
+    is_awaited: AtomicBool,
+}
+
+impl Recorder {
+    fn new(rules: &'static Handshake, held: Option<&Arc<Held>>) -> Self {
+        let record = Mutex::new((Record::new(rules), Part::of(held)));
+        Self { rules, record, is_awaited: AtomicBool::new(false) }
+    }
+
+    /// Records a message from this side that is passed on.
+    fn passed(&self, from: Side, seen: &Message) {
+        let concerns = match seen {
+            Message::Request(request) => Record::concerns(self.rules, &request.method()),
+            Message::Notification(it) => Record::concerns(self.rules, &it.method()),
+            Message::Response(_) => self.is_awaited.load(Relaxed),
+            Message::Batch(_) => true,
+            Message::Invalid(_) => false,
+        };
+        if concerns {
+            let (record, held) = &mut *lock(&self.record);
+            match from {
+                Side::Client => record.client_said(seen),
+                Side::Server => record.program_said(seen),
+            }
+            self.is_awaited.store(record.awaits_answer(), Relaxed);
+            held.set(record.bytes());
+        }
+    }
+}
+
 /// What to do with a message.
 pub(crate) enum Verdict {
     /// Pass the message on.
@@ -126,10 +160,7 @@ impl Dialogue {
                 held: Part::of(held),
                 ..AskedByProgram::default()
             }),
-            rules,
-            record: rules.map(|rules| Mutex::new(Record::new(rules))),
-            record_held: Mutex::new(Part::of(held)),
-            is_awaited: AtomicBool::new(false),
+            recorder: rules.map(|rules| Recorder::new(rules, held)),
             replay: Mutex::new(None),
             is_replaying: AtomicBool::new(false),
             client_has_spoken: AtomicBool::new(false),
@@ -141,9 +172,10 @@ impl Dialogue {
         }
     }
 
-    /// Records a request of the client that cannot be delivered any more, so that it is answered.
-    pub(crate) fn undelivered(&self, message: &Bytes) {
-        self.unanswered.asked(&self.unanswered.classify(message));
+    /// Records a request of the client that cannot be delivered any more, so that it is answered. Returns
+    /// whether it is a message or a fault.
+    pub(crate) fn undelivered(&self, incoming: &Incoming) -> bool {
+        self.unanswered.arrived(incoming)
     }
 
     /// Returns the client's requests that wait for a response.
@@ -346,22 +378,8 @@ impl Dialogue {
             Side::Server => self.unanswered.answered(seen),
         }
         self.note_program_requests(from, seen);
-        let (Some(rules), Some(record)) = (self.rules, &self.record) else { return };
-        let concerns = match seen {
-            Message::Request(request) => Record::concerns(rules, &request.method()),
-            Message::Notification(it) => Record::concerns(rules, &it.method()),
-            Message::Response(_) => self.is_awaited.load(Relaxed),
-            Message::Batch(_) => true,
-            Message::Invalid(_) => false,
-        };
-        if concerns {
-            let mut record = lock(record);
-            match from {
-                Side::Client => record.client_said(seen),
-                Side::Server => record.program_said(seen),
-            }
-            self.is_awaited.store(record.awaits_answer(), Relaxed);
-            lock(&self.record_held).set(record.bytes());
+        if let Some(recorder) = &self.recorder {
+            recorder.passed(from, seen);
         }
     }
 
@@ -406,11 +424,11 @@ impl Dialogue {
                 ));
             }
         }
-        let plan = self.record.as_ref().map(|record| lock(record).restarted());
-        let (Some(plan), Some(rules)) = (plan, self.rules) else {
+        let Some(Recorder { rules, record, .. }) = &self.recorder else {
             self.to_far.open_gate();
             return Ok(());
         };
+        let plan = lock(record).0.restarted();
         match Replay::of(plan, self.dialect, rules)? {
             None => self.to_far.open_gate(),
             Some((replay, first)) => {
@@ -487,7 +505,3 @@ const EACH_ID: usize = 2 * size_of::<Bytes>();
 
 /// How many bytes of output that is not JSON are logged.
 const SHOWN: usize = 200;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

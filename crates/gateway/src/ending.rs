@@ -145,16 +145,20 @@ pub(crate) async fn keep_alive(closed: &mut Option<&mut impl Sender>) -> Infalli
     .await
 }
 
+/// Receives what has already arrived, messages and faults, at most `most`.
+pub(crate) fn arrived(receiver: &mut impl Receiver, most: usize) -> impl Iterator<Item = Incoming> {
+    let poll = move || match receiver.poll_recv(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Incoming::End(_)) | Poll::Pending => None,
+        Poll::Ready(incoming) => Some(incoming),
+    };
+    std::iter::from_fn(poll).take(most)
+}
+
 /// Receives the messages that have already arrived, at most [`MAX_CALLS`]. Returns their size in bytes.
 pub(crate) fn waiting(receiver: &mut impl Receiver) -> u64 {
-    let mut cx = Context::from_waker(Waker::noop());
-    let mut bytes = 0;
-    for _ in 0..MAX_CALLS {
-        match receiver.poll_recv(&mut cx) {
-            Poll::Ready(Incoming::Message(message)) => bytes += message.len() as u64,
-            Poll::Ready(Incoming::End(_)) | Poll::Pending => break,
-            Poll::Ready(_) => {}
-        }
-    }
-    bytes
+    let size = |incoming| match incoming {
+        Incoming::Message(message) => message.len() as u64,
+        _ => 0,
+    };
+    arrived(receiver, MAX_CALLS).map(size).sum()
 }

@@ -4,10 +4,12 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Poll, Waker};
 
 use tieline_transport::{Account, CloseReason, Holding, MemoryBudget, MemoryRefused};
+
+use crate::lock::lock;
 
 /// The budget is updated when the sum crosses a multiple of this, so most changes cost one addition.
 const STEP: usize = 64 * 1024;
@@ -68,7 +70,7 @@ impl Held {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

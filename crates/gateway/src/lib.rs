@@ -19,6 +19,7 @@ mod dialogue;
 mod ending;
 mod held;
 mod line;
+mod lock;
 mod outbox;
 mod own;
 mod patience;

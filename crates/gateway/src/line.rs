@@ -5,12 +5,12 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{
-    BoxChannel, Capabilities, Channel, CloseReason, Control, Incoming, Receiver, SendError, Sender,
+    BoxChannel, Capabilities, Channel, CloseReason, Control, Receiver, SendError, Sender,
     SenderExt, TransportKind, from_now,
 };
 use tokio::task::coop;
@@ -18,7 +18,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::dialogue::Dialogue;
 use crate::ending::{
-    end_far, explain, is_failure, is_fault, is_other_framing, keep_alive, stop_far, waiting,
+    arrived, end_far, explain, is_failure, is_fault, is_other_framing, keep_alive, stop_far,
+    waiting,
 };
 use crate::held::Held;
 use crate::outbox::Outbox;
@@ -376,18 +377,14 @@ impl<'a> Line<'a> {
         let Some(dialogue) = self.dialogue.as_ref().filter(|it| it.unanswered().is_some()) else {
             return 0;
         };
-        let mut cx = Context::from_waker(Waker::noop());
-        for drained in 0..most {
-            match near.poll_recv(&mut cx) {
-                Poll::Ready(Incoming::Message(message)) => {
-                    dialogue.undelivered(&message);
-                    self.to_far.lose(&"the other side has ended");
-                }
-                Poll::Ready(Incoming::End(_)) | Poll::Pending => return drained,
-                Poll::Ready(_) => {}
+        let mut drained = 0;
+        for incoming in arrived(near, most) {
+            if dialogue.undelivered(&incoming) {
+                self.to_far.lose(&"the other side has ended");
             }
+            drained += 1;
         }
-        most
+        drained
     }
 
     /// Closes the near side. It may have disconnected already, and a near side that does not read must not
@@ -533,7 +530,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use bytes::Bytes;
-    use tieline_transport::SendError;
+    use tieline_transport::{Incoming, SendError};
 
     use super::*;
 

@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use tieline_transport::{Outgoing, SendError, Sender};
 
 use crate::held::{Held, Part};
+use crate::lock::lock;
 
 /// The queue has room while it holds fewer messages than this, and fewer bytes than [`BYTES`].
 const MESSAGES: usize = 1024;
@@ -63,7 +64,7 @@ impl Own {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Queues a message even if the queue is full. For messages whose number is bounded elsewhere.

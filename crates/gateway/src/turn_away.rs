@@ -1,14 +1,11 @@
 //! Refuses a client, with an error response to its requests.
 
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tieline_proto::jsonrpc::Dialect;
-use tieline_transport::{
-    BoxChannel, Channel, CloseReason, Incoming, Receiver, ReceiverExt, SenderExt,
-};
+use tieline_transport::{BoxChannel, Channel, CloseReason, Incoming, ReceiverExt, SenderExt};
 
+use crate::ending::arrived;
 use crate::unanswered::{MAX_CALLS, Unanswered};
 
 /// How long a client may take to send a request and to receive the response.
@@ -30,13 +27,12 @@ pub(crate) async fn turn_away(
         let unanswered = Unanswered::new(dialect);
         while unanswered.is_empty() {
             match receiver.recv().await {
-                Incoming::Message(message) => unanswered.asked(&unanswered.classify(&message)),
                 Incoming::End(_) => return,
-                _ => {}
+                incoming => _ = unanswered.arrived(&incoming),
             }
         }
-        for message in waiting(&mut receiver).take(MAX_CALLS) {
-            unanswered.asked(&unanswered.classify(&message));
+        for incoming in arrived(&mut receiver, MAX_CALLS) {
+            unanswered.arrived(&incoming);
         }
         for answer in unanswered.answers_because(why) {
             if sender.feed(answer).await.is_err() {
@@ -50,13 +46,45 @@ pub(crate) async fn turn_away(
     let _ = tokio::time::timeout(PATIENCE, refusal).await;
 }
 
-/// Returns the messages that have already arrived.
-fn waiting(receiver: &mut impl Receiver) -> impl Iterator<Item = Bytes> {
-    std::iter::from_fn(|| {
-        let mut cx = Context::from_waker(Waker::noop());
-        match receiver.poll_recv(&mut cx) {
-            Poll::Ready(Incoming::Message(message)) => Some(message),
-            _ => None,
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tieline_proto::{ByteSize, Lines};
+    use tieline_testkit::duplex::framed;
+    use tieline_transport::{Capabilities, TransportKind};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Returns what a client of an overloaded server receives.
+    async fn answers(sent: &str) -> String {
+        let (mut own, end) = tokio::io::duplex(64 * 1024);
+        let lines = Lines::new(ByteSize::new(512));
+        let client = framed(end, lines, TransportKind::MEMORY, Capabilities::default());
+        own.write_all(sent.as_bytes()).await.unwrap();
+        own.shutdown().await.unwrap();
+        let dialect = Some(Dialect::MCP);
+        turn_away(client.boxed(), dialect, "too many", CloseReason::Overrun).await;
+        let mut received = String::new();
+        own.read_to_string(&mut received).await.unwrap();
+        received
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_are_too_long_are_answered_like_the_others() {
+        let long = "x".repeat(1000);
+        let request = |id: u8, params: &str| {
+            format!(
+                "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"m\",\"params\":[{params:?}]}}\n"
+            )
+        };
+        for params in [["", ""], [&long, ""], ["", &long], [&long, &long]] {
+            let [first, second] = params;
+            let received = answers(&(request(1, first) + &request(2, second))).await;
+            let ids = [1, 2].map(|id| received.contains(&format!("\"id\":{id},")));
+            assert_eq!(ids, [true, true], "{params:?}: {received}");
+            assert_eq!(received.matches("too many").count(), 2, "{received}");
         }
-    })
+    }
 }

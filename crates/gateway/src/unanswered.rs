@@ -10,11 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::{Answers, Dialect, Message, Outline, classify, member, write_error};
-use tieline_transport::CloseReason;
+use tieline_transport::{CloseReason, Incoming};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::held::{Held, Part};
+use crate::lock::lock;
 
 /// The maximum number of requests that are recorded. Further requests get no response if the program ends.
 pub(crate) const MAX_CALLS: usize = 65_536;
@@ -141,8 +142,9 @@ impl Unanswered {
 
     /// Records a message of the client.
     pub(crate) fn asked(&self, message: &Message) {
-        self.lock().has_asked = true;
-        self.each(message, |waiting, message| match message {
+        let mut waiting = self.lock();
+        waiting.has_asked = true;
+        each(message, |message| match message {
             Message::Request(request) => waiting.asked(request.id()),
             Message::Notification(notification) => {
                 // In some dialects a cancelled request gets no response.
@@ -166,10 +168,23 @@ impl Unanswered {
         });
     }
 
+    /// Records a message that arrived from the client, or the beginning of one that could not be received.
+    /// Returns false if it is neither.
+    pub(crate) fn arrived(&self, incoming: &Incoming) -> bool {
+        let message = match incoming {
+            Incoming::Message(message) => message.clone(),
+            Incoming::Fault(fault) => Bytes::copy_from_slice(fault.head()),
+            _ => return false,
+        };
+        self.asked(&self.classify(&message));
+        true
+    }
+
     /// Records a message of the program.
     pub(crate) fn answered(&self, message: &Message) {
-        self.lock().has_said = true;
-        self.each(message, |waiting, message| match message {
+        let mut waiting = self.lock();
+        waiting.has_said = true;
+        each(message, |message| match message {
             Message::Response(response) => waiting.said(Some(response.id())),
             Message::Invalid(invalid) => {
                 let outline = Outline::of(invalid.message());
@@ -177,6 +192,7 @@ impl Unanswered {
             }
             _ => waiting.said(None),
         });
+        drop(waiting);
         self.spoken.notify_one();
     }
 
@@ -257,16 +273,16 @@ impl Unanswered {
         })
     }
 
-    fn each(&self, message: &Message, look: impl Fn(&mut Waiting, &Message)) {
-        let mut waiting = self.lock();
-        match message {
-            Message::Batch(elements) => elements.iter().for_each(|it| look(&mut waiting, it)),
-            one => look(&mut waiting, one),
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.waiting)
+    }
+}
+
+/// Calls `look` with each message of a batch, or with the message.
+fn each(message: &Message, mut look: impl FnMut(&Message)) {
+    match message {
+        Message::Batch(elements) => elements.iter().for_each(look),
+        one => look(one),
     }
 }
 

@@ -12,6 +12,7 @@ use tieline_transport::{
 };
 
 use crate::ServerReport;
+use crate::lock::lock;
 
 /// A handle to observe a [`Server`](crate::Server) while it runs and afterwards
 /// ([`Server::watch`](crate::Server::watch)). Clones observe the same server. It does not keep the server or
@@ -146,7 +147,7 @@ impl ServerWatch {
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.seen)
     }
 }
 

@@ -3,13 +3,15 @@
 //! Slow writes and slow connects are not checked here, because the transport logs warnings about them.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tieline_proto::{Heartbeat, HeartbeatConfig, HeartbeatEvent, Histogram};
 use tieline_transport::{Control, Health, Outgoing};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
+
+use crate::lock::lock;
 
 /// A monitor of one line. Clones refer to the same monitor.
 ///
@@ -189,7 +191,7 @@ impl HealthMonitor {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.state)
     }
 }
 
