@@ -7,7 +7,7 @@ mod support;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use support::{Program, Serve, Talk, request, tieline, until};
+use support::{Program, Serve, Talk, closed_port, request, tieline, until};
 
 #[test]
 fn answers_after_the_end_of_stdin_are_printed() {
@@ -38,7 +38,7 @@ fn a_last_line_without_newline_is_sent() {
 fn connecting_to_nothing_says_what_to_do() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| format!("unix:{}", directory.path().join(name).display());
-    drop(std::os::unix::net::UnixListener::bind(directory.path().join("dead")).unwrap());
+    tieline_testkit::wait::leave_dead_socket(&directory.path().join("dead"));
     std::fs::write(directory.path().join("file"), "").unwrap();
     for (endpoint, problem, hint) in [
         (at("none"), "nothing exists at this address", "start the server first"),
@@ -215,7 +215,8 @@ fn demo_agent() -> String {
 fn errors_name_the_endpoint_as_it_was_written() {
     let directory = tempfile::tempdir().unwrap();
     let nothing = directory.path().join("nothing.sock");
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (_closed, address) = closed_port();
+    let port = address.port();
     for endpoint in [
         format!("unix:{}", nothing.display()),
         format!("tcp:127.0.0.1:{port}"),

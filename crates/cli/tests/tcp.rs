@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use support::{Program, children_of, tieline};
+use support::{Program, children_of, closed_port, tieline};
 
 const ADD: &str = r#"{"jsonrpc":"2.0","id":1,"method":"add","params":[2,3]}"#;
 
@@ -108,8 +108,8 @@ fn a_port_in_use_and_a_port_without_a_server_are_reported() {
     let finished = Program::run(&mut tieline(args), "");
     assert_eq!(finished.code, Some(1), "{finished:?}");
     assert!(finished.stderr.contains("another process is listening there"), "{finished:?}");
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let finished = Program::run(&mut tieline(["connect", &format!("tcp:{free}")]), "");
+    let (_closed, address) = closed_port();
+    let finished = Program::run(&mut tieline(["connect", &format!("tcp:{address}")]), "");
     assert_eq!(finished.code, Some(1), "{finished:?}");
     assert!(finished.stderr.contains("start the server first"), "{finished:?}");
 }

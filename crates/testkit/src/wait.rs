@@ -48,6 +48,26 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Leaves a Unix socket at `path` that no process holds.
+#[cfg(target_os = "linux")]
+#[track_caller]
+pub fn leave_dead_socket(path: &std::path::Path) {
+    drop(std::os::unix::net::UnixListener::bind(path).unwrap());
+    until_unheld(path);
+}
+
+/// Waits until no process holds the Unix socket at `path`. A child that another test is starting holds a copy
+/// of every descriptor until it executes its program.
+#[cfg(target_os = "linux")]
+#[track_caller]
+pub fn until_unheld(path: &std::path::Path) {
+    let path = path.to_str().unwrap();
+    until("no process holds the socket", || {
+        let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+        !sockets.lines().any(|line| line.ends_with(path))
+    });
+}
+
 /// Polls the future once and drops it. Returns its output if it was ready.
 pub async fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);

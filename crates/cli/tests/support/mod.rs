@@ -13,6 +13,7 @@ mod serve;
 #[cfg(unix)]
 pub(crate) mod site;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 pub(crate) use browser::{Browser, CONNECTED, TOKEN as WEB_TOKEN, WebSite};
@@ -46,6 +47,14 @@ pub(crate) fn through_cuts<W>(mut run: impl FnMut(&str) -> (W, Finished)) -> (W,
         last = Some(finished);
     }
     panic!("cut every {}: {last:?}", intervals[3]);
+}
+
+/// A TCP port where nothing listens. It is bound, so that no other process gets it.
+pub(crate) fn closed_port() -> (tokio::net::TcpSocket, SocketAddr) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
 }
 
 /// Polls until the condition is true, for conditions without an event to wait for.

@@ -14,7 +14,7 @@ async fn each_connect_failure_has_its_own_error() {
     let (directory, nothing) = place();
     let at = |name: &str| directory.path().join(name);
     let long = at(&"x".repeat(108));
-    drop(StdListener::bind(at("dead")).unwrap());
+    wait::leave_dead_socket(&at("dead"));
     std::fs::write(at("file"), "").unwrap();
     std::fs::create_dir(at("directory")).unwrap();
     std::os::unix::fs::symlink(at("nowhere"), at("link")).unwrap();

@@ -4,7 +4,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener as StdListener, UnixStream};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tieline_testkit::{helper, test_name};
+use tieline_testkit::{helper, test_name, wait};
 use tieline_transport::Listener;
 
 use super::*;
@@ -47,22 +47,24 @@ async fn live_socket_with_a_full_backlog_is_never_removed() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn socket_that_is_bound_but_not_listening_yet_is_never_removed() {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, socket};
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
     let (_directory, path) = place();
-    let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
     bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
     let before = inode(&path);
     let error = error_of(listen(&path).await);
     assert!(matches!(error.kind(), ErrorKind::AddressInUse), "{error:?}");
     assert_eq!(inode(&path), before);
     drop(socket);
+    wait::until_unheld(&path);
     listen(&path).await.unwrap();
 }
 
 #[tokio::test]
 async fn dead_socket_is_replaced() {
     let (_directory, path) = place();
-    drop(StdListener::bind(&path).unwrap());
+    wait::leave_dead_socket(&path);
     assert!(path.exists(), "std does not remove the socket");
     let mut listener = listen(&path).await.unwrap();
     let (near, far) = tokio::join!(connect(&path), listener.accept());
@@ -74,7 +76,7 @@ async fn dead_socket_is_replaced() {
 #[tokio::test]
 async fn dead_socket_is_replaced_even_if_live_ones_have_its_name() {
     let (_directory, path) = place();
-    drop(StdListener::bind(&path).unwrap());
+    wait::leave_dead_socket(&path);
     let (_elsewhere, other) = place();
     let up: PathBuf = std::env::current_dir().unwrap().iter().skip(1).map(|_| "..").collect();
     let relative = up.join(other.strip_prefix("/").unwrap());
@@ -101,7 +103,7 @@ async fn files_that_are_not_sockets_are_left_alone() {
             std::os::unix::fs::symlink(path.with_extension("file"), path).unwrap();
         }),
         ("a link to a dead socket", |path| {
-            drop(StdListener::bind(path.with_extension("dead")).unwrap());
+            wait::leave_dead_socket(&path.with_extension("dead"));
             std::os::unix::fs::symlink(path.with_extension("dead"), path).unwrap();
         }),
         ("a link to nothing", |path| {
@@ -135,7 +137,7 @@ fn exactly_one_of_fifty_simultaneous_listeners_wins() {
     for round in 0..20 {
         let (_directory, path) = place();
         if round % 2 == 1 {
-            drop(StdListener::bind(&path).unwrap());
+            wait::leave_dead_socket(&path);
         }
         let barrier = Barrier::new(STARTERS);
         let start = || {
