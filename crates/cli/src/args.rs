@@ -6,6 +6,7 @@ mod chaos;
 mod claude;
 mod connect;
 mod credentials;
+mod doctor;
 mod endpoint;
 mod line;
 mod logging;
@@ -31,6 +32,7 @@ pub(crate) use chaos::{Bytes, Chaos};
 #[cfg(unix)]
 pub(crate) use claude::{Claude, Output};
 pub(crate) use connect::{Bridge, Connect, Screen};
+pub(crate) use doctor::Doctor;
 pub(crate) use line::Line;
 pub(crate) use logging::Logging;
 pub(crate) use serve::Serve;
@@ -106,6 +108,12 @@ pub(crate) enum Command {
     /// Each `tieline serve` answers its own user on a socket next to the default ones, unless it runs with
     /// --no-status. Messages and bytes are counted from the server's side: "in" is what clients sent.
     Status(Status),
+    /// Check what works on this machine, and print what to do about the rest
+    ///
+    /// Prints one line for each check: ok, warning (something optional does not work) or problem (a command
+    /// will fail). The exit status is 1 if there is a problem. It starts this program as a child, creates the
+    /// runtime directory if there is none, and leaves nothing else.
+    Doctor(Doctor),
     /// Proxy connections and cut, delay, throttle, discard or corrupt their bytes
     ///
     /// For testing how a client or a server copes with a bad connection. The proxy forwards bytes and does

@@ -8,6 +8,7 @@ mod children;
 mod claude;
 mod connect;
 mod demo;
+mod doctor;
 #[cfg(unix)]
 mod limits;
 mod logging;
@@ -103,6 +104,10 @@ fn check_stdout(command: &Command) -> Result<(), Failure> {
 fn run(args: Args) -> Result<(), Failure> {
     #[cfg(unix)]
     check_stdout(&args.command)?;
+    if let Command::Doctor(doctor) = args.command {
+        // Before the limits are checked: it reports them.
+        return doctor::run(doctor);
+    }
     // A server uses every core; a single line is fastest on the current thread.
     let mut runtime = match &args.command {
         Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
@@ -123,6 +128,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Bridge(bridge) => runtime.block_on(connect::bridge(bridge)),
         Command::Status(status) => runtime.block_on(status::run(status)),
         Command::Chaos(chaos) => runtime.block_on(chaos::run(chaos)),
+        Command::Doctor(doctor) => doctor::run(doctor),
         Command::DemoAgent => runtime.block_on(demo::run()),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -41,6 +41,15 @@ impl Failure {
         Self::Other { sentence: sentence.into(), hint: None }
     }
 
+    /// Returns what failed, on what, and why.
+    #[cfg(unix)]
+    pub(crate) fn sentence(&self) -> String {
+        match self {
+            Self::Transport(error) => error.to_string(),
+            Self::Usage(sentence) | Self::Other { sentence, .. } => sentence.clone(),
+        }
+    }
+
     /// Prints it on stderr.
     pub(crate) fn print(&self, format: LogFormat) {
         let text = match format {

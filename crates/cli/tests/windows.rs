@@ -129,6 +129,16 @@ fn a_pipe_with_a_name_is_found_by_its_name() {
 }
 
 #[test]
+fn doctor_finds_no_problem() {
+    let output = run(&mut tieline(["doctor"]), "");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    for line in ["ok       named pipes: they work", "ok       programs: they start in a job"] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+}
+
+#[test]
 fn bridge_and_connect_end_when_all_requests_are_answered() {
     let serve = Serve::at(&endpoint());
     let asked = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"sleep\",\"params\":{\"ms\":300}}\n\

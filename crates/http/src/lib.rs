@@ -74,5 +74,5 @@ pub use server::{
     Access, HttpServer, LoginUrls, ServerConfig, ServerCounts, ServerLimits, WebAcceptor, WebLine,
 };
 pub use subprotocol::Subprotocol;
-pub use tls::{ClientIdentity, ClientTls, ServerTls};
+pub use tls::{ClientIdentity, ClientTls, ServerTls, system_roots};
 pub use token::Token;

@@ -182,6 +182,13 @@ fn roots(extra: Option<&Path>) -> Result<RootCertStore, TransportError> {
     Ok(roots)
 }
 
+/// Returns how many root certificates the system has, and why others cannot be read.
+pub fn system_roots() -> (usize, Vec<String>) {
+    let system = rustls_native_certs::load_native_certs();
+    let (added, _) = RootCertStore::empty().add_parsable_certificates(system.certs);
+    (added, system.errors.iter().map(ToString::to_string).collect())
+}
+
 /// Accepts every certificate. The server must still have the certificate's key.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);

@@ -128,7 +128,7 @@ pub use process::{
     until_children_are_gone,
 };
 #[cfg(target_os = "linux")]
-pub use process::{adopt_orphans, reap_orphans};
+pub use process::{adopt_orphans, check_cgroup, reap_orphans};
 #[cfg(unix)]
 pub use process::{is_signal_ignored, reset_inherited, was_started_without_stdout};
 #[cfg(unix)]

@@ -44,6 +44,8 @@ pub use self::config::ProcessConfig;
 #[cfg(windows)]
 pub(crate) use self::end::End;
 #[cfg(target_os = "linux")]
+pub use self::guardian::group::check_cgroup;
+#[cfg(target_os = "linux")]
 pub(crate) use self::guardian::guard;
 #[cfg(unix)]
 pub use self::inherited::{is_signal_ignored, reset_inherited, was_started_without_stdout};

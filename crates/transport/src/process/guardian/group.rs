@@ -83,6 +83,18 @@ impl Group {
     }
 }
 
+/// Checks whether guardians of this process can create a cgroup for their programs. Without one, they search
+/// for the processes of a program, which takes longer.
+///
+/// # Errors
+/// The error of the operating system: there is no cgroup v2 (before Linux 5.14, it has no `cgroup.kill`), or
+/// the cgroup of this process is not delegated to its user.
+pub fn check_cgroup() -> io::Result<()> {
+    let group = Group::make()?;
+    group.remove();
+    Ok(())
+}
+
 /// Kills the members of cgroups whose guardian is gone, and removes them. Returns true if some could not
 /// be removed yet.
 pub(in super::super) fn sweep() -> bool {
