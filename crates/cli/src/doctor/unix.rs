@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use rustix::process::{Resource, getrlimit};
 
 use super::Finding;
-use crate::{limits, rendezvous};
+use crate::{limits, names};
 
 /// What holds a program.
 pub(super) const HELD: &str = if cfg!(target_os = "linux") {
@@ -55,12 +55,12 @@ fn threads() -> Finding {
 pub(super) async fn lines() -> Vec<Finding> {
     let mut findings = Vec::new();
     const CHECK: &str = "runtime directory";
-    match rendezvous::directory() {
+    match names::directory() {
         Ok(directory) => {
             findings.push(Finding::ok(CHECK, directory.display().to_string()));
-            // As long as the longest default name.
-            let name = format!("{:x<40}", format!(".doctor-{}", std::process::id()));
-            let path = directory.join(name + "-1000.sock");
+            // As long as the socket of the longest name.
+            let name = format!("{:x<40}.sock", format!(".doctor-{}", std::process::id()));
+            let path = directory.join(name);
             let listening = UnixListener::bind(&path);
             let talked =
                 listening.and_then(|listener| talk(&listener, || UnixStream::connect(&path)));
