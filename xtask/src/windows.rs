@@ -44,8 +44,9 @@ const PROGRAMS: [Program; 2] = [
 ];
 
 /// What users get, and what it is tested with.
-const PACKAGES: [&str; 10] = [
+const PACKAGES: [&str; 11] = [
     "tieline-proto",
+    "tieline-mcp",
     "tieline-transport",
     "tieline-http",
     "tieline-rpc",

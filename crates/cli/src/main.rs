@@ -13,6 +13,7 @@ mod doctor;
 mod limits;
 mod logging;
 mod lookup;
+mod mcp;
 mod memory;
 mod names;
 mod pretty;

@@ -16,6 +16,7 @@ use tieline_transport::{
 use crate::args::{Logging, Serve};
 use crate::children::KILLED_TIMEOUT;
 use crate::lookup;
+use crate::mcp;
 use crate::names::{self, Name};
 use crate::report::{Failure, LogFormat, json_line};
 use crate::sessions::{self, Served};
@@ -44,12 +45,18 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     let mut server = Server::new(args.max_connections, bridge);
     server.restart(args.restart);
     server.account(account.clone());
-    let mut sites = Sites::of(&program.name);
-    let Listeners { acceptors, endpoints } =
+    let mcp_dialect = mcp::dialect(dialect, args.framing);
+    let mcp_name =
+        mcp_dialect.map(|_| args.name.clone().unwrap_or_else(|| program.default_name(&args)));
+    let mut sites = Sites::of(&program.name, mcp_name);
+    let Listeners { acceptors, of_mcp, endpoints } =
         listen_all(&args, &registry, &program, &mut sites).await?;
     let target = target(&args, &registry, &program, &account)?;
     for acceptor in acceptors {
         server.add(acceptor, target.clone());
+    }
+    for (acceptor, dialect) in of_mcp.into_iter().zip(mcp_dialect.into_iter().cycle()) {
+        server.add_for_dialect(acceptor, target.clone(), dialect);
     }
     let endpoints: Vec<_> = endpoints.iter().map(Endpoint::absolute).collect();
     let watch = server.watch();
@@ -182,6 +189,8 @@ impl Program {
 
 struct Listeners {
     acceptors: Vec<Box<dyn DynAcceptor>>,
+    /// The acceptors of MCP clients.
+    of_mcp: Vec<Box<dyn DynAcceptor>>,
     /// The endpoints that clients use, with their framing.
     endpoints: Vec<Endpoint>,
 }
@@ -194,7 +203,7 @@ async fn listen_all(
 ) -> Result<Listeners, Failure> {
     let (resume, most) = (args.resume, args.max_connections);
     let served = Served { resume, most, framing: args.framing };
-    let (mut acceptors, mut endpoints) = (Vec::new(), Vec::new());
+    let (mut acceptors, mut of_mcp, mut endpoints) = (Vec::new(), Vec::new(), Vec::new());
     if let Some(option) = args.web.first_given().filter(|_| !args.listen.iter().any(Sites::is_one))
     {
         return Err(Failure::Usage(format!(
@@ -214,9 +223,10 @@ async fn listen_all(
     }
     for endpoint in &args.listen {
         if Sites::is_one(endpoint) {
-            let (plain, sessions) = sites.listen(&args.web, endpoint, &options, served).await?;
-            endpoints.push(plain.endpoint().clone());
-            acceptors.extend([plain, sessions]);
+            let site = sites.listen(&args.web, endpoint, &options, served).await?;
+            endpoints.push(site.plain.endpoint().clone());
+            acceptors.extend([site.plain, site.sessions]);
+            of_mcp.extend(site.mcp);
             continue;
         }
         let allow_unauthenticated_tcp = args.allow_unauthenticated_tcp;
@@ -235,7 +245,7 @@ async fn listen_all(
         endpoints.push(acceptor.endpoint().clone());
         acceptors.push(acceptor);
     }
-    Ok(Listeners { acceptors, endpoints })
+    Ok(Listeners { acceptors, of_mcp, endpoints })
 }
 
 /// Returns the options for clients' lines.

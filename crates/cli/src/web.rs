@@ -11,7 +11,9 @@ use tieline_transport::{Address, DynAcceptor, Endpoint, MemoryBudget, Options};
 
 use crate::args::WebServer;
 use crate::children::TOKEN;
+use crate::mcp::{self, McpAcceptor, McpOptions};
 use crate::memory::prometheus;
+use crate::names::Name;
 use crate::report::Failure;
 use crate::sessions::Served;
 use crate::shell::{curl, quote, set_variable};
@@ -31,17 +33,27 @@ pub(crate) struct Sites {
     public_url: Option<PublicUrl>,
     /// The program's file name, for the page.
     program_name: String,
+    /// The name that MCP clients give the server, if there is `/mcp`.
+    mcp_name: Option<Name>,
+}
+
+/// The acceptors of a web server.
+pub(crate) struct SiteAcceptors {
+    pub(crate) plain: Box<dyn DynAcceptor>,
+    pub(crate) sessions: Box<dyn DynAcceptor>,
+    /// That of the sessions of MCP clients.
+    pub(crate) mcp: Option<Box<dyn DynAcceptor>>,
 }
 
 /// How long closing waits for clients to disconnect.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 impl Sites {
-    /// Creates a set without listeners, for this program.
-    pub(crate) fn of(program: &str) -> Self {
+    /// Creates a set without listeners, for this program. If its clients may use MCP, they give it `mcp_name`.
+    pub(crate) fn of(program: &str, mcp_name: Option<Name>) -> Self {
         let name = Path::new(program).file_name().unwrap_or(program.as_ref());
         let program_name = name.to_string_lossy().into_owned();
-        Self { sites: Vec::new(), access: None, public_url: None, program_name }
+        Self { sites: Vec::new(), access: None, public_url: None, program_name, mcp_name }
     }
 
     /// Returns whether it is a web endpoint.
@@ -49,14 +61,14 @@ impl Sites {
         matches!(endpoint.scheme(), "http" | "https" | "http-unix")
     }
 
-    /// Listens on `endpoint`. Returns the acceptors of plain lines and of sessions.
+    /// Listens on `endpoint`.
     pub(crate) async fn listen(
         &mut self,
         args: &WebServer,
         endpoint: &Endpoint,
         options: &Options,
         served: Served,
-    ) -> Result<(Box<dyn DynAcceptor>, Box<dyn DynAcceptor>), Failure> {
+    ) -> Result<SiteAcceptors, Failure> {
         let access = match &self.access {
             Some((access, _)) => access.clone(),
             None => self.access.insert(args.access()?).0.clone(),
@@ -81,13 +93,24 @@ impl Sites {
         let usual = SessionOptions::default();
         let grace = args.session_grace.or(served.resume).unwrap_or(usual.grace);
         limits.event_grace = grace;
+        let (most, take_wait) = (served.most, limits.take_wait);
+        let mcp = self
+            .mcp_name
+            .as_ref()
+            .map(|_| mcp::route(McpOptions { most, take_wait, memory: options.memory.clone() }));
+        let (routes, arrivals) = mcp.unzip();
+        config.routes.extend(routes);
         let (site, plain, resumable) = HttpServer::listen(config).await?;
+        let endpoint = site.endpoint().clone();
         let session = SessionOptions { grace, max_sessions: served.most, ..usual };
         let sessions = Sessions::new(Box::new(resumable), session, LineOptions::of(options));
         let exits = sessions.exits();
         site.set_exits(move |session, owner| exits.get(session, owner));
         self.sites.push(site);
-        Ok((Box::new(plain), Box::new(sessions)))
+        let mcp = arrivals.map(|arrivals| -> Box<dyn DynAcceptor> {
+            Box::new(McpAcceptor { arrivals, endpoint })
+        });
+        Ok(SiteAcceptors { plain: Box::new(plain), sessions: Box::new(sessions), mcp })
     }
 
     /// Exports the server's counters and its memory on `/metrics`.
@@ -133,6 +156,13 @@ impl Sites {
             };
             text.push_str(&format!("  {}\n", curl(&more, &rpc, token, call)));
             text.push_str(&format!("  or with server-sent events: {events}\n"));
+            if let (Some(name), Some(url)) = (&self.mcp_name, self.mcp_url(site.endpoint())) {
+                let token = match &self.access {
+                    Some((Access::Token(token), true)) => Some(Token::reveal(token)),
+                    _ => needs_token.then_some("TOKEN"),
+                };
+                text.push_str(&mcp::snippet(name, &url, token));
+            }
             if let Some(url) = site.one_time_url()? {
                 let once = match (needs_token, has_status) {
                     (false, _) => String::new(),
@@ -160,6 +190,15 @@ impl Sites {
             });
             urls.collect()
         })
+    }
+
+    /// Returns the URL for MCP clients; `None` on a Unix socket without a public URL.
+    fn mcp_url(&self, listener: &Endpoint) -> Option<String> {
+        match (&self.public_url, listener.scheme()) {
+            (Some(public), _) => Some(format!("{public}mcp")),
+            (None, "http-unix") => None,
+            (None, _) => Some(format!("{listener}/mcp")),
+        }
     }
 
     /// Returns whether the token is new and must be printed even with `--quiet`.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tieline_link::{CallPermit, Link, LinkOptions, Recovery, SharedBreaker};
 use tieline_proto::RestartPolicy;
+use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{
     BoxChannel, Channel, CloseReason, DynAcceptor, DynConnector, ErrorKind, ProcessAccount,
     ProcessCounts, TransportError, from_now,
@@ -36,6 +37,8 @@ pub struct Server {
 struct Entrance {
     acceptor: Box<dyn DynAcceptor>,
     target: Arc<dyn DynConnector>,
+    /// Instead of that of the bridge.
+    dialect: Option<Dialect>,
 }
 
 /// The totals of a [`Server`].
@@ -87,7 +90,17 @@ impl Server {
 
     /// Adds an acceptor. Each of its clients is connected to a new channel from `target`.
     pub fn add(&mut self, acceptor: Box<dyn DynAcceptor>, target: Arc<dyn DynConnector>) {
-        self.entrances.push(Entrance { acceptor, target });
+        self.entrances.push(Entrance { acceptor, target, dialect: None });
+    }
+
+    /// Adds an acceptor whose clients use this dialect, whatever that of the [bridge](Bridge::dialect) is.
+    pub fn add_for_dialect(
+        &mut self,
+        acceptor: Box<dyn DynAcceptor>,
+        target: Arc<dyn DynConnector>,
+        dialect: Dialect,
+    ) {
+        self.entrances.push(Entrance { acceptor, target, dialect: Some(dialect) });
     }
 
     /// Serves until `stop` completes. Then stops listening, lets every line end within the bridge's grace, and
@@ -118,7 +131,7 @@ impl Server {
                         lines.refuse(&why);
                         let client = arrival.client;
                         if turned_away.len() < TURNED_AWAY {
-                            let dialect = bridge.dialect;
+                            let dialect = arrival.dialect.or(bridge.dialect);
                             turned_away.spawn(async move {
                                 turn_away(client, dialect, &why, CloseReason::Overrun).await;
                             });
@@ -175,6 +188,7 @@ struct Joined {
 struct Arrival {
     client: BoxChannel,
     target: Arc<dyn DynConnector>,
+    dialect: Option<Dialect>,
 }
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -183,7 +197,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Accepts clients. Errors are usually temporary, such as running out of file descriptors, so it retries
 /// with increasing pauses.
 async fn accept(entrance: Entrance, arrivals: mpsc::Sender<Arrival>) {
-    let Entrance { mut acceptor, target } = entrance;
+    let Entrance { mut acceptor, target, dialect } = entrance;
     let mut pause = None;
     // With a place reserved for it, no client waits here that the server does not know of.
     while let Ok(place) = arrivals.reserve().await {
@@ -193,7 +207,7 @@ async fn accept(entrance: Entrance, arrivals: mpsc::Sender<Arrival>) {
                     tracing::info!("accepting again on {}", acceptor.endpoint());
                 }
                 let target = target.clone();
-                place.send(Arrival { client, target });
+                place.send(Arrival { client, target, dialect });
             }
             Err(error) => {
                 if pause.is_none() {
@@ -230,6 +244,7 @@ impl Lines {
         let peer = peer.map_or_else(String::new, |peer| format!(" ({peer})"));
         tracing::info!(line, "client connected{peer}");
         joined.bridge.line = line;
+        joined.bridge.dialect = arrival.dialect.or(joined.bridge.dialect);
         self.watch.begun(line, arrival.client.control().clone());
         let running = run(arrival, joined, self.watch.clone(), stopping);
         let task = self.tasks.spawn(running.instrument(info_span!("line", id = line)));

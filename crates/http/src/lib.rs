@@ -71,7 +71,8 @@ pub use proxy::Proxies;
 pub use public_url::PublicUrl;
 pub use request_header::{BasicAuth, RequestHeader};
 pub use server::{
-    Access, HttpServer, LoginUrls, ServerConfig, ServerCounts, ServerLimits, WebAcceptor, WebLine,
+    Access, EventWriter, HttpServer, LoginUrls, Responding, Route, RouteHandler, RouteLine,
+    RouteRequest, RouteResponse, ServerConfig, ServerCounts, ServerLimits, WebAcceptor, WebLine,
 };
 pub use subprotocol::Subprotocol;
 pub use tls::{ClientIdentity, ClientTls, ServerTls, system_roots};

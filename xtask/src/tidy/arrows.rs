@@ -25,6 +25,7 @@ const PLACES: &[(&str, Place)] = &[
     ("tieline-link", Level(3)),
     ("tieline-http", Level(2)),
     ("tieline-transport", Level(1)),
+    ("tieline-mcp", Level(1)),
     ("tieline-proto", Level(0)),
     ("tieline-testkit", Unpublished),
     ("tieline-bench", Unpublished),

@@ -1,5 +1,5 @@
-//! The protocol crate uses no I/O, clock, randomness or runtime, neither through dependencies nor
-//! through the standard library. Its tests may.
+//! The protocol crates use no I/O, clock, randomness or runtime, neither through dependencies nor
+//! through the standard library. Their tests may.
 
 use std::path::Path;
 
@@ -7,19 +7,20 @@ use crate::Failure;
 use crate::tidy::{Finding, code};
 use crate::workspace::{Crate, Kind, Workspace};
 
-const CRATE: &str = "tieline-proto";
+const CRATES: [&str; 2] = ["tieline-proto", "tieline-mcp"];
 const FORBIDDEN_CRATES: &[&str] = &["tokio", "rand", "rustix", "libc", "socket2", "mio"];
 const FORBIDDEN_MODULES: &[&str] = &["net", "fs", "process", "thread"];
 const FORBIDDEN_CALLS: &[&str] = &["Instant::now", "SystemTime::now"];
 
 pub(super) fn check(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
-    let crates = workspace.crates()?;
-    let Some(it) = crates.iter().find(|it| it.name == CRATE) else { return Ok(Vec::new()) };
-    let mut findings = dependencies(it);
-    let sources = code::sources(workspace, &it.directory.join("src"))?;
-    for (file, code) in code::product(&sources) {
-        findings
-            .extend(forbidden(&code).into_iter().map(|(line, what)| finding(&file, line, &what)));
+    let mut findings = Vec::new();
+    for it in workspace.crates()?.iter().filter(|it| CRATES.contains(&it.name.as_str())) {
+        findings.extend(dependencies(it));
+        let sources = code::sources(workspace, &it.directory.join("src"))?;
+        for (file, code) in code::product(&sources) {
+            let found = forbidden(&code).into_iter();
+            findings.extend(found.map(|(line, what)| finding(it, &file, line, &what)));
+        }
     }
     Ok(findings)
 }
@@ -30,21 +31,21 @@ fn dependencies(it: &Crate) -> Vec<Finding> {
         .filter(|dependency| dependency.kind != Kind::Dev)
         .filter(|dependency| FORBIDDEN_CRATES.contains(&dependency.name.as_str()))
         .map(|dependency| {
-            let what = format!("{CRATE} depends on {}", dependency.name);
+            let what = format!("{} depends on {}", it.name, dependency.name);
             Finding::new(
                 manifest.display(),
                 what,
-                "move the code that needs it up to tieline-transport",
+                "move the code that needs it up to a crate with I/O",
             )
         })
         .collect()
 }
 
-fn finding(file: &Path, line: usize, what: &str) -> Finding {
+fn finding(it: &Crate, file: &Path, line: usize, what: &str) -> Finding {
     Finding::new(
         format!("{}:{line}", file.display()),
-        format!("{CRATE} uses {what}"),
-        "pass it as an argument, or move the code up to tieline-transport",
+        format!("{} uses {what}", it.name),
+        "pass it as an argument, or move the code up to a crate with I/O",
     )
 }
 

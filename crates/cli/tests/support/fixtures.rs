@@ -15,6 +15,15 @@ pub(crate) fn server_everything() -> [String; 3] {
     ["node".into(), text(from("TIELINE_NODE_FIXTURES", script)), "stdio".into()]
 }
 
+/// The directory of the MCP project's TypeScript SDK, as CommonJS modules.
+#[track_caller]
+pub(crate) fn mcp_sdk() -> PathBuf {
+    from("TIELINE_NODE_FIXTURES", "node_modules/@modelcontextprotocol/sdk/dist/cjs/types.js")
+        .parent()
+        .expect("a directory")
+        .to_owned()
+}
+
 /// The Claude CLI for this platform.
 #[track_caller]
 pub(crate) fn claude() -> String {

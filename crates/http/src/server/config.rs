@@ -8,6 +8,8 @@ use tieline_transport::{
     ConfigError, Endpoint, ErrorKind, MemoryBudget, Operation, TransportError,
 };
 
+use super::added::Route;
+use super::routes::Routes;
 use crate::address::{Place, WebAddress, authority_of};
 use crate::channel::WebSocketConfig;
 use crate::public_url::PublicUrl;
@@ -56,6 +58,8 @@ pub struct ServerConfig {
     pub web_socket: WebSocketConfig,
     /// If set, every plain message received must be JSON within these limits; any other is a fault.
     pub json: Option<Limits>,
+    /// Routes in addition to the server's own; none by default.
+    pub routes: Vec<Route>,
 }
 
 /// How clients authenticate.
@@ -162,6 +166,7 @@ impl ServerConfig {
             memory: None,
             web_socket: WebSocketConfig::default(),
             json: None,
+            routes: Vec::new(),
         }
     }
 
@@ -211,6 +216,8 @@ impl ServerConfig {
         positive(limits.rpc_calls > 0, "rpc_calls", "be at least 1")?;
         positive(!limits.rpc_timeout.is_zero(), "rpc_timeout", longer)?;
         positive(!self.web_socket.close_timeout.is_zero(), "close_timeout", longer)?;
+        let can_add = Routes::can_add(&self.routes);
+        positive(can_add, "routes", "have free paths, upper-case methods and lower-case headers")?;
         let are_hosts = self.hosts.iter().all(|host| authority_of(host, 1).is_some());
         positive(are_hosts, "hosts", "be host names, with or without a port")?;
         let are_origins = self.origins.iter().all(|it| super::access::Origin::read(it).is_some());

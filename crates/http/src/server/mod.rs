@@ -3,13 +3,14 @@
 //! ```text
 //!   listener ─▶ ConnectionLimiter ─▶ TLS ─▶ hyper (head, limits) ─▶ AccessPolicy (host, origin, token)
 //!                                                                          │
-//!                                /health  /metrics  /  ◀── Routes ─────────┤
+//!               added routes, /health  /metrics  /  ◀── Routes ────────────┤
 //!                                                                          ▼ /ws  /sse  /rpc
 //!                                   WebAcceptor, plain  ◀── upgrade, events ──▶  WebAcceptor, resumable
 //! ```
 
 mod acceptor;
 mod access;
+mod added;
 mod body;
 mod body_budget;
 mod config;
@@ -42,6 +43,9 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 pub use acceptor::{WebAcceptor, WebLine};
+pub use added::{
+    EventWriter, Responding, Route, RouteHandler, RouteLine, RouteRequest, RouteResponse,
+};
 pub use config::{Access, ServerConfig, ServerLimits};
 pub use count::ServerCounts;
 
@@ -110,7 +114,7 @@ impl HttpServer {
     /// [`Unauthenticated`](ErrorKind::Unauthenticated): the server would be reachable from other machines
     /// without a token and TLS.
     pub async fn listen(
-        config: ServerConfig,
+        mut config: ServerConfig,
     ) -> Result<(Self, WebAcceptor, WebAcceptor), TransportError> {
         let wanted = endpoint_of(&config.place, config.tls.is_some());
         let at = |error: TransportError| match error.endpoint() {
@@ -135,7 +139,7 @@ impl HttpServer {
         let server = Arc::new(Server {
             endpoint: endpoint.clone(),
             is_secure: config.tls.is_some(),
-            routes: Routes::new(),
+            routes: Routes::new(std::mem::take(&mut config.routes)),
             access: AccessPolicy::new(&config, bound),
             public_url: config.public_url,
             page: page::html(config.program_name.as_deref()),

@@ -15,6 +15,7 @@ use tieline_transport::{Owner, PeerIdentity, Principal};
 
 use super::Server;
 use super::access::{Refused, is_preflight};
+use super::added::RouteRequest;
 use super::body::{Body, Inbound, line};
 use super::count::{Cause, count};
 use super::events;
@@ -94,6 +95,7 @@ async fn judge(
         Ok(origin) => origin.and(parts.headers.get(header::ORIGIN).cloned()),
         Err(refused) => return refuse(server, refused),
     };
+    let exposed = asked_of.as_ref().map(|_| server.routes.exposed(path)).unwrap_or_default();
     let mut response = match (&parts.method, path) {
         (&Method::GET | &Method::HEAD, _) if is_bare_prefix => to_prefix(server, &parts),
         (&Method::GET, "/") if parts.uri.query().is_some_and(|it| it.starts_with("key=")) => {
@@ -122,6 +124,9 @@ async fn judge(
         let yes = HeaderValue::from_static("true");
         headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
         headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+        if let (false, Ok(exposed)) = (exposed.is_empty(), HeaderValue::try_from(exposed)) {
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+        }
     }
     response
 }
@@ -180,6 +185,11 @@ async fn serve(
         Handler::PostEvents => events::post(server, owner, request).await,
         Handler::DeleteEvents => events::delete(server, owner, &request),
         Handler::Rpc => rpc::call(server, owner, request).await,
+        Handler::Added(handler) => {
+            let progress = context.progress.clone();
+            let request = RouteRequest::new(server.clone(), progress, owner, request);
+            handler.handle(request).await.0
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! The table of routes. The router, the access policy and the response to a CORS preflight are all derived
 //! from it.
 
+use std::sync::Arc;
+
+use super::added::{Route, RouteHandler};
 use super::exits::EXIT_PATH;
 use super::login::LOGIN_PATH;
 use super::page::PAGE_PATHS;
@@ -9,12 +12,14 @@ use crate::address::WS_PATH;
 use crate::events::{HALF_CLOSE, PROTOCOL, SEQUENCE, SSE_PATH};
 
 /// One row: the methods of a path that have the same handler.
-pub(super) struct Route {
+struct Row {
     path: &'static str,
     methods: &'static [&'static str],
     gate: Gate,
     /// The request headers that pages of other origins may set, besides `Authorization`.
     headers: &'static [&'static str],
+    /// The response headers that such pages may read.
+    exposes: &'static [&'static str],
     handler: Handler,
 }
 
@@ -41,7 +46,7 @@ impl Gate {
 }
 
 /// What answers a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub(super) enum Handler {
     Live,
     Ready,
@@ -55,6 +60,7 @@ pub(super) enum Handler {
     PostEvents,
     DeleteEvents,
     Rpc,
+    Added(Arc<dyn RouteHandler>),
 }
 
 const READ: &[&str] = &["GET", "HEAD"];
@@ -64,12 +70,12 @@ const ALWAYS: &str = "authorization";
 
 /// The routes of a server.
 pub(super) struct Routes {
-    rows: Vec<Route>,
+    rows: Vec<Row>,
 }
 
 impl Routes {
-    /// Creates the table.
-    pub(super) fn new() -> Self {
+    /// Creates the table of the server's own routes and those that are added.
+    pub(super) fn new(added: Vec<Route>) -> Self {
         use {Gate::*, Handler::*};
         let posted = &["content-type", "last-event-id", SEQUENCE, HALF_CLOSE];
         let rows: [(_, &[_], _, &[_], _); _] = [
@@ -86,42 +92,73 @@ impl Routes {
             (RPC_PATH, &["POST"], Program, &["content-type"], Rpc),
         ];
         let pages = PAGE_PATHS.map(|path| (path, READ, Token, &[][..], Page));
-        let rows = rows.into_iter().chain(pages).map(|(path, methods, gate, headers, handler)| {
-            Route { path, methods, gate, headers, handler }
+        let own = rows.into_iter().chain(pages).map(|(path, methods, gate, headers, handler)| {
+            Row { path, methods, gate, headers, exposes: &[], handler }
         });
-        Self { rows: rows.collect() }
+        let added = added.into_iter().map(|Route { path, methods, headers, exposes, handler }| {
+            Row { path, methods, gate: Program, headers, exposes, handler: Added(handler) }
+        });
+        Self { rows: own.chain(added).collect() }
+    }
+
+    /// Whether the routes can be added: absolute paths that are not taken, each with methods in upper case, and
+    /// lower-case names of headers.
+    pub(super) fn can_add(added: &[Route]) -> bool {
+        let mut table = Self::new(Vec::new());
+        added.iter().all(|route| {
+            let is_free = table.at(route.path).next().is_none();
+            let is_path =
+                route.path.starts_with('/') && route.path.bytes().all(|it| it.is_ascii_graphic());
+            let are_methods = !route.methods.is_empty()
+                && (route.methods.iter()).all(|it| it.bytes().all(|it| it.is_ascii_uppercase()));
+            let are_headers = (route.headers.iter().chain(route.exposes))
+                .all(|it| it.bytes().all(|it| it.is_ascii_lowercase() || it == b'-'));
+            table.rows.extend(Self::new(vec![route.clone()]).rows.pop());
+            is_free && is_path && are_methods && are_headers
+        })
     }
 
     /// Returns the handler for a request, or `None` if the path or its method is unknown.
     pub(super) fn find(&self, method: &str, path: &str) -> Option<Handler> {
-        self.at(path).find(|route| route.methods.contains(&method)).map(|route| route.handler)
+        let row = self.at(path).find(|row| row.methods.contains(&method))?;
+        Some(row.handler.clone())
     }
 
     /// Returns the methods of a path as a list, or `None` if the path is unknown.
     pub(super) fn methods(&self, path: &str) -> Option<String> {
-        let methods: Vec<&str> = self.at(path).flat_map(|route| route.methods).copied().collect();
+        let methods: Vec<&str> = self.at(path).flat_map(|row| row.methods).copied().collect();
         (!methods.is_empty()).then(|| methods.join(", "))
     }
 
     /// Returns the request headers that pages of other origins may set, as a list.
     pub(super) fn headers(&self, path: &str) -> String {
-        let mut headers = vec![ALWAYS];
-        for header in self.at(path).flat_map(|route| route.headers) {
-            if !headers.contains(header) {
-                headers.push(header);
-            }
-        }
-        headers.join(", ")
+        list([ALWAYS].iter().chain(self.at(path).flat_map(|row| row.headers)))
+    }
+
+    /// Returns the response headers that such pages may read, as a list; empty if there are none.
+    pub(super) fn exposed(&self, path: &str) -> String {
+        list(self.at(path).flat_map(|row| row.exposes))
     }
 
     /// Returns the strictest gate of a path; that of an unknown path is [`Gate::Token`].
     pub(super) fn gate(&self, path: &str) -> Gate {
-        self.at(path).map(|route| route.gate).max().unwrap_or(Gate::Token)
+        self.at(path).map(|row| row.gate).max().unwrap_or(Gate::Token)
     }
 
-    fn at<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a Route> {
-        self.rows.iter().filter(move |route| route.path == path)
+    fn at<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a Row> {
+        self.rows.iter().filter(move |row| row.path == path)
     }
+}
+
+/// Joins different names.
+fn list<'a>(names: impl Iterator<Item = &'a &'static str>) -> String {
+    let mut listed: Vec<&str> = Vec::new();
+    for name in names {
+        if !listed.contains(name) {
+            listed.push(name);
+        }
+    }
+    listed.join(", ")
 }
 
 #[cfg(test)]

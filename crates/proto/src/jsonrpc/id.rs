@@ -7,10 +7,10 @@ use std::ops::Deref;
 const SHORT: usize = 22;
 
 /// The id of a request from the peer, as raw JSON, byte for byte. A short id needs no allocation.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Id(Kept);
 
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 enum Kept {
     Short { length: u8, bytes: [u8; SHORT] },
     Long(Box<[u8]>),

@@ -33,7 +33,7 @@ use super::count::count;
 use super::route::{ConnectionContext, busy};
 use super::{Server, WebLine};
 use crate::events::message::{framed, messages};
-use crate::events::stream::{BodyWriter, Events, stream};
+use crate::events::stream::{BodyWriter, Events, Progress, stream};
 use crate::events::{
     ChannelParams, ENDPOINT, EVENT_STREAM, FRAMES, HALF_CLOSE, PROTOCOL, SEQUENCE, SSE_PATH, YES,
     pair,
@@ -293,24 +293,31 @@ fn one<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>
     }
 }
 
-/// Creates the response of an event stream, and the writer of its body.
+/// Creates the response of an event stream of our own protocol, and the writer of its body.
 fn begin(
     server: &Server,
     context: &ConnectionContext,
     protocol: Option<&'static str>,
 ) -> (BodyWriter, Response<Body>) {
-    let (writer, events): (BodyWriter, Events) =
-        stream(context.progress.clone(), server.memory.as_ref());
-    let mut response = answer(StatusCode::OK, EVENT_STREAM, Bytes::new());
-    *response.body_mut() = Body::Stream(Box::pin(events));
-    let headers = response.headers_mut();
-    // Tells nginx not to buffer the events.
-    let no = HeaderValue::from_static("no");
-    headers.insert(HeaderName::from_static("x-accel-buffering"), no);
+    let (writer, mut response) = event_stream(server, context.progress.clone());
     if let Some(protocol) = protocol {
         let name = HeaderName::from_static(PROTOCOL);
-        headers.insert(name, HeaderValue::from_static(protocol));
+        response.headers_mut().insert(name, HeaderValue::from_static(protocol));
     }
+    (writer, response)
+}
+
+/// Creates the response of an event stream over a connection with this progress, and the writer of its body.
+pub(super) fn event_stream(
+    server: &Server,
+    progress: Arc<Progress>,
+) -> (BodyWriter, Response<Body>) {
+    let (writer, events): (BodyWriter, Events) = stream(progress, server.memory.as_ref());
+    let mut response = answer(StatusCode::OK, EVENT_STREAM, Bytes::new());
+    *response.body_mut() = Body::Stream(Box::pin(events));
+    // Tells nginx not to buffer the events.
+    let no = HeaderValue::from_static("no");
+    response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), no);
     (writer, response)
 }
 
@@ -328,7 +335,7 @@ fn welcome(writer: &mut BodyWriter, stream: &Stream, last: Option<u64>) {
 }
 
 /// Returns the parameters of a new channel.
-fn channel_of(server: &Server, owner: Owner, is_carrier: bool) -> ChannelParams {
+pub(super) fn channel_of(server: &Server, owner: Owner, is_carrier: bool) -> ChannelParams {
     let mut config = server.web_socket.channel;
     if is_carrier {
         config.max_message = carrier_limit(config.max_message);

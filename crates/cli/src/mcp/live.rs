@@ -1,0 +1,269 @@
+//! One session: its machine, its line, and the tasks between them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tieline_http::{EventWriter, RouteLine};
+use tieline_mcp::{Answer, Head, Next, Place, Posted, Refusal, Session};
+use tieline_proto::sse;
+use tieline_transport::{Account, Holding, MemoryBudget, Owner};
+use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::Sessions;
+
+/// An idle stream gets a comment after this time.
+const QUIET: Duration = Duration::from_secs(15);
+
+/// A session that is in use.
+pub(super) struct Live {
+    id: String,
+    pub(super) owner: Owner,
+    line: RouteLine,
+    clock: Instant,
+    state: Mutex<State>,
+    /// Only the holder puts messages into the line.
+    posting: AsyncMutex<()>,
+    /// Wakes the task of the session: there may be room, another deadline, or an end.
+    changed: Notify,
+}
+
+struct State {
+    session: Session,
+    /// Wake the connections of the streams.
+    streams: HashMap<u64, Arc<Notify>>,
+}
+
+impl State {
+    fn wake(&self, streams: &[u64]) {
+        streams.iter().filter_map(|it| self.streams.get(it)).for_each(|it| it.notify_one());
+    }
+}
+
+/// Why a POST was not taken.
+pub(super) enum Unposted {
+    Refused(Refusal),
+    /// The program does not read.
+    Full,
+}
+
+impl Live {
+    pub(super) fn new(
+        id: String,
+        owner: Owner,
+        session: Session,
+        line: RouteLine,
+        clock: Instant,
+    ) -> Arc<Self> {
+        let state = Mutex::new(State { session, streams: HashMap::new() });
+        let (posting, changed) = (AsyncMutex::default(), Notify::new());
+        Arc::new(Self { id, owner, line, clock, state, posting, changed })
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
+    /// Takes a POST. Returns where its response comes from, if it has requests.
+    pub(super) async fn post(
+        self: &Arc<Self>,
+        head: &Head,
+        posted: &Posted,
+        take_wait: Duration,
+    ) -> Result<Option<Attached>, Unposted> {
+        let is_opening = posted.opening().is_some();
+        // Before anything is taken, so that a client that leaves meanwhile has posted nothing.
+        let turn = timeout(take_wait, async {
+            let turn = self.posting.lock().await;
+            self.line.room().await;
+            turn
+        });
+        let _turn = turn.await.map_err(|_| Unposted::Full)?;
+        let mut state = self.state();
+        let accepted = state.session.post(self.now(), head, posted);
+        let accepted = accepted.map_err(Unposted::Refused)?;
+        state.wake(&accepted.touched);
+        let attached = accepted.place.map(|place| self.attach(&mut state, place, is_opening));
+        drop(state);
+        for message in accepted.messages {
+            // Where the line has ended, so has the session, and its task tells the streams.
+            self.line.push(message);
+        }
+        Ok(attached)
+    }
+
+    /// Takes a GET.
+    pub(super) fn get(self: &Arc<Self>, head: &Head) -> Result<Attached, Refusal> {
+        let mut state = self.state();
+        let (place, missing) = state.session.get(self.now(), head)?;
+        if missing > 0 {
+            tracing::warn!(missing, "an MCP client resumed a stream too late: messages were lost");
+        }
+        self.changed.notify_one();
+        Ok(self.attach(&mut state, place, false))
+    }
+
+    fn attach(self: &Arc<Self>, state: &mut State, place: Place, is_opening: bool) -> Attached {
+        let more = Arc::new(Notify::new());
+        if let Some(replaced) = state.streams.insert(place.stream(), more.clone()) {
+            replaced.notify_one();
+        }
+        Attached { live: self.clone(), place, more, is_opening }
+    }
+
+    /// Ends the session: its client has left.
+    pub(super) fn end(&self) {
+        self.state().session.end();
+        self.changed.notify_one();
+    }
+
+    /// Moves messages from the program to the streams until the session or its line ends.
+    pub(super) async fn run(
+        self: Arc<Self>,
+        sessions: Arc<Sessions>,
+        memory: Option<MemoryBudget>,
+    ) {
+        let mut account = Account::of(memory.as_ref(), Holding::Queue);
+        loop {
+            let (has_room, deadline) = {
+                let state = self.state();
+                if state.session.is_over() {
+                    break;
+                }
+                (state.session.has_room(), state.session.deadline())
+            };
+            tokio::select! {
+                message = self.line.take(), if has_room => {
+                    let Some(message) = message else { break };
+                    let mut state = self.state();
+                    let touched = state.session.from_program(self.now(), message);
+                    state.wake(&touched);
+                    drop(state);
+                    self.line.handed_on();
+                }
+                () = until(self.clock, deadline) => {
+                    if self.state().session.expire(self.now()) {
+                        tracing::info!("an MCP session ended: it was idle for too long");
+                    }
+                }
+                () = self.changed.notified() => {}
+            }
+            if !self.count_memory(&mut account) {
+                tracing::warn!("an MCP session ended: too much memory is in use");
+                break;
+            }
+        }
+        sessions.remove(&self.id);
+        let mut state = self.state();
+        state.session.end();
+        state.streams.values().for_each(|stream| stream.notify_one());
+        let lost = state.session.lost();
+        drop(state);
+        self.line.end();
+        if lost > 0 {
+            tracing::warn!(lost, "messages of an MCP session were not delivered");
+        }
+    }
+
+    fn count_memory(&self, account: &mut Account) -> bool {
+        let mut state = self.state();
+        if account.set(state.session.kept_bytes()).is_ok() {
+            return true;
+        }
+        state.session.forget();
+        account.set(state.session.kept_bytes()).is_ok()
+    }
+}
+
+/// Waits until a time of the clock, or forever if there is none.
+async fn until(clock: Instant, time: Option<Duration>) {
+    match time.and_then(|time| clock.checked_add(time)) {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A connection of a stream. Dropping it detaches the connection; the stream can be resumed.
+pub(super) struct Attached {
+    live: Arc<Live>,
+    place: Place,
+    more: Arc<Notify>,
+    /// The client does not know the session's id before the response.
+    is_opening: bool,
+}
+
+impl Attached {
+    pub(super) fn session(&self) -> &str {
+        &self.live.id
+    }
+
+    /// Records that the client gets the session's id.
+    pub(super) fn delivered(&mut self) {
+        self.is_opening = false;
+    }
+
+    /// Waits until it is known what the response is.
+    pub(super) async fn answer(&mut self) -> Answer {
+        loop {
+            let answer = self.live.state().session.answer(self.live.now(), self.place);
+            let Answer::Wait(time) = answer else { return answer };
+            tokio::select! {
+                () = self.more.notified() => {}
+                () = until(self.live.clock, Some(time)) => {}
+            }
+        }
+    }
+
+    /// Writes the events of the stream until it ends or the client is gone.
+    pub(super) async fn deliver(mut self, mut writer: EventWriter) {
+        self.delivered();
+        let mut event = BytesMut::new();
+        while writer.ready().await {
+            let (next, was_full) = {
+                let mut state = self.live.state();
+                let was_full = !state.session.has_room();
+                (state.session.next(self.place, &mut event), was_full)
+            };
+            match next {
+                Next::Event => {
+                    writer.write(|out| out.unsplit(event.split()));
+                    if was_full {
+                        self.live.changed.notify_one();
+                    }
+                }
+                Next::End => return,
+                Next::Wait => tokio::select! {
+                    () = self.more.notified() => {}
+                    () = writer.gone() => return,
+                    () = tokio::time::sleep(QUIET) => writer.write(|out| sse::comment("", out)),
+                },
+            }
+        }
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let mut state = self.live.state();
+        state.session.detach(self.live.now(), self.place);
+        let stream = self.place.stream();
+        if state.streams.get(&stream).is_some_and(|it| Arc::ptr_eq(it, &self.more)) {
+            state.streams.remove(&stream);
+        }
+        if self.is_opening {
+            state.session.end();
+        }
+        drop(state);
+        self.live.changed.notify_one();
+    }
+}

@@ -1,0 +1,246 @@
+//! `/mcp`: the Model Context Protocol over HTTP, with a program for each session.
+//!
+//! ```text
+//!   POST, GET, DELETE ─▶ McpRoute ─▶ Live, one for each session ─▶ RouteLine ⇄ EventChannel ─▶ McpAcceptor
+//!                                    a machine under a lock                                     │
+//!                                                                             the gateway's Server ─▶ program
+//! ```
+
+mod live;
+mod snippet;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tieline_http::{
+    EventChannel, Responding, Route, RouteHandler, RouteRequest, RouteResponse, Token,
+};
+use tieline_mcp::{
+    Answer, Head, LAST_EVENT_ID, PROTOCOL_VERSION, Posted, Refusal, SESSION_ID, Session,
+    SessionLimits,
+};
+use tieline_proto::FramingKind;
+use tieline_proto::json::Limits;
+use tieline_proto::jsonrpc::Dialect;
+use tieline_transport::{
+    Acceptor, CloseReason, Endpoint, ErrorKind, MemoryBudget, Operation, Owner, TransportError,
+};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use self::live::{Attached, Live, Unposted};
+pub(crate) use self::snippet::snippet;
+
+/// The path.
+const MCP_PATH: &str = "/mcp";
+
+/// Returns the dialect of the clients at `/mcp`: that of the program if it is MCP, and MCP if nothing is known of
+/// the program but that its messages are lines. `None` if the program does not speak MCP.
+pub(crate) fn dialect(of_program: Option<Dialect>, framing: FramingKind) -> Option<Dialect> {
+    match of_program {
+        None => (framing == FramingKind::Lines).then_some(Dialect::MCP),
+        known => known.filter(|it| [Dialect::MCP, Dialect::MCP_2025_03_26].contains(it)),
+    }
+}
+
+/// How many new sessions may wait for the gateway.
+const BACKLOG: usize = 64;
+
+/// What the sessions of a server need.
+pub(crate) struct McpOptions {
+    /// The highest number of sessions.
+    pub(crate) most: usize,
+    /// How long a POST waits until the program reads.
+    pub(crate) take_wait: Duration,
+    pub(crate) memory: Option<MemoryBudget>,
+}
+
+/// Creates the route, and what its lines arrive on.
+pub(crate) fn route(options: McpOptions) -> (Route, mpsc::Receiver<EventChannel>) {
+    let (lines, arrivals) = mpsc::channel(BACKLOG);
+    let handler = McpRoute { sessions: Arc::default(), lines, options, clock: Instant::now() };
+    let route = Route {
+        path: MCP_PATH,
+        methods: &["GET", "POST", "DELETE"],
+        headers: &["content-type", LAST_EVENT_ID, SESSION_ID, PROTOCOL_VERSION],
+        exposes: &[SESSION_ID],
+        handler: Arc::new(handler),
+    };
+    (route, arrivals)
+}
+
+/// Yields a line for each session.
+pub(crate) struct McpAcceptor {
+    pub(crate) arrivals: mpsc::Receiver<EventChannel>,
+    pub(crate) endpoint: Endpoint,
+}
+
+impl Acceptor for McpAcceptor {
+    type Channel = EventChannel;
+
+    async fn accept(&mut self) -> Result<EventChannel, TransportError> {
+        self.arrivals.recv().await.ok_or_else(|| {
+            let kind = ErrorKind::Closed(CloseReason::ByUs);
+            TransportError::new(kind, Operation::Accept).at(&self.endpoint)
+        })
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+/// The sessions by their ids.
+#[derive(Default)]
+struct Sessions(Mutex<HashMap<String, Arc<Live>>>);
+
+impl Sessions {
+    fn table(&self) -> MutexGuard<'_, HashMap<String, Arc<Live>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the session with this id, if it belongs to `owner`.
+    fn find(&self, id: &str, owner: Owner) -> Result<Arc<Live>, Refusal> {
+        let live = self.table().get(id).filter(|live| live.owner == owner).cloned();
+        live.ok_or_else(Refusal::unknown_session)
+    }
+
+    fn remove(&self, id: &str) {
+        self.table().remove(id);
+    }
+}
+
+struct McpRoute {
+    sessions: Arc<Sessions>,
+    lines: mpsc::Sender<EventChannel>,
+    options: McpOptions,
+    clock: Instant,
+}
+
+impl RouteHandler for McpRoute {
+    fn handle(&self, request: RouteRequest) -> Responding<'_> {
+        Box::pin(async move {
+            let mut request = request;
+            let answered = match request.method() {
+                "POST" => self.post(&mut request).await,
+                "GET" => self.get(&request),
+                _ => self.delete(&request),
+            };
+            answered.unwrap_or_else(|refused| match refused {
+                Refused::Protocol(refusal) => {
+                    let (status, text) = (refusal.status, &refusal.text);
+                    tracing::info!(status, "MCP request refused: {text}");
+                    request.json(status, refusal.body())
+                }
+                Refused::Http(response) => *response,
+            })
+        })
+    }
+}
+
+/// A response other than a success.
+enum Refused {
+    Protocol(Refusal),
+    Http(Box<RouteResponse>),
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self::Protocol(refusal)
+    }
+}
+
+impl From<RouteResponse> for Refused {
+    fn from(response: RouteResponse) -> Self {
+        Self::Http(Box::new(response))
+    }
+}
+
+impl McpRoute {
+    async fn post(&self, request: &mut RouteRequest) -> Result<RouteResponse, Refused> {
+        let head = Head::of(request.headers())?;
+        head.check_post()?;
+        let posted = Posted::read(request.body().await?, Limits::default())?;
+        let live = match posted.opening() {
+            Some(opening) if head.session().is_none() => {
+                let session = Session::new(self.clock.elapsed(), opening, SessionLimits::default());
+                self.open(request, session)?
+            }
+            _ => {
+                let found = head.need_session();
+                let found = found.and_then(|id| self.sessions.find(id, request.owner()));
+                found.map_err(|refusal| posted.refused(refusal))?
+            }
+        };
+        match live.post(&head, &posted, self.options.take_wait).await {
+            Err(Unposted::Refused(refusal)) => Err(refusal.into()),
+            Err(Unposted::Full) => {
+                let text = "the program did not take the messages in time; try again later";
+                Err(request.busy(text).into())
+            }
+            Ok(None) => Ok(request.empty(202)),
+            Ok(Some(attached)) => self.answer(request, attached).await,
+        }
+    }
+
+    /// Waits for the response to a POST with requests, or for what makes it an event stream.
+    async fn answer(
+        &self,
+        request: &RouteRequest,
+        mut attached: Attached,
+    ) -> Result<RouteResponse, Refused> {
+        let response = match attached.answer().await {
+            Answer::Json(json) => request.json(200, json),
+            Answer::Ended => {
+                return Err(Refusal::new(502, "the program ended without a response").into());
+            }
+            Answer::Events | Answer::Wait(_) => return Ok(stream(request, attached)),
+        };
+        let response = response.with_header(SESSION_ID, attached.session());
+        attached.delivered();
+        Ok(response)
+    }
+
+    fn get(&self, request: &RouteRequest) -> Result<RouteResponse, Refused> {
+        let head = Head::of(request.headers())?;
+        head.check_get()?;
+        let live = self.sessions.find(head.need_session()?, request.owner())?;
+        Ok(stream(request, live.get(&head)?))
+    }
+
+    fn delete(&self, request: &RouteRequest) -> Result<RouteResponse, Refused> {
+        let head = Head::of(request.headers())?;
+        let live = self.sessions.find(head.need_session()?, request.owner())?;
+        live.end();
+        Ok(request.empty(204))
+    }
+
+    /// Opens a session, whose line goes to the gateway.
+    fn open(&self, request: &RouteRequest, session: Session) -> Result<Arc<Live>, Refused> {
+        let busy = || request.busy("too many clients are connected or waiting; try again later");
+        let place = self.lines.try_reserve().map_err(|_| busy())?;
+        let failed = |_| request.busy("the system provides no random bytes; try again later");
+        let id = Token::random().map_err(failed)?.reveal().to_owned();
+        let (channel, line) = request.line();
+        let live = Live::new(id, request.owner(), session, line, self.clock);
+        {
+            let mut table = self.sessions.table();
+            if table.len() >= self.options.most {
+                return Err(busy().into());
+            }
+            table.insert(live.id().to_owned(), live.clone());
+        }
+        place.send(channel);
+        tokio::spawn(live.clone().run(self.sessions.clone(), self.options.memory.clone()));
+        Ok(live)
+    }
+}
+
+/// Starts the event stream of a connection.
+fn stream(request: &RouteRequest, attached: Attached) -> RouteResponse {
+    let (writer, response) = request.events();
+    let response = response.with_header(SESSION_ID, attached.session());
+    tokio::spawn(attached.deliver(writer));
+    response
+}

@@ -1,0 +1,309 @@
+//! `/mcp`: MCP clients over HTTP, with a program on stdio for each session.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+
+use serde_json::Value;
+use support::site::{Site, TOKEN, status_of};
+use support::{LIMIT, Program, children_of, mcp_sdk, server_everything, tieline, until};
+
+const ACCEPT: &str = "Accept: application/json, text/event-stream\r\n";
+
+/// An MCP server in a few lines. It answers `ping`, exits on `exit`, and answers `slow` when it gets `go`.
+const SERVER: &str = r#"
+    while read -r line; do
+        case $line in
+        *'"initialize"'*) echo '{"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-11-25"}}' ;;
+        *'"ping"'*) echo '{"jsonrpc":"2.0","id":1,"result":{}}' ;;
+        *'"slow"'*) echo '{"jsonrpc":"2.0","method":"notifications/message","params":{"data":"began"}}' ;;
+        *'"go"'*) echo '{"jsonrpc":"2.0","id":5,"result":{"slow":true}}' ;;
+        *'"exit"'*) echo 'some last words' >&2; exit 3 ;;
+        esac
+    done"#;
+
+fn request(id: u32, method: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}"}}"#)
+}
+
+fn notification(method: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#)
+}
+
+fn bearer() -> String {
+    format!("Authorization: Bearer {TOKEN}\r\n")
+}
+
+fn site(args: &[&str]) -> Site {
+    Site::start(&[args, &["--", "sh", "-c", SERVER]].concat())
+}
+
+/// Returns a POST with this body.
+fn post_with(headers: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST /mcp HTTP/1.1\r\nHost: @\r\n{headers}Content-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// A client of one session.
+struct Session<'a> {
+    site: &'a Site,
+    headers: String,
+}
+
+impl<'a> Session<'a> {
+    #[track_caller]
+    fn open(site: &'a Site) -> Self {
+        let headers = bearer() + ACCEPT;
+        let answer = site.ask(&post_with(&headers, &request(0, "initialize")));
+        assert_eq!(status_of(&answer), "200", "{answer}");
+        assert!(answer.ends_with(r#""result":{"protocolVersion":"2025-11-25"}}"#), "{answer}");
+        let id = answer.lines().find_map(|line| line.strip_prefix("mcp-session-id: ")).unwrap();
+        Self { site, headers: format!("{headers}Mcp-Session-Id: {id}\r\n") }
+    }
+
+    fn post(&self, body: &str) -> String {
+        self.site.ask(&post_with(&self.headers, body))
+    }
+
+    fn ask(&self, method: &str, more: &str) -> String {
+        let headers = &self.headers;
+        self.site.ask(&format!("{method} /mcp HTTP/1.1\r\nHost: @\r\n{headers}{more}\r\n"))
+    }
+
+    /// Sends a request whose response is a stream.
+    fn stream(&self, request: &str) -> Stream {
+        let mut socket = TcpStream::connect(self.site.authority()).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        socket.write_all(request.replace('@', self.site.authority()).as_bytes()).unwrap();
+        Stream { socket, text: String::new() }
+    }
+
+    fn get(&self, more: &str) -> Stream {
+        let headers = &self.headers;
+        self.stream(&format!("GET /mcp HTTP/1.1\r\nHost: @\r\n{headers}{more}\r\n"))
+    }
+}
+
+/// A response that is read as it arrives.
+struct Stream {
+    socket: TcpStream,
+    text: String,
+}
+
+impl Stream {
+    /// Reads until the text has arrived.
+    #[track_caller]
+    fn wait(&mut self, text: &str) {
+        let mut bytes = [0; 4096];
+        while !self.text.contains(text) {
+            let read = self.socket.read(&mut bytes).unwrap();
+            assert_ne!(read, 0, "no {text:?} in {}", self.text);
+            self.text.push_str(&String::from_utf8_lossy(&bytes[..read]));
+        }
+    }
+}
+
+/// Waits until no program is left.
+fn wait_none_left(site: &Site) {
+    until("the program has ended", || children_of(site.program.pid()).is_empty());
+}
+
+/// The official client with `server-everything`: calls, progress, sampling, and many calls at once.
+#[test]
+fn typescript_client_uses_a_server_through_http() {
+    let serve = server_everything();
+    let site = Site::start(&[&["--"][..], &serve.each_ref().map(|it| &**it)].concat());
+    let script = format!(
+        r#"
+        const {{ Client }} = require("{sdk}/client/index.js");
+        const {{ StreamableHTTPClientTransport }} = require("{sdk}/client/streamableHttp.js");
+        const {{ CreateMessageRequestSchema }} = require("{sdk}/types.js");
+        const client = new Client({{ name: "test", version: "1" }}, {{ capabilities: {{ sampling: {{}} }} }});
+        const text = {{ type: "text", text: "sampled" }};
+        client.setRequestHandler(CreateMessageRequestSchema, () => ({{ model: "m", role: "assistant", content: text }}));
+        const requestInit = {{ headers: {{ Authorization: "Bearer {TOKEN}" }} }};
+        const transport = new StreamableHTTPClientTransport(new URL("{url}/mcp"), {{ requestInit }});
+        const call = (name, args, options) => client.callTool({{ name, arguments: args }}, undefined, options);
+        (async () => {{
+            await client.connect(transport);
+            const {{ tools }} = await client.listTools();
+            console.log(transport.protocolVersion, tools.some((tool) => tool.name === "echo"));
+            let seen = 0;
+            const onprogress = () => seen++;
+            await call("trigger-long-running-operation", {{ duration: 0.4, steps: 4 }}, {{ onprogress }});
+            console.log("progress", seen);
+            const sampled = await call("trigger-sampling-request", {{ prompt: "p", maxTokens: 5 }});
+            console.log(JSON.stringify(sampled).includes("sampled"));
+            const answers = await Promise.all([...Array(100).keys()].map((n) => call("echo", {{ message: "m" + n }})));
+            console.log(answers.every((answer, n) => answer.content[0].text === "Echo: m" + n));
+            await transport.terminateSession();
+            await client.close();
+        }})();"#,
+        sdk = mcp_sdk().display(),
+        url = site.endpoint,
+    );
+    let finished = Program::run(Command::new("node").args(["-e", &script]), "");
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert_eq!(finished.stdout, "2025-11-25 true\nprogress 4\ntrue\ntrue\n");
+    wait_none_left(&site);
+    site.stop();
+}
+
+#[test]
+fn each_request_gets_the_status_that_the_specification_lists() {
+    let site = site(&[]);
+    let session = Session::open(&site);
+    let ping = request(1, "ping");
+    let (bearer, version) = (bearer(), "MCP-Protocol-Version: 2025-11-25\r\n");
+    let unknown = format!("{bearer}{ACCEPT}Mcp-Session-Id: unknown\r\n");
+    let own = &session.headers;
+    for (what, request, status) in [
+        ("a request", post_with(own, &ping), "200"),
+        ("with a version", post_with(&format!("{own}{version}"), &ping), "200"),
+        ("a notification", post_with(own, &notification("n")), "202"),
+        ("a response", post_with(own, r#"{"jsonrpc":"2.0","id":9,"result":{}}"#), "202"),
+        (
+            "another version",
+            post_with(&format!("{own}{}", version.replace("11", "12")), &ping),
+            "400",
+        ),
+        ("no session", post_with(&format!("{bearer}{ACCEPT}"), &ping), "400"),
+        ("unknown session", post_with(&unknown, &ping), "404"),
+        ("initialize again", post_with(own, &request(0, "initialize")), "400"),
+        ("a batch", post_with(own, &format!("[{ping}]")), "400"),
+        ("no JSON", post_with(own, "{"), "400"),
+        ("no Accept", post_with(&own.replace(ACCEPT, ""), &ping), "406"),
+        (
+            "other content",
+            post_with(own, &ping).replace("application/json\r\nC", "text/plain\r\nC"),
+            "415",
+        ),
+        ("too long", post_with(own, "").replace("Length: 0", "Length: 99999999"), "413"),
+        ("no token", post_with(&own.replace(&bearer, ""), &ping), "401"),
+        ("foreign host", post_with(own, &ping).replace("Host: @", "Host: evil.example"), "403"),
+        (
+            "foreign origin",
+            post_with(&format!("{own}Origin: http://evil.example\r\n"), &ping),
+            "403",
+        ),
+        ("PUT", post_with(own, &ping).replace("POST", "PUT"), "405"),
+        (
+            "GET without a session",
+            format!("GET /mcp HTTP/1.1\r\nHost: @\r\n{bearer}{ACCEPT}\r\n"),
+            "400",
+        ),
+        ("GET of unknown session", format!("GET /mcp HTTP/1.1\r\nHost: @\r\n{unknown}\r\n"), "404"),
+    ] {
+        let answer = site.ask(&request);
+        assert_eq!(status_of(&answer), status, "{what}: {answer}");
+    }
+    assert_eq!(status_of(&session.ask("GET", "Last-Event-ID: x\r\n")), "400");
+    let mut first = session.get("");
+    first.wait("id: 0.0");
+    assert_eq!(status_of(&session.ask("GET", "")), "409");
+    assert_eq!(status_of(&session.ask("DELETE", "")), "204");
+    // The stream ends with its session.
+    first.wait("\r\n0\r\n\r\n");
+    for _ in 0..2 {
+        until("the session is gone", || status_of(&session.post(&ping)) == "404");
+    }
+    wait_none_left(&site);
+    let log = site.stop();
+    assert_eq!(log.matches("client connected").count(), 1, "{log}");
+}
+
+#[test]
+fn session_belongs_to_the_client_that_opened_it() {
+    let site = site(&[]);
+    let session = Session::open(&site);
+    let stderr = site.program.stderr();
+    let key = stderr.split("?key=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let answer = site.get(&format!("/?key={key}"), "");
+    let cookie = answer.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
+    let cookie = format!("Cookie: {}\r\n", cookie.split(';').next().unwrap());
+    let foreign = session.headers.replace(&bearer(), &cookie);
+    let answer = site.ask(&post_with(&foreign, &request(1, "ping")));
+    assert_eq!(status_of(&answer), "404", "{answer}");
+    let headers = format!("DELETE /mcp HTTP/1.1\r\nHost: @\r\n{foreign}\r\n");
+    assert_eq!(status_of(&site.ask(&headers)), "404");
+    assert_eq!(status_of(&session.post(&request(1, "ping"))), "200");
+    site.stop();
+}
+
+#[test]
+fn call_in_flight_is_answered_when_its_program_exits() {
+    let site = site(&[]);
+    let session = Session::open(&site);
+    let answer = session.post(&request(7, "exit"));
+    assert_eq!(status_of(&answer), "200", "{answer}");
+    let body: Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    assert_eq!((&body["id"], &body["error"]["code"]), (&7.into(), &(-31000).into()), "{body}");
+    assert!(body.to_string().contains("exit status: 3"), "{body}");
+    until("the session is gone", || status_of(&session.post(&request(1, "ping"))) == "404");
+    site.stop();
+}
+
+#[test]
+fn stream_is_resumed_on_a_new_connection() {
+    let site = site(&[]);
+    let session = Session::open(&site);
+    let mut stream = session.stream(&post_with(&session.headers, &request(5, "slow")));
+    stream.wait("began");
+    assert!(stream.text.contains("content-type: text/event-stream"), "{}", stream.text);
+    assert!(stream.text.contains("id: 2.0\nretry: 1000\ndata: \n\n"), "{}", stream.text);
+    assert!(stream.text.contains("id: 2.1\n"), "{}", stream.text);
+    drop(stream);
+    assert_eq!(status_of(&session.post(&notification("go"))), "202");
+    let mut resumed = session.get("Last-Event-ID: 2.1\r\n");
+    resumed.wait("\"slow\":true");
+    resumed.wait("\r\n0\r\n\r\n");
+    assert!(!resumed.text.contains("began"), "{}", resumed.text);
+    site.stop();
+}
+
+#[test]
+fn mcp_is_served_unless_the_program_speaks_something_else() {
+    for (args, is_served) in [
+        (&[][..], true),
+        (&["--dialect", "mcp"], true),
+        (&["--dialect", "mcp-2025-03-26"], true),
+        (&["--dialect", "lsp"], false),
+        (&["--dialect", "strict"], false),
+        (&["--framing", "content-length"], false),
+    ] {
+        let site = site(args);
+        let answer = site.ask(&post_with(&(bearer() + ACCEPT), &request(1, "ping")));
+        assert_eq!(status_of(&answer), if is_served { "400" } else { "404" }, "{args:?}");
+        let text = site.stop();
+        assert_eq!(text.contains("MCP clients:"), is_served, "{text}");
+        assert!(!text.contains("client connected"), "{text}");
+    }
+}
+
+/// A person pastes the printed configuration into a client.
+#[test]
+fn printed_configuration_works() {
+    let mut command =
+        tieline(["serve", "--listen", "http://127.0.0.1:0", "--", "sh", "-c", SERVER]);
+    let site = Site::of(command.env_remove("TIELINE_TOKEN"));
+    site.program.wait_stderr("other clients: ");
+    let stderr = site.program.stderr();
+    let json = stderr.lines().find_map(|line| line.trim().strip_prefix("other clients: ")).unwrap();
+    let json: Value = serde_json::from_str(json).unwrap();
+    let server = &json["mcpServers"]["sh"];
+    assert_eq!(server["url"], format!("{}/mcp", site.endpoint));
+    let authorization = server["headers"]["Authorization"].as_str().unwrap();
+    let headers = format!("Authorization: {authorization}\r\n{ACCEPT}");
+    let answer = site.ask(&post_with(&headers, &request(0, "initialize")));
+    assert_eq!(status_of(&answer), "200", "{answer}");
+    let claude = format!("--header 'Authorization: {authorization}'");
+    assert!(stderr.contains(&claude), "{stderr}");
+    site.stop();
+}

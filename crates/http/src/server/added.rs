@@ -1,0 +1,251 @@
+//! Routes that the user of the library adds to a server.
+//!
+//! The server checks Host, Origin and token before it calls a handler, and bounds what the handler reads and
+//! writes.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use tieline_transport::{Account, CloseReason, Holding, Incoming, Owner};
+use tokio::sync::watch;
+
+use super::Server;
+use super::body::{self, Body, Inbound, answer, line};
+use super::body_budget::Held;
+use super::count::count;
+use super::events::{channel_of, event_stream};
+use super::route::busy;
+use crate::events::stream::{BodyWriter, Progress};
+use crate::events::{ChannelBackend, EventChannel, Outward, pair};
+
+/// A route that is added to a server. Its requests pass the same checks as those of `/ws`: Host, Origin, and
+/// the token if there is one. Requests of foreign pages without an origin are refused.
+#[derive(Clone)]
+pub struct Route {
+    /// The path, for example `/mcp`. Not one of the server's own.
+    pub path: &'static str,
+    /// The methods in upper case. Others are answered with 405.
+    pub methods: &'static [&'static str],
+    /// The request headers that pages of allowed origins may set, in lower case, besides `authorization`.
+    pub headers: &'static [&'static str],
+    /// The response headers that such pages may read, in lower case.
+    pub exposes: &'static [&'static str],
+    /// What answers the requests.
+    pub handler: Arc<dyn RouteHandler>,
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, methods, .. } = self;
+        f.debug_struct("Route")
+            .field("path", path)
+            .field("methods", methods)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The future of a response.
+pub type Responding<'a> = Pin<Box<dyn Future<Output = RouteResponse> + Send + 'a>>;
+
+/// Answers the requests of a [`Route`].
+pub trait RouteHandler: Send + Sync {
+    /// Answers a request. The future is dropped if the client disconnects before there is a response.
+    fn handle(&self, request: RouteRequest) -> Responding<'_>;
+}
+
+/// An admitted request.
+pub struct RouteRequest {
+    server: Arc<Server>,
+    progress: Arc<Progress>,
+    owner: Owner,
+    method: Method,
+    headers: HeaderMap,
+    /// `None` once it is read.
+    body: Option<Inbound>,
+    /// The memory of the body.
+    held: Option<Held>,
+}
+
+impl RouteRequest {
+    pub(super) fn new(
+        server: Arc<Server>,
+        progress: Arc<Progress>,
+        owner: Owner,
+        request: Request<Inbound>,
+    ) -> Self {
+        let (parts, body) = request.into_parts();
+        let (method, headers) = (parts.method, parts.headers);
+        Self { server, progress, owner, method, headers, body: Some(body), held: None }
+    }
+
+    /// Returns the method.
+    pub fn method(&self) -> &str {
+        self.method.as_str()
+    }
+
+    /// Returns the headers: names in lower case, and values. Their size is bounded by
+    /// [`ServerLimits`](super::ServerLimits).
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
+    }
+
+    /// Returns the client: what belongs to one owner must not be used by another.
+    pub fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// Reads the body, which may be as long as a message. Its memory counts until the request is dropped. Empty
+    /// if it was read before.
+    ///
+    /// # Errors
+    /// The response to send: the body is too long, too slow or incomplete, or too much memory is in use.
+    pub async fn body(&mut self) -> Result<Bytes, RouteResponse> {
+        let Some(body) = self.body.take() else { return Ok(Bytes::new()) };
+        let max = self.server.web_socket.channel.max_message.bytes();
+        let read = body::read(&self.server, body, max, |_| ()).await;
+        let (body, held) = read.map_err(|refused| RouteResponse(*refused))?;
+        self.held = Some(held);
+        Ok(body)
+    }
+
+    /// Opens a line that belongs to this client. Returns it for an acceptor, and its other end for the handler.
+    /// Dropping either ends the line.
+    pub fn line(&self) -> (EventChannel, RouteLine) {
+        let (channel, backend) = pair(channel_of(&self.server, self.owner, false));
+        (channel, RouteLine(backend))
+    }
+
+    /// Creates the response of an event stream and its writer.
+    pub fn events(&self) -> (EventWriter, RouteResponse) {
+        count(&self.server.counters.event_streams);
+        let (body, response) = event_stream(&self.server, self.progress.clone());
+        let closing = self.server.closing.subscribe();
+        (EventWriter { body, closing }, RouteResponse(response))
+    }
+
+    /// Creates a JSON response, whose memory counts until the client has taken it. If there is too little, the
+    /// response is 503.
+    pub fn json(&self, status: u16, json: Bytes) -> RouteResponse {
+        let mut account = Account::of(self.server.memory.as_ref(), Holding::Queue);
+        if account.set(json.len()).is_err() {
+            return self
+                .busy("the server has too little memory for the response now; try again later");
+        }
+        let mut response = answer(status_of(status), "application/json", Bytes::new());
+        *response.body_mut() = Body::Counted(json, account);
+        RouteResponse(response)
+    }
+
+    /// Creates a response without a body.
+    pub fn empty(&self, status: u16) -> RouteResponse {
+        let mut response = line(status_of(status), "");
+        *response.body_mut() = Body::Whole(Bytes::new());
+        RouteResponse(response)
+    }
+
+    /// Creates a 503 with `Retry-After`, which is counted.
+    pub fn busy(&self, text: &'static str) -> RouteResponse {
+        RouteResponse(busy(&self.server, text))
+    }
+}
+
+/// Statuses that do not exist become 500.
+fn status_of(status: u16) -> StatusCode {
+    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// The response to a request.
+pub struct RouteResponse(pub(super) Response<Body>);
+
+impl RouteResponse {
+    /// Sets a header. A name or value that HTTP does not allow is left out.
+    #[must_use]
+    pub fn with_header(mut self, name: &'static str, value: &str) -> Self {
+        let name = HeaderName::try_from(name);
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::try_from(value)) {
+            self.0.headers_mut().insert(name, value);
+        }
+        self
+    }
+}
+
+/// Writes a streaming response. Dropping it ends the response, after what was written.
+pub struct EventWriter {
+    body: BodyWriter,
+    closing: watch::Receiver<bool>,
+}
+
+impl EventWriter {
+    /// Appends what `write` appends, which must be whole events or comments. Wait until it is
+    /// [`ready`](Self::ready) before: otherwise the queue grows.
+    pub fn write(&mut self, write: impl FnOnce(&mut BytesMut)) {
+        self.body.write(write);
+    }
+
+    /// Waits until at most 64 KiB wait for the connection. Returns false if no more should be written: the
+    /// client is gone or has stopped reading, too much memory is in use, or the server is closing. Cancel-safe.
+    pub async fn ready(&mut self) -> bool {
+        let Self { body, closing } = self;
+        loop {
+            if body.is_torn() || *closing.borrow() {
+                return false;
+            }
+            if body.has_room() {
+                return true;
+            }
+            tokio::select! {
+                () = body.moved(u64::MAX, false) => {}
+                _ = closing.wait_for(|is_closing| *is_closing) => {}
+            }
+        }
+    }
+
+    /// Completes when no more should be written, as in [`ready`](Self::ready). Cancel-safe.
+    pub async fn gone(&mut self) {
+        let Self { body, closing } = self;
+        tokio::select! {
+            // With room known, it completes only when the body is torn.
+            () = body.moved(u64::MAX, true) => {}
+            _ = closing.wait_for(|is_closing| *is_closing) => {}
+        }
+    }
+}
+
+/// The handler's end of a line.
+pub struct RouteLine(ChannelBackend);
+
+impl RouteLine {
+    /// Takes the next message for the client; `None` when the line has ended. Messages count as undelivered
+    /// until [`handed_on`](Self::handed_on) is called. Cancel-safe. Only one task may wait.
+    pub async fn take(&self) -> Option<Bytes> {
+        match self.0.take().await {
+            Outward::Message(message) => Some(message),
+            Outward::End(_) => None,
+        }
+    }
+
+    /// Records that all messages taken so far are delivered.
+    pub fn handed_on(&self) {
+        self.0.handed_on();
+    }
+
+    /// Ready when another message may be [pushed](Self::push), or none ever will be. Cancel-safe. Only one task
+    /// may wait.
+    pub async fn room(&self) {
+        self.0.room().await;
+    }
+
+    /// Queues a message of the client. Returns false if the line has ended.
+    pub fn push(&self, message: Bytes) -> bool {
+        self.0.push(Incoming::Message(message))
+    }
+
+    /// Ends the line: the client has left.
+    pub fn end(&self) {
+        self.0.end(CloseReason::ByPeer);
+    }
+}

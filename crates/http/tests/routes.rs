@@ -1,0 +1,206 @@
+//! Routes that a program adds to the server.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::sync::Arc;
+
+use bytes::BufMut;
+use support::events::ask;
+use support::{BEARER, config, message, serve, status_of};
+use tieline_http::{
+    EventChannel, HttpServer, Responding, Route, RouteHandler, RouteRequest, ServerConfig,
+};
+use tieline_transport::{Channel, ReceiverExt, SenderExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// What the handler reports to the test.
+enum Seen {
+    Line(EventChannel),
+    /// A stream has ended after this many events.
+    Gone(usize),
+}
+
+/// POST returns its body, PUT opens a line and returns its first message, GET sends events until the client is
+/// gone.
+struct Handler(mpsc::UnboundedSender<Seen>);
+
+impl RouteHandler for Handler {
+    fn handle(&self, request: RouteRequest) -> Responding<'_> {
+        Box::pin(async move {
+            let mut request = request;
+            match request.method() {
+                "POST" => match request.body().await {
+                    Ok(body) => {
+                        assert!(request.body().await.is_ok_and(|again| again.is_empty()));
+                        request
+                            .json(201, body)
+                            .with_header("x-id", "7")
+                            .with_header("bad name", "x")
+                    }
+                    Err(refused) => refused,
+                },
+                "PUT" => {
+                    let (channel, line) = request.line();
+                    let _ = self.0.send(Seen::Line(channel));
+                    line.room().await;
+                    assert!(line.push("\"in\"".into()));
+                    let Some(message) = line.take().await else { return request.empty(502) };
+                    line.handed_on();
+                    request.json(200, message)
+                }
+                _ => {
+                    let (mut writer, response) = request.events();
+                    let seen = self.0.clone();
+                    tokio::spawn(async move {
+                        let mut events = 0;
+                        while writer.ready().await {
+                            writer.write(|out| {
+                                out.put_slice(&[b"data: ", &[b'x'; 1000][..], b"\n\n"].concat())
+                            });
+                            events += 1;
+                        }
+                        writer.gone().await;
+                        let _ = seen.send(Seen::Gone(events));
+                    });
+                    response
+                }
+            }
+        })
+    }
+}
+
+fn routed() -> (ServerConfig, mpsc::UnboundedReceiver<Seen>) {
+    let (sender, seen) = mpsc::unbounded_channel();
+    let route = Route {
+        path: "/added",
+        methods: &["GET", "POST", "PUT"],
+        headers: &["x-ask"],
+        exposes: &["x-id"],
+        handler: Arc::new(Handler(sender)),
+    };
+    (ServerConfig { routes: vec![route], ..config() }, seen)
+}
+
+async fn opened(seen: &mut mpsc::UnboundedReceiver<Seen>) -> Seen {
+    timeout(support::LIMIT, seen.recv()).await.expect("timed out").unwrap()
+}
+
+#[tokio::test]
+async fn added_route_is_behind_the_same_checks_as_the_servers_own() {
+    let (config, mut seen) = routed();
+    let served = serve(config).await;
+    let (port, own) = (served.port, format!("Origin: http://127.0.0.1:{}\r\n", served.port));
+    let preflight = format!("{own}Access-Control-Request-Method: PUT\r\n");
+    for (method, more, status) in [
+        ("PUT", String::new(), 401),
+        ("PUT", "Authorization: Bearer wrong-wrong-wrong-wrong\r\n".into(), 401),
+        ("PUT", format!("{BEARER}Origin: http://evil.example\r\n"), 403),
+        ("PUT", format!("{BEARER}Sec-Fetch-Site: cross-site\r\n"), 403),
+        ("DELETE", BEARER.into(), 405),
+        ("OPTIONS", preflight, 200),
+    ] {
+        let (head, _) = ask(method, port, "/added", "", &more).await;
+        assert_eq!(status_of(&head), status, "{method} {more}");
+        if status == 405 {
+            assert!(head.contains("\r\nallow: GET, POST, PUT\r\n"), "{head}");
+        }
+        if method == "OPTIONS" {
+            assert!(head.contains("allow-methods: GET, POST, PUT\r\n"), "{head}");
+            assert!(head.contains("allow-headers: authorization, x-ask\r\n"), "{head}");
+        }
+    }
+    assert!(seen.try_recv().is_err(), "no line was opened");
+    let (head, body) = ask("POST", port, "/added", "{}", &format!("{BEARER}{own}")).await;
+    assert_eq!((status_of(&head), &*body), (201, "{}"));
+    assert!(head.contains("\r\nx-id: 7\r\n") && !head.contains("bad name"), "{head}");
+    assert!(head.contains("\r\naccess-control-expose-headers: x-id\r\n"), "{head}");
+    let (head, _) = ask("POST", port, "/added", "{}", BEARER).await;
+    assert!(!head.contains("access-control"), "no page: {head}");
+}
+
+#[tokio::test]
+async fn handler_opens_a_line_for_its_client() {
+    let (config, mut seen) = routed();
+    let served = serve(config).await;
+    let asking = ask("PUT", served.port, "/added", "", BEARER);
+    let answering = async {
+        let Seen::Line(channel) = opened(&mut seen).await else { panic!() };
+        assert!(channel.control().principal().is_some());
+        let (mut sender, mut receiver) = channel.split();
+        assert_eq!(message(&mut receiver).await, "\"in\"");
+        sender.send("\"out\"").await.unwrap();
+        sender.flush().await.unwrap();
+        receiver.recv().await
+    };
+    let ((head, body), _) = tokio::join!(asking, answering);
+    assert_eq!((status_of(&head), &*body), (200, "\"out\""));
+}
+
+#[tokio::test]
+async fn body_above_the_limit_is_refused() {
+    let (mut config, _seen) = routed();
+    config.web_socket.channel.max_message = tieline_proto::ByteSize::new(1000);
+    let served = serve(config).await;
+    for (length, status) in [(1000, 201), (1001, 413)] {
+        let (head, _) = ask("POST", served.port, "/added", vec![b'x'; length], BEARER).await;
+        assert_eq!(status_of(&head), status, "{length}");
+    }
+}
+
+#[tokio::test]
+async fn stream_waits_for_its_client_and_notices_when_it_is_gone() {
+    let (config, mut seen) = routed();
+    let served = serve(config).await;
+    let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
+    let request = format!("GET /added HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n{BEARER}\r\n", served.port);
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = vec![0; 300_000];
+    timeout(support::LIMIT, stream.read_exact(&mut text)).await.unwrap().unwrap();
+    assert!(text.starts_with(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"));
+    drop(stream);
+    let Seen::Gone(events) = opened(&mut seen).await else { panic!() };
+    // What the client has read, and at most what the sockets and the queue hold.
+    assert!((290..100_000).contains(&events), "{events}");
+}
+
+#[tokio::test]
+async fn stream_ends_when_the_server_closes() {
+    let (config, mut seen) = routed();
+    let served = serve(config).await;
+    let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
+    let request = format!("GET /added HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n{BEARER}\r\n", served.port);
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.read_exact(&mut [0; 1000]).await.unwrap();
+    let reading = async {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.unwrap();
+        rest
+    };
+    let (rest, ()) = tokio::join!(reading, served.web.close(support::LIMIT));
+    assert!(rest.ends_with(b"\r\n0\r\n\r\n"), "the response is complete");
+    assert!(matches!(opened(&mut seen).await, Seen::Gone(_)));
+}
+
+#[tokio::test]
+async fn routes_that_conflict_or_are_malformed_are_refused() {
+    for (path, methods, headers, is_right) in [
+        ("/a/b-c", &["GET"][..], &["x-a"][..], true),
+        ("a", &["GET"], &[], false),
+        ("/a b", &["GET"], &[], false),
+        ("/ws", &["PUT"], &[], false),
+        ("/", &["PUT"], &[], false),
+        ("/added", &["PUT"], &[], false),
+        ("/a", &[], &[], false),
+        ("/a", &["get"], &[], false),
+        ("/a", &["GET"], &["X-A"], false),
+    ] {
+        let (mut config, _seen) = routed();
+        let handler = config.routes[0].handler.clone();
+        config.routes.push(Route { path, methods, headers, exposes: &[], handler });
+        assert_eq!(HttpServer::listen(config).await.is_ok(), is_right, "{path} {methods:?}");
+    }
+}

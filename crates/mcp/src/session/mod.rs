@@ -1,0 +1,454 @@
+//! A session of the protocol versions 2025-03-26 to 2025-11-25, in front of a program on stdio.
+//!
+//! ```text
+//!   POST ──▶ post ──▶ messages for the program      from_program ◀── a message of the program
+//!              │                                        │ which stream?
+//!              ▼                                        ▼
+//!   response ◀── answer, next ◀── the POST's stream   the stream of the POST, or that of the GET
+//!   GET ──────▶ get, next ◀────── the GET's stream, or any stream that is resumed
+//! ```
+
+mod routing;
+mod stream;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tieline_proto::json::Limits;
+use tieline_proto::jsonrpc::{
+    Answers, Dialect, Id, MAX_ID, Message, Request, classify, member, write_error, write_response,
+};
+
+use self::stream::{Opening, Stream, StreamNumber, read_event_id};
+use crate::posted::alone;
+use crate::{Head, Posted, Refusal};
+
+/// Limits on a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionLimits {
+    /// Requests of the client without a response; 1,024 by default.
+    pub calls: usize,
+    /// Bytes that are kept for streams without a connection, and for those that may be resumed; 4 MiB by
+    /// default. Beyond that the oldest messages are dropped, but each stream keeps its newest one.
+    pub kept_bytes: usize,
+    /// Bytes that may wait for connections before the program has to wait; 1 MiB by default.
+    pub waiting_bytes: usize,
+    /// Finished streams that may be resumed; 64 by default.
+    pub finished: usize,
+    /// How long a finished stream may be resumed; 60 s by default.
+    pub finished_for: Duration,
+    /// How long a session without a stream is kept; 30 min by default.
+    pub idle: Duration,
+    /// How long a POST waits for the first message before its response becomes an event stream; 250 ms by
+    /// default.
+    pub json_wait: Duration,
+    /// The same for `initialize`, which a program may need some time for; 20 s by default.
+    pub initialize_wait: Duration,
+    /// How long clients are told to wait before they reconnect; 1 s by default.
+    pub retry: Duration,
+}
+
+impl Default for SessionLimits {
+    fn default() -> Self {
+        Self {
+            calls: 1024,
+            kept_bytes: 4 * 1024 * 1024,
+            waiting_bytes: 1024 * 1024,
+            finished: 64,
+            finished_for: Duration::from_secs(60),
+            idle: Duration::from_secs(30 * 60),
+            json_wait: Duration::from_millis(250),
+            initialize_wait: Duration::from_secs(20),
+            retry: Duration::from_secs(1),
+        }
+    }
+}
+
+/// The protocol versions of this era.
+const VERSIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
+/// The one version with batches.
+const WITH_BATCHES: &str = "2025-03-26";
+/// The first version whose clients can parse an event without data.
+const WITH_PRIMING: &str = "2025-11-25";
+/// The longest version that is stored.
+const MAX_VERSION: usize = 64;
+
+/// A session. Time is what the caller's clock shows, from any beginning.
+#[derive(Debug)]
+pub struct Session {
+    limits: SessionLimits,
+    /// The id of the `initialize` request, until it is answered.
+    initialize: Option<Id>,
+    /// The version that the program chose.
+    version: Option<Box<str>>,
+    streams: BTreeMap<StreamNumber, Stream>,
+    /// The streams of POSTs with unanswered requests.
+    open: BTreeSet<StreamNumber>,
+    /// The unanswered requests of the client, and the streams of their POSTs.
+    calls: HashMap<Id, Call>,
+    /// Their progress tokens.
+    tokens: HashMap<Id, StreamNumber>,
+    /// The unanswered requests of the program, and the streams that they were sent on.
+    asked: HashMap<Id, StreamNumber>,
+    next_stream: StreamNumber,
+    next_connection: u64,
+    /// How many streams have a connection.
+    attached: usize,
+    /// The cost of all messages.
+    kept: usize,
+    /// The cost of those that wait for a connection that is there.
+    waiting: usize,
+    lost: u64,
+    last_use: Duration,
+    is_over: bool,
+}
+
+#[derive(Debug)]
+struct Call {
+    stream: StreamNumber,
+    token: Option<Id>,
+}
+
+/// A stream that a connection writes: the number of the stream, and that of the connection, because a newer
+/// one may take its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    stream: StreamNumber,
+    connection: u64,
+}
+
+impl Place {
+    /// Returns the number of the stream in its session.
+    pub fn stream(&self) -> u64 {
+        self.stream
+    }
+}
+
+/// An accepted POST.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The messages for the program, in order.
+    pub messages: Vec<Bytes>,
+    /// Where the response comes from; `None` if no request was posted: the response is 202.
+    pub place: Option<Place>,
+    /// The streams that have ended, because their requests were cancelled.
+    pub touched: Vec<u64>,
+}
+
+/// The response to a POST with requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Not known yet: ask again when a message has come for the stream, or at this time.
+    Wait(Duration),
+    /// The response of the program, as JSON.
+    Json(Bytes),
+    /// An event stream, from [`Session::next`].
+    Events,
+    /// The session has ended before there was a response.
+    Ended,
+}
+
+/// The next event of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// An event was appended.
+    Event,
+    /// There is none yet.
+    Wait,
+    /// The stream ends here, or another connection has taken its place.
+    End,
+}
+
+impl Session {
+    /// Creates a session that begins with the `initialize` request of this POST.
+    pub fn new(now: Duration, opening: &Request, limits: SessionLimits) -> Self {
+        Self {
+            limits,
+            initialize: Some(Id::from(opening.id())),
+            version: None,
+            streams: BTreeMap::from([(GENERAL, Stream::new(0))]),
+            open: BTreeSet::new(),
+            calls: HashMap::new(),
+            tokens: HashMap::new(),
+            asked: HashMap::new(),
+            next_stream: GENERAL + 1,
+            next_connection: 0,
+            attached: 0,
+            kept: 0,
+            waiting: 0,
+            lost: 0,
+            last_use: now,
+            is_over: false,
+        }
+    }
+
+    /// Takes a POST.
+    ///
+    /// # Errors
+    /// 400: the version is not supported, a batch is not allowed, or an id is in use. 404: the session has
+    /// ended. 503: too many requests are open.
+    pub fn post(
+        &mut self,
+        now: Duration,
+        head: &Head,
+        posted: &Posted,
+    ) -> Result<Accepted, Refusal> {
+        let checked = self.check(head).and_then(|()| self.check_posted(posted));
+        checked.map_err(|refusal| posted.refused(refusal))?;
+        self.last_use = now;
+        let mut requests = 0;
+        let (mut messages, mut touched) = (Vec::with_capacity(posted.messages.len()), Vec::new());
+        let number = self.next_stream;
+        for message in &posted.messages {
+            match message {
+                Message::Request(request) => {
+                    requests += 1;
+                    self.begin(request, number);
+                }
+                Message::Notification(notification) if notification.method() == CANCELLED => {
+                    let id = notification.params().and_then(|it| member(it, "requestId"));
+                    touched.extend(id.and_then(|id| self.cancelled(now, id)));
+                }
+                Message::Response(response) => _ = self.asked.remove(&Id::from(response.id())),
+                _ => {}
+            }
+            messages.push(alone(message, posted.is_batch));
+        }
+        if requests == 0 {
+            return Ok(Accepted { messages, place: None, touched });
+        }
+        self.next_stream += 1;
+        let wait = match self.initialize {
+            Some(_) => self.limits.initialize_wait,
+            None => self.limits.json_wait,
+        };
+        let mut stream = Stream::new(requests);
+        let place = Place { stream: number, connection: self.connection() };
+        let _ = stream.attach(place.connection, None);
+        stream.undecided_until = Some(now.saturating_add(wait));
+        self.attached += 1;
+        self.streams.insert(number, stream);
+        self.open.insert(number);
+        Ok(Accepted { messages, place: Some(place), touched })
+    }
+
+    /// Takes a GET: opens the session's general stream, or resumes any stream. Returns also how many of its
+    /// messages are no longer kept.
+    ///
+    /// # Errors
+    /// 400: the version is not supported, or the event id is unknown. 404: the session has ended. 406. 409: a
+    /// general stream is open already.
+    pub fn get(&mut self, now: Duration, head: &Head) -> Result<(Place, u64), Refusal> {
+        self.check(head)?;
+        head.check_get()?;
+        let resumed = match head.last_event_id() {
+            None => None,
+            Some(id) => {
+                let unknown = "the header Last-Event-ID is not the id of an event that this session sent \
+                               recently";
+                let known = read_event_id(id).filter(|(it, _)| self.streams.contains_key(it));
+                Some(known.ok_or_else(|| Refusal::new(400, unknown))?)
+            }
+        };
+        let (number, last) = resumed.map_or((GENERAL, None), |(it, last)| (it, Some(last)));
+        let connection = self.next_connection;
+        let Some(stream) = self.streams.get_mut(&number) else {
+            return Err(Refusal::unknown_session());
+        };
+        if last.is_none() && stream.connection.is_some() {
+            let text = "the session has an open GET stream already; a session has one at a time";
+            return Err(Refusal::new(409, text));
+        }
+        let (had_one, before) = (stream.connection.is_some(), stream.unwritten());
+        let Some(missing) = stream.attach(connection, last) else {
+            return Err(Refusal::new(
+                400,
+                "the header Last-Event-ID names an event that was never sent",
+            ));
+        };
+        let after = stream.unwritten();
+        self.waiting = self.waiting - if had_one { before } else { 0 } + after;
+        self.attached += usize::from(!had_one);
+        self.next_connection += 1;
+        self.last_use = now;
+        self.lost += missing;
+        Ok((Place { stream: number, connection }, missing))
+    }
+
+    /// Returns the response to a POST with requests.
+    pub fn answer(&mut self, now: Duration, place: Place) -> Answer {
+        let Some(stream) = self.stream(place) else { return Answer::Ended };
+        let Some(until) = stream.undecided_until else { return Answer::Events };
+        if let Some(only) = stream.take_only() {
+            self.detach(now, place);
+            self.remove(place.stream);
+            return Answer::Json(only);
+        }
+        if stream.unwritten() == 0 && stream.open > 0 && now < until {
+            return if self.is_over { Answer::Ended } else { Answer::Wait(until) };
+        }
+        stream.undecided_until = None;
+        Answer::Events
+    }
+
+    /// Appends the next event of a stream to `out`.
+    pub fn next(&mut self, place: Place, out: &mut BytesMut) -> Next {
+        let opening = self.opening();
+        let is_over = self.is_over;
+        let Some(stream) = self.stream(place) else { return Next::End };
+        let before = stream.unwritten();
+        let is_written = stream.write_next(place.stream, opening, out);
+        let written = before - stream.unwritten();
+        let is_finished = stream.open == 0 && place.stream != GENERAL;
+        self.waiting -= written;
+        match is_written {
+            true => Next::Event,
+            false if is_over || is_finished => Next::End,
+            false => Next::Wait,
+        }
+    }
+
+    /// Ends a connection: its client is gone, or it was written to the end. The stream can be resumed.
+    pub fn detach(&mut self, now: Duration, place: Place) {
+        let Some(stream) = self.stream(place) else { return };
+        stream.connection = None;
+        stream.undecided_until = None;
+        let unwritten = stream.unwritten();
+        self.waiting -= unwritten;
+        self.attached -= 1;
+        self.last_use = now;
+        self.make_room();
+    }
+
+    /// Whether another message of the program may be taken. If not, wait until a stream has written something
+    /// or was detached.
+    pub fn has_room(&self) -> bool {
+        self.waiting < self.limits.waiting_bytes
+    }
+
+    /// Returns the bytes that the session holds.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept
+    }
+
+    /// Returns how many messages were dropped before a client had received them.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Drops what is only kept for resumptions.
+    pub fn forget(&mut self) {
+        self.make_room_within(0);
+    }
+
+    /// Returns when [`expire`](Self::expire) has something to do.
+    pub fn deadline(&self) -> Option<Duration> {
+        let finished = self.streams.values().filter_map(|stream| stream.finished_at).min();
+        let finished = finished.map(|at| at.saturating_add(self.limits.finished_for));
+        let idle = (self.attached == 0).then(|| self.last_use.saturating_add(self.limits.idle));
+        [finished, idle].into_iter().flatten().min()
+    }
+
+    /// Removes what has expired. Returns whether the session itself has: it was idle for too long.
+    pub fn expire(&mut self, now: Duration) -> bool {
+        let age = self.limits.finished_for;
+        let is_old = |at: Duration| at.saturating_add(age) <= now;
+        let streams = self.streams.iter();
+        let old =
+            streams.filter(|(_, it)| it.connection.is_none() && it.finished_at.is_some_and(is_old));
+        let old: Vec<_> = old.map(|(number, _)| *number).collect();
+        old.into_iter().for_each(|number| self.remove(number));
+        let is_idle = self.attached == 0 && self.last_use.saturating_add(self.limits.idle) <= now;
+        if is_idle {
+            self.end();
+        }
+        is_idle
+    }
+
+    /// Ends the session: its streams end after what they have.
+    pub fn end(&mut self) {
+        self.is_over = true;
+    }
+
+    /// Whether the session has ended.
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    fn check(&self, head: &Head) -> Result<(), Refusal> {
+        if self.is_over {
+            return Err(Refusal::unknown_session());
+        }
+        match head.version() {
+            Some(version)
+                if !VERSIONS.contains(&version) && self.version.as_deref() != Some(version) =>
+            {
+                let known = VERSIONS.join(", ");
+                let text =
+                    format!("unsupported MCP-Protocol-Version; this session supports {known}");
+                Err(Refusal::new(400, text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_posted(&self, posted: &Posted) -> Result<(), Refusal> {
+        if posted.is_batch && self.version.as_deref() != Some(WITH_BATCHES) {
+            let text = "batches are only allowed in sessions of protocol version 2025-03-26";
+            return Err(Refusal::invalid(text));
+        }
+        let mut ids = BTreeSet::new();
+        for message in &posted.messages {
+            let Message::Request(request) = message else { continue };
+            let is_opening =
+                self.initialize.as_deref() == Some(request.id()) && self.calls.is_empty();
+            if request.method() == "initialize" && !is_opening {
+                return Err(Refusal::invalid("the session is initialized already"));
+            }
+            if self.calls.contains_key(&Id::from(request.id())) || !ids.insert(request.id()) {
+                let text = "another request with this id has no response yet";
+                return Err(Refusal::invalid(text));
+            }
+        }
+        if self.calls.len() + ids.len() > self.limits.calls {
+            return Err(Refusal::new(
+                503,
+                "too many requests of this session have no response yet",
+            ));
+        }
+        Ok(())
+    }
+
+    fn opening(&self) -> Opening {
+        let primes = self.version.as_deref().is_some_and(|version| version >= WITH_PRIMING);
+        Opening { primes, retry: self.limits.retry }
+    }
+
+    fn connection(&mut self) -> u64 {
+        self.next_connection += 1;
+        self.next_connection - 1
+    }
+
+    /// Returns the stream, if the connection is still its own.
+    fn stream(&mut self, place: Place) -> Option<&mut Stream> {
+        let stream = self.streams.get_mut(&place.stream)?;
+        (stream.connection == Some(place.connection)).then_some(stream)
+    }
+
+    /// Removes a stream of a POST. It has no connection.
+    fn remove(&mut self, number: StreamNumber) {
+        if let Some(stream) = self.streams.remove(&number) {
+            self.kept -= stream.cost();
+            self.lost += stream.unwritten_messages();
+        }
+    }
+}
+
+/// The number of the stream for what belongs to no request.
+const GENERAL: StreamNumber = 0;
+
+const CANCELLED: &str = "notifications/cancelled";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! Which stream a message of the program goes to.
+
+use super::*;
+
+/// Messages that belong to the whole session, not to a request.
+const OF_SESSION: [&str; 6] = [
+    "notifications/tools/list_changed",
+    "notifications/prompts/list_changed",
+    "notifications/resources/list_changed",
+    "notifications/resources/updated",
+    "notifications/elicitation/complete",
+    "notifications/tasks/status",
+];
+
+/// The dialect for what programs send: they may omit the version and may send batches.
+const LENIENT: Dialect = {
+    let mut lenient = Dialect::MCP_2025_03_26;
+    lenient.version = false;
+    lenient
+};
+
+/// The error for a program's response that is not valid.
+const INVALID_RESPONSE: i64 = -31001;
+/// How many bytes of it are shown.
+const SHOWN: usize = 200;
+
+impl Session {
+    /// Takes a message of the program. Returns the streams that got something.
+    ///
+    /// Each message goes to one stream: a response to that of its request; progress to that of its token; what
+    /// concerns the session to the general one; all else to the stream of the only POST without a response,
+    /// and, if there are several or none, to the general one if it has a connection, or else to the newest POST.
+    pub fn from_program(&mut self, now: Duration, message: Bytes) -> Vec<u64> {
+        let mut touched = Vec::with_capacity(1);
+        match classify(message, &LENIENT, Limits::default()) {
+            Message::Batch(messages) => {
+                for message in messages {
+                    self.route(now, &message, true, &mut touched);
+                }
+            }
+            message => self.route(now, &message, false, &mut touched),
+        }
+        touched
+    }
+
+    fn route(
+        &mut self,
+        now: Duration,
+        message: &Message,
+        is_in_batch: bool,
+        touched: &mut Vec<StreamNumber>,
+    ) {
+        let number = match message {
+            Message::Response(response) => {
+                let Some((id, call)) = self.settle(response.answers()) else { return };
+                self.learn(&id, response.outcome().ok());
+                let is_same = !is_in_batch && *id == *response.id();
+                let text = match is_same {
+                    true => alone(message, false),
+                    false => write_response(&Dialect::MCP, &id, response.outcome()).into(),
+                };
+                self.answered(now, call.stream, text);
+                touched.push(call.stream);
+                return;
+            }
+            Message::Invalid(invalid) => {
+                for answers in invalid.answers() {
+                    let Some((id, call)) = self.settle(answers) else { continue };
+                    self.learn(&id, None);
+                    let shown = invalid.message();
+                    let shown = String::from_utf8_lossy(shown.get(..SHOWN).unwrap_or(shown));
+                    let problem = invalid.response_problem();
+                    let text = format!(
+                        "the program's answer is not valid: {problem}; received: {shown:?}"
+                    );
+                    let error = write_error(&Dialect::MCP, &id, INVALID_RESPONSE, &text, None);
+                    self.answered(now, call.stream, error.into());
+                    touched.push(call.stream);
+                }
+                return;
+            }
+            Message::Request(request) => {
+                let number = self.related();
+                if self.asked.len() < self.limits.calls {
+                    self.asked.insert(Id::from(request.id()), number);
+                }
+                number
+            }
+            Message::Notification(notification) => {
+                let method = notification.method();
+                let param = |name| member(notification.params()?, name).map(Id::from);
+                match &*method {
+                    "notifications/progress" => param("progressToken")
+                        .and_then(|token| self.tokens.get(&token).copied())
+                        .unwrap_or(GENERAL),
+                    CANCELLED => {
+                        let asked = param("requestId").and_then(|id| self.asked.remove(&id));
+                        asked.filter(|it| self.open.contains(it)).unwrap_or(GENERAL)
+                    }
+                    method if OF_SESSION.contains(&method) => GENERAL,
+                    _ => self.related(),
+                }
+            }
+            Message::Batch(_) => return,
+        };
+        self.push(number, alone(message, is_in_batch));
+        touched.push(number);
+    }
+
+    /// Returns the stream for a message that does not name its request.
+    fn related(&self) -> StreamNumber {
+        match (self.open.len(), self.open.last()) {
+            (1, Some(only)) => *only,
+            (2.., Some(newest)) if !self.has_general() => *newest,
+            _ => GENERAL,
+        }
+    }
+
+    fn has_general(&self) -> bool {
+        self.streams.get(&GENERAL).is_some_and(|general| general.connection.is_some())
+    }
+
+    /// Records a request of the client.
+    pub(super) fn begin(&mut self, request: &Request, stream: StreamNumber) {
+        let meta = request.params().and_then(|params| member(params, "_meta"));
+        let token = meta.and_then(|meta| member(meta, "progressToken"));
+        let token = token.filter(|token| token.len() <= MAX_ID).map(Id::from);
+        if let Some(token) = &token {
+            self.tokens.insert(token.clone(), stream);
+        }
+        self.calls.insert(Id::from(request.id()), Call { stream, token });
+    }
+
+    /// Removes the request that is answered. Returns its id as the client wrote it.
+    fn settle(&mut self, answers: Answers<'_>) -> Option<(Id, Call)> {
+        let exact = match answers {
+            Answers::Call(id) => Some(Id::from(id)).filter(|id| self.calls.contains_key(id)),
+            Answers::OnlyCall => None,
+        };
+        let id = match exact {
+            Some(id) => id,
+            None => answers.find(self.calls.keys().map(|id| (id, &**id)))?.clone(),
+        };
+        let call = self.calls.remove(&id)?;
+        if let Some(token) = &call.token {
+            self.tokens.remove(token);
+        }
+        Some((id, call))
+    }
+
+    /// Learns the version from the response to `initialize`.
+    fn learn(&mut self, id: &Id, result: Option<&[u8]>) {
+        if self.initialize.as_ref() != Some(id) {
+            return;
+        }
+        self.initialize = None;
+        let version = result.and_then(|result| member(result, "protocolVersion"));
+        let version = version.and_then(|it| std::str::from_utf8(it).ok());
+        let version = version.and_then(|it| it.strip_prefix('"')?.strip_suffix('"'));
+        match version.filter(|version| version.len() <= MAX_VERSION) {
+            Some(version) => self.version = Some(version.into()),
+            // Without a version there is no session.
+            None => self.end(),
+        }
+    }
+
+    /// Ends a request that the client has cancelled: it gets no response.
+    pub(super) fn cancelled(&mut self, now: Duration, id: &[u8]) -> Option<StreamNumber> {
+        let (_, call) = self.settle(Answers::Call(id))?;
+        self.close_one(now, call.stream);
+        Some(call.stream)
+    }
+
+    fn answered(&mut self, now: Duration, number: StreamNumber, response: Bytes) {
+        self.push(number, response);
+        self.close_one(now, number);
+    }
+
+    /// Counts one request of a POST as settled.
+    fn close_one(&mut self, now: Duration, number: StreamNumber) {
+        let Some(stream) = self.streams.get_mut(&number) else { return };
+        stream.open = stream.open.saturating_sub(1);
+        if stream.open == 0 {
+            stream.finished_at = Some(now);
+            self.open.remove(&number);
+            self.make_room();
+        }
+    }
+
+    fn push(&mut self, number: StreamNumber, message: Bytes) {
+        let Some(stream) = self.streams.get_mut(&number) else { return };
+        let before = stream.cost();
+        stream.push(message);
+        let added = stream.cost() - before;
+        self.kept += added;
+        if stream.connection.is_some() {
+            self.waiting += added;
+        }
+        self.make_room_within(self.limits.kept_bytes);
+    }
+
+    /// Drops the oldest of what is kept until it is within the limits.
+    pub(super) fn make_room(&mut self) {
+        let finished = |it: &&Stream| it.finished_at.is_some() && it.connection.is_none();
+        while self.streams.values().filter(finished).count() > self.limits.finished {
+            self.remove_oldest();
+        }
+        self.make_room_within(self.limits.kept_bytes);
+    }
+
+    pub(super) fn make_room_within(&mut self, limit: usize) {
+        // What waits for a connection has its own limit.
+        while self.kept.saturating_sub(self.waiting) > limit {
+            if !self.remove_oldest() && !self.evict_one() {
+                break;
+            }
+        }
+    }
+
+    /// Removes the oldest finished stream. Returns whether there was one.
+    fn remove_oldest(&mut self) -> bool {
+        let mut streams = self.streams.iter();
+        let oldest = streams.find(|(_, it)| it.finished_at.is_some() && it.connection.is_none());
+        let Some(number) = oldest.map(|(number, _)| *number) else { return false };
+        self.remove(number);
+        true
+    }
+
+    /// Drops one message of the stream that holds most. Returns whether that was possible.
+    fn evict_one(&mut self) -> bool {
+        let mut streams: Vec<&mut Stream> = self.streams.values_mut().collect();
+        streams.sort_unstable_by_key(|stream| std::cmp::Reverse(stream.cost()));
+        for stream in streams {
+            let before = stream.cost();
+            if let Some(is_lost) = stream.evict() {
+                self.kept -= before - stream.cost();
+                self.lost += u64::from(is_lost);
+                return true;
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,167 @@
+//! One stream of a session: the messages that wait for its connection or are kept for a resumption.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tieline_proto::sse::Encoder;
+
+/// What each message costs in addition to its bytes.
+const EACH: usize = 64;
+
+/// The number of a stream in its session. 0 is the stream of the GET; each POST with requests has its own.
+pub(super) type StreamNumber = u64;
+
+/// A stream. Its messages are numbered from 1; an event id is `STREAM.NUMBER`.
+#[derive(Debug)]
+pub(super) struct Stream {
+    /// The oldest first.
+    kept: VecDeque<Bytes>,
+    /// The number of the oldest one that is kept, or of the next one if none is.
+    first: u64,
+    /// The number of the next message to write.
+    cursor: u64,
+    /// The cost of all that are kept.
+    cost: usize,
+    /// The cost of those that were not written yet.
+    unwritten: usize,
+    /// The number of the connection that it is written to.
+    pub(super) connection: Option<u64>,
+    /// The connection has not begun with its first event yet.
+    is_fresh: bool,
+    /// Until when the response of a POST may be plain JSON; `None` once that is decided.
+    pub(super) undecided_until: Option<Duration>,
+    /// The requests of the POST that are not answered yet.
+    pub(super) open: usize,
+    /// When the last of them was answered.
+    pub(super) finished_at: Option<Duration>,
+}
+
+/// How the events of a connection begin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Opening {
+    /// The first event has an id and no data. Older clients fail to parse it.
+    pub(super) primes: bool,
+    /// How long a client waits before it reconnects.
+    pub(super) retry: Duration,
+}
+
+impl Stream {
+    pub(super) fn new(open: usize) -> Self {
+        Self {
+            kept: VecDeque::new(),
+            first: 1,
+            cursor: 1,
+            cost: 0,
+            unwritten: 0,
+            connection: None,
+            is_fresh: true,
+            undecided_until: None,
+            open,
+            finished_at: None,
+        }
+    }
+
+    pub(super) fn cost(&self) -> usize {
+        self.cost
+    }
+
+    pub(super) fn unwritten(&self) -> usize {
+        self.unwritten
+    }
+
+    pub(super) fn push(&mut self, message: Bytes) {
+        let cost = message.len() + EACH;
+        self.cost += cost;
+        self.unwritten += cost;
+        self.kept.push_back(message);
+    }
+
+    /// Removes the oldest message if the stream may lose it: not the newest one, and not one that waits for a
+    /// connection. Returns whether it was never written, or `None` if nothing was removed.
+    pub(super) fn evict(&mut self) -> Option<bool> {
+        let is_unwritten = self.first >= self.cursor;
+        if self.kept.len() < 2 || (is_unwritten && self.connection.is_some()) {
+            return None;
+        }
+        let cost = self.kept.pop_front()?.len() + EACH;
+        self.first += 1;
+        self.cost -= cost;
+        if is_unwritten {
+            self.cursor = self.first;
+            self.unwritten -= cost;
+        }
+        Some(is_unwritten)
+    }
+
+    /// Returns how many messages were never written.
+    pub(super) fn unwritten_messages(&self) -> u64 {
+        self.first + self.kept.len() as u64 - self.cursor
+    }
+
+    /// Begins a new connection that continues after message `last`, or with the oldest unwritten one. Returns
+    /// how many messages after `last` are no longer kept, or `None` if `last` was never written.
+    pub(super) fn attach(&mut self, connection: u64, last: Option<u64>) -> Option<u64> {
+        let mut missing = 0;
+        if let Some(last) = last {
+            let next = last.checked_add(1).filter(|next| *next <= self.cursor)?;
+            missing = self.first.saturating_sub(next);
+            self.cursor = next.max(self.first);
+            let index = usize::try_from(self.cursor - self.first).unwrap_or(usize::MAX);
+            self.unwritten = self.kept.iter().skip(index).map(|it| it.len() + EACH).sum();
+        }
+        self.connection = Some(connection);
+        (self.is_fresh, self.undecided_until) = (true, None);
+        Some(missing)
+    }
+
+    /// Takes the only message of a stream that is finished, if none was written.
+    pub(super) fn take_only(&mut self) -> Option<Bytes> {
+        let is_only = self.open == 0 && self.kept.len() == 1 && self.first == self.cursor;
+        is_only.then(|| self.kept.pop_front()).flatten()
+    }
+
+    /// Appends the next event to `out`. Returns false if there is none.
+    pub(super) fn write_next(
+        &mut self,
+        number: StreamNumber,
+        opening: Opening,
+        out: &mut BytesMut,
+    ) -> bool {
+        let retry = |encoder: Encoder<'static>| encoder.retry(opening.retry);
+        if self.is_fresh && opening.primes {
+            self.is_fresh = false;
+            let id = format!("{number}.{}", self.cursor - 1);
+            let encoder = retry(Encoder::default());
+            if let Ok(encoder) = encoder.id(&id) {
+                let _ = encoder.data(b"", out);
+            }
+            return true;
+        }
+        let index = usize::try_from(self.cursor - self.first).unwrap_or(usize::MAX);
+        let Some(message) = self.kept.get(index) else { return false };
+        let id = format!("{number}.{}", self.cursor);
+        let mut encoder = Encoder::default();
+        if self.is_fresh {
+            self.is_fresh = false;
+            encoder = retry(encoder);
+        }
+        if let Ok(encoder) = encoder.id(&id).and_then(|encoder| encoder.event("message")) {
+            // Cannot fail: messages were parsed, so they are UTF-8.
+            let _ = encoder.data(message, out);
+        }
+        self.cursor += 1;
+        self.unwritten -= message.len() + EACH;
+        true
+    }
+}
+
+/// Splits an event id into the number of its stream and that of its message.
+pub(super) fn read_event_id(id: &str) -> Option<(StreamNumber, u64)> {
+    let number = |text: &str| {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| text.parse().ok()).flatten()
+    };
+    let (stream, message) = id.split_once('.')?;
+    Some((number(stream)?, number(message)?))
+}

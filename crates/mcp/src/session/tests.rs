@@ -1,0 +1,520 @@
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use proptest::prelude::*;
+
+use super::*;
+
+const ZERO: Duration = Duration::ZERO;
+const LATER: Duration = Duration::from_secs(1);
+
+/// A session and its client, which keeps the responses.
+struct Client {
+    session: Session,
+    now: Duration,
+}
+
+fn posted(body: &str) -> Posted {
+    Posted::read(body.to_owned().into(), Limits::default()).unwrap()
+}
+
+fn head(lines: &[(&str, &str)]) -> Head {
+    Head::of(lines.iter().map(|(name, value)| (*name, value.as_bytes()))).unwrap()
+}
+
+fn get(last: Option<&str>) -> Head {
+    let mut lines = vec![("accept", "text/event-stream")];
+    lines.extend(last.map(|last| ("last-event-id", last)));
+    head(&lines)
+}
+
+fn request(id: &str, method: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}"}}"#)
+}
+
+fn call_with_token(id: &str, token: &str) -> String {
+    let params = format!(r#"{{"_meta":{{"progressToken":{token}}}}}"#);
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{params}}}"#)
+}
+
+fn result(id: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#)
+}
+
+fn notification(method: &str, params: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{params}}}"#)
+}
+
+fn progress(token: &str) -> String {
+    notification("notifications/progress", &format!(r#"{{"progressToken":{token},"progress":1}}"#))
+}
+
+fn cancel(id: &str) -> String {
+    notification("notifications/cancelled", &format!(r#"{{"requestId":{id}}}"#))
+}
+
+impl Client {
+    fn open_with(limits: SessionLimits, version: &str) -> Self {
+        let opening = posted(&request("0", "initialize"));
+        let session = Session::new(ZERO, opening.opening().unwrap(), limits);
+        let mut client = Self { session, now: ZERO };
+        let place = client.post(&request("0", "initialize")).unwrap();
+        let answer =
+            format!(r#"{{"jsonrpc":"2.0","id":0,"result":{{"protocolVersion":"{version}"}}}}"#);
+        client.program(&answer);
+        assert_eq!(client.session.answer(ZERO, place), Answer::Json(answer.into()));
+        client
+    }
+
+    fn open() -> Self {
+        Self::open_with(SessionLimits::default(), "2025-11-25")
+    }
+
+    fn try_post(&mut self, head: &Head, body: &str) -> Result<Accepted, Refusal> {
+        self.session.post(self.now, head, &posted(body))
+    }
+
+    fn post(&mut self, body: &str) -> Option<Place> {
+        self.try_post(&Head::default(), body).unwrap().place
+    }
+
+    /// Posts a request whose response becomes an event stream.
+    fn stream(&mut self, body: &str) -> Place {
+        let place = self.post(body).unwrap();
+        let Answer::Wait(until) = self.session.answer(self.now, place) else { panic!() };
+        self.now = until;
+        assert_eq!(self.session.answer(self.now, place), Answer::Events);
+        place
+    }
+
+    fn get(&mut self, last: Option<&str>) -> Place {
+        self.session.get(self.now, &get(last)).unwrap().0
+    }
+
+    fn program(&mut self, message: &str) -> Vec<u64> {
+        self.session.from_program(self.now, message.to_owned().into())
+    }
+
+    /// Returns what the stream has, and whether it ends.
+    fn read(&mut self, place: Place) -> (String, bool) {
+        let mut out = BytesMut::new();
+        loop {
+            match self.session.next(place, &mut out) {
+                Next::Event => {}
+                ended => return (String::from_utf8(out.to_vec()).unwrap(), ended == Next::End),
+            }
+        }
+    }
+}
+
+fn event(id: &str, data: &str) -> String {
+    format!("event: message\nid: {id}\ndata: {data}\n\n")
+}
+
+const PRIMING: &str = "id: 2.0\nretry: 1000\ndata: \n\n";
+
+#[test]
+fn response_within_the_wait_is_json_and_later_it_is_a_stream() {
+    let mut client = Client::open();
+    let place = client.post(&request("1", "ping")).unwrap();
+    assert_eq!(client.session.answer(ZERO, place), Answer::Wait(Duration::from_millis(250)));
+    client.program(&result("1"));
+    assert_eq!(client.session.answer(ZERO, place), Answer::Json(result("1").into()));
+    assert_eq!(client.session.kept_bytes(), 0);
+    let place = client.stream(&request("2", "ping"));
+    assert_eq!(client.read(place), ("id: 3.0\nretry: 1000\ndata: \n\n".into(), false));
+    client.program(&result("2"));
+    assert_eq!(client.read(place), (event("3.1", &result("2")), true));
+    // Anything before the response makes it a stream at once.
+    let place = client.post(&request("3", "tools/call")).unwrap();
+    client.program(&notification("notifications/message", "{}"));
+    assert_eq!(client.session.answer(client.now, place), Answer::Events);
+}
+
+#[test]
+fn priming_event_is_only_sent_to_clients_that_can_parse_it() {
+    for (version, first) in [
+        ("2024-11-05", ""),
+        ("2025-03-26", ""),
+        ("2025-06-18", ""),
+        ("2025-11-25", PRIMING),
+        ("2099-01-01", PRIMING),
+    ] {
+        let mut client = Client::open_with(SessionLimits::default(), version);
+        let place = client.stream(&request("1", "tools/call"));
+        assert_eq!(client.read(place), (first.into(), false), "{version}");
+        client.program(&result("1"));
+        let expected = match first {
+            "" => format!("event: message\nid: 2.1\nretry: 1000\ndata: {}\n\n", result("1")),
+            _ => event("2.1", &result("1")),
+        };
+        assert_eq!(client.read(place), (expected, true), "{version}");
+    }
+}
+
+/// The streams: 0 is the GET's, 2 and 3 are those of the requests `1` with the token `"t"`, and `"x"`.
+#[test]
+fn every_message_of_the_program_goes_to_one_stream() {
+    let list_changed = notification("notifications/tools/list_changed", "{}");
+    let log = notification("notifications/message", "{}");
+    let sampling = request("9", "sampling/createMessage");
+    // The message, and the stream with none, one, and both requests open, without and with a GET.
+    for (message, expected) in [
+        (&result("1"), [None, Some(2), Some(2), Some(2)]),
+        (&result("\"x\""), [None, None, Some(3), Some(3)]),
+        (&result("77"), [None, None, None, None]),
+        (&progress("\"t\""), [Some(0), Some(2), Some(2), Some(2)]),
+        (&progress("\"other\""), [Some(0), Some(0), Some(0), Some(0)]),
+        (&list_changed, [Some(0), Some(0), Some(0), Some(0)]),
+        (&log, [Some(0), Some(2), Some(3), Some(0)]),
+        (&sampling, [Some(0), Some(2), Some(3), Some(0)]),
+        (&cancel("9"), [Some(0), Some(0), Some(0), Some(0)]),
+        (&"{\"id\":1,\"result\":1,\"error\":{}}".to_owned(), [None, Some(2), Some(2), Some(2)]),
+        (&"a banner".to_owned(), [None, None, None, None]),
+    ] {
+        for (open, expected) in expected.into_iter().enumerate() {
+            let mut client = Client::open();
+            if open > 0 {
+                client.stream(&call_with_token("1", "\"t\""));
+            }
+            if open > 1 {
+                client.stream(&request("\"x\"", "tools/call"));
+            }
+            if open > 2 {
+                client.get(None);
+            }
+            let touched = client.program(message);
+            assert_eq!(touched, Vec::from_iter(expected), "{message} with {open}");
+        }
+    }
+}
+
+#[test]
+fn cancellation_by_the_program_follows_its_request() {
+    let mut client = Client::open();
+    client.stream(&request("1", "tools/call"));
+    assert_eq!(client.program(&request("9", "elicitation/create")), [2]);
+    client.stream(&request("2", "tools/call"));
+    assert_eq!(client.program(&cancel("9")), [2]);
+    assert_eq!(client.program(&cancel("9")), [0], "it is no longer known");
+    // A request that was answered is no longer known either.
+    assert_eq!(client.program(&request("10", "elicitation/create")), [3]);
+    client.post(&result("10"));
+    assert_eq!(client.program(&cancel("10")), [0]);
+}
+
+#[test]
+fn cancelled_request_ends_its_stream_without_a_response() {
+    let mut client = Client::open();
+    let place = client.stream(&request("1", "tools/call"));
+    let accepted = client.try_post(&Head::default(), &cancel("1")).unwrap();
+    assert_eq!((accepted.touched, accepted.place), (vec![2], None));
+    assert_eq!(accepted.messages, [cancel("1")]);
+    assert_eq!(client.read(place), (PRIMING.into(), true));
+    assert!(client.program(&result("1")).is_empty(), "a late response is dropped");
+    client.post(&request("1", "ping")).unwrap();
+}
+
+#[test]
+fn response_with_another_spelling_of_the_id_gets_the_clients() {
+    let mut client = Client::open();
+    let place = client.post(&request("1", "ping")).unwrap();
+    client.program(&result("\"1\""));
+    assert_eq!(client.session.answer(ZERO, place), Answer::Json(result("1").into()));
+}
+
+#[test]
+fn refused_posts_change_nothing() {
+    let version = |version| head(&[("mcp-protocol-version", version)]);
+    let mut client = Client::open();
+    client.post(&request("1", "tools/call")).unwrap();
+    let batch = format!("[{},{}]", request("2", "a"), request("3", "b"));
+    for (head, body, status, code) in [
+        (version("2025-06-19"), request("2", "ping"), 400, -31400),
+        (version("2026-07-28"), request("2", "ping"), 400, -31400),
+        (version(""), request("2", "ping"), 400, -31400),
+        (Head::default(), request("1", "ping"), 400, -32600),
+        (Head::default(), request("2", "initialize"), 400, -32600),
+        (Head::default(), batch, 400, -32600),
+    ] {
+        let refusal = client.try_post(&head, &body).unwrap_err();
+        assert_eq!((refusal.status, refusal.code), (status, code), "{body}: {refusal:?}");
+    }
+    for known in ["2025-11-25", "2025-06-18", "2025-03-26"] {
+        client.try_post(&version(known), &notification("n", "{}")).unwrap();
+    }
+    client.program(&result("1"));
+    client.session.end();
+    let refusal = client.try_post(&Head::default(), &request("2", "ping")).unwrap_err();
+    assert_eq!(refusal.status, 404);
+    assert_eq!(client.session.get(ZERO, &get(None)).unwrap_err().status, 404);
+}
+
+#[test]
+fn batch_is_split_and_its_stream_ends_after_the_last_response() {
+    let mut client = Client::open_with(SessionLimits::default(), "2025-03-26");
+    let batch =
+        format!("[{},\n{},{}]", request("1", "a"), notification("n", "{}"), request("2", "b"));
+    let accepted = client.try_post(&Head::default(), &batch).unwrap();
+    assert_eq!(accepted.messages, [request("1", "a"), notification("n", "{}"), request("2", "b")]);
+    let place = accepted.place.unwrap();
+    assert_eq!(client.program(&format!("[{},{}]", result("2"), result("1"))), [2, 2]);
+    assert_eq!(client.session.answer(ZERO, place), Answer::Events);
+    let (text, is_end) = client.read(place);
+    assert!(is_end && text.contains(&result("1")) && text.contains(&result("2")), "{text}");
+    let twice = format!("[{},{}]", request("5", "a"), request("5", "b"));
+    assert_eq!(client.try_post(&Head::default(), &twice).unwrap_err().code, -32600);
+}
+
+#[test]
+fn stream_of_a_post_is_resumed_by_a_get() {
+    let mut client = Client::open();
+    let place = client.stream(&call_with_token("1", "1"));
+    client.program(&progress("1"));
+    client.read(place);
+    // The connection is lost; the response arrives meanwhile.
+    client.session.detach(client.now, place);
+    client.program(&result("1"));
+    for (last, expected) in [
+        ("2.0", event("2.1", &progress("1")) + &event("2.2", &result("1"))),
+        ("2.1", event("2.2", &result("1"))),
+        ("2.2", String::new()),
+    ] {
+        let resumed = client.get(Some(last));
+        assert_eq!(resumed.stream(), 2);
+        let (text, is_end) = client.read(resumed);
+        let priming = format!("id: {last}\nretry: 1000\ndata: \n\n");
+        assert_eq!((text, is_end), (priming + &expected, true), "{last}");
+        client.session.detach(client.now, resumed);
+    }
+    for unknown in ["2.3", "9.1", "2", "2.", ".1", "2.+1", "2.1.1", "x", "2.18446744073709551616"] {
+        let refusal = client.session.get(client.now, &get(Some(unknown))).unwrap_err();
+        assert_eq!(refusal.status, 400, "{unknown}");
+    }
+}
+
+#[test]
+fn newer_connection_replaces_the_one_that_it_resumes() {
+    let mut client = Client::open();
+    let first = client.get(None);
+    client.program(&notification("notifications/tools/list_changed", "{}"));
+    client.read(first);
+    let refusal = client.session.get(ZERO, &get(None)).unwrap_err();
+    assert_eq!((refusal.status, refusal.code), (409, -31409));
+    let second = client.get(Some("0.0"));
+    assert_eq!(client.session.next(first, &mut BytesMut::new()), Next::End);
+    client.session.detach(LATER, first);
+    assert!(client.read(second).0.contains("list_changed"), "it was not received");
+    assert_eq!(client.session.get(ZERO, &get(None)).unwrap_err().status, 409);
+    client.session.detach(LATER, second);
+    client.get(None);
+}
+
+#[test]
+fn what_is_kept_is_bounded_and_losses_are_counted() {
+    let limits = SessionLimits { kept_bytes: 1_000, finished: 2, ..SessionLimits::default() };
+    let mut client = Client::open_with(limits, "2025-11-25");
+    for _ in 0..100 {
+        client.program(&notification("notifications/tools/list_changed", "{}"));
+    }
+    assert!(client.session.kept_bytes() <= 1_000);
+    let kept = client.session.kept_bytes() / (64 + 72);
+    assert!(client.session.lost() >= 100 - kept as u64 - 1, "{}", client.session.lost());
+    let place = client.get(None);
+    assert!(client.read(place).0.contains("list_changed"));
+    client.session.detach(ZERO, place);
+    for id in 1..10 {
+        let place = client.stream(&request(&id.to_string(), "tools/call"));
+        client.session.detach(ZERO, place);
+        client.program(&result(&id.to_string()));
+    }
+    assert!(client.session.kept_bytes() <= 1_000);
+    assert!(client.session.streams.len() <= 3);
+    // A message above the limit is kept alone, until it is forgotten with its stream.
+    let long = format!("\"{}\"", "x".repeat(5_000));
+    client.program(&notification("notifications/tools/list_changed", &format!("{{\"a\":{long}}}")));
+    let place = client.get(None);
+    assert!(client.read(place).0.contains(&long));
+    client.session.detach(ZERO, place);
+    client.program(&notification("notifications/tools/list_changed", "{}"));
+    client.session.forget();
+    assert!(client.session.kept_bytes() < 200, "{}", client.session.kept_bytes());
+}
+
+#[test]
+fn program_waits_for_slow_connections_only() {
+    let limits = SessionLimits { waiting_bytes: 500, ..SessionLimits::default() };
+    let mut client = Client::open_with(limits, "2025-11-25");
+    let fill = |client: &mut Client| {
+        for _ in 0..10 {
+            client.program(&notification("notifications/tools/list_changed", "{}"));
+        }
+    };
+    fill(&mut client);
+    assert!(client.session.has_room(), "no connection");
+    let place = client.get(None);
+    assert!(!client.session.has_room());
+    client.read(place);
+    assert!(client.session.has_room());
+    fill(&mut client);
+    assert!(!client.session.has_room());
+    client.session.detach(ZERO, place);
+    assert!(client.session.has_room());
+}
+
+#[test]
+fn idle_session_and_finished_streams_expire() {
+    let mut client = Client::open();
+    let limits = SessionLimits::default();
+    assert_eq!(client.session.deadline(), Some(limits.idle));
+    let place = client.stream(&request("1", "tools/call"));
+    assert_eq!(client.session.deadline(), None, "a stream is open");
+    client.program(&result("1"));
+    client.read(place);
+    client.session.detach(client.now, place);
+    let finished = client.now + limits.finished_for;
+    assert_eq!(client.session.deadline(), Some(finished));
+    assert!(!client.session.expire(finished));
+    assert_eq!(client.session.kept_bytes(), 0);
+    let idle = client.now + limits.idle;
+    assert_eq!(client.session.deadline(), Some(idle));
+    assert!(!client.session.expire(idle - Duration::from_nanos(1)));
+    assert!(client.session.expire(idle) && client.session.is_over());
+}
+
+#[test]
+fn too_many_open_requests_are_refused() {
+    let limits = SessionLimits { calls: 2, ..SessionLimits::default() };
+    let mut client = Client::open_with(limits, "2025-11-25");
+    client.post(&request("1", "a"));
+    client.post(&request("2", "a"));
+    let refusal = client.try_post(&Head::default(), &request("3", "a")).unwrap_err();
+    assert_eq!((refusal.status, refusal.id.as_deref()), (503, Some(&b"3"[..])));
+    client.program(&result("1"));
+    client.post(&request("3", "a"));
+}
+
+#[test]
+fn refused_initialization_ends_the_session_after_its_response() {
+    let opening = posted(&request("0", "initialize"));
+    for answer in [
+        r#"{"jsonrpc":"2.0","id":0,"error":{"code":-1,"message":"no"}}"#,
+        r#"{"jsonrpc":"2.0","id":0,"result":{}}"#,
+    ] {
+        let session = Session::new(ZERO, opening.opening().unwrap(), SessionLimits::default());
+        let mut client = Client { session, now: ZERO };
+        let place = client.post(&request("0", "initialize")).unwrap();
+        client.program(answer);
+        assert!(client.session.is_over());
+        assert_eq!(client.session.answer(ZERO, place), Answer::Json(answer.into()));
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Post(usize),
+    Program(usize),
+    Get(Option<(u64, u64)>),
+    Answer(usize),
+    Next(usize),
+    Detach(usize),
+    Expire(u64),
+    Forget,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        3 => any::<usize>().prop_map(Step::Post),
+        3 => any::<usize>().prop_map(Step::Program),
+        1 => proptest::option::of((0..6_u64, 0..6_u64)).prop_map(Step::Get),
+        2 => any::<usize>().prop_map(Step::Answer),
+        3 => any::<usize>().prop_map(Step::Next),
+        1 => any::<usize>().prop_map(Step::Detach),
+        1 => (0..100_u64).prop_map(Step::Expire),
+        1 => Just(Step::Forget),
+    ];
+    proptest::collection::vec(step, 0..80)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Whatever both sides do in any order, the counts stay right and what is kept stays bounded.
+    #[test]
+    fn accounts_are_exact(steps in steps()) {
+        let limits = SessionLimits {
+            kept_bytes: 600, waiting_bytes: 400, finished: 2, calls: 4, ..SessionLimits::default()
+        };
+        let mut client = Client::open_with(limits, "2025-03-26");
+        let bodies = [
+            request("1", "tools/call"), request("2", "tools/call"), call_with_token("3", "1"),
+            cancel("1"), cancel("2"), result("9"), notification("n", "{}"),
+            format!("[{},{}]", request("4", "a"), request("5", "b")),
+        ];
+        let messages = [
+            result("1"), result("2"), result("3"), result("4"), result("5"), progress("1"),
+            request("9", "sampling/createMessage"), cancel("9"),
+            notification("notifications/tools/list_changed", "{}"), "no JSON".to_owned(),
+            r#"{"id":1,"result":1,"error":{}}"#.to_owned(),
+        ];
+        let mut places = Vec::new();
+        for step in steps {
+            let pick = |index: usize, places: &[Place]| {
+                (!places.is_empty()).then(|| places[index % places.len()])
+            };
+            match step {
+                Step::Post(index) => {
+                    let posted = client.try_post(&Head::default(), &bodies[index % bodies.len()]);
+                    places.extend(posted.ok().and_then(|it| it.place));
+                }
+                Step::Program(index) => _ = client.program(&messages[index % messages.len()]),
+                Step::Get(last) => {
+                    let last = last.map(|(stream, number)| format!("{stream}.{number}"));
+                    let got = client.session.get(client.now, &get(last.as_deref()));
+                    places.extend(got.ok().map(|(place, _)| place));
+                }
+                Step::Answer(index) => if let Some(place) = pick(index, &places) {
+                    client.session.answer(client.now, place);
+                },
+                Step::Next(index) => if let Some(place) = pick(index, &places) {
+                    client.session.next(place, &mut BytesMut::new());
+                },
+                Step::Detach(index) => if let Some(place) = pick(index, &places) {
+                    client.session.detach(client.now, place);
+                },
+                Step::Expire(seconds) => {
+                    client.now += Duration::from_secs(seconds);
+                    client.session.expire(client.now);
+                }
+                Step::Forget => client.session.forget(),
+            }
+            let session = &client.session;
+            let streams = || session.streams.values();
+            prop_assert_eq!(session.kept, streams().map(Stream::cost).sum::<usize>());
+            let there = || streams().filter(|it| it.connection.is_some());
+            prop_assert_eq!(session.attached, there().count());
+            prop_assert_eq!(session.waiting, there().map(Stream::unwritten).sum::<usize>());
+            let open = session.calls.values().map(|call| call.stream);
+            prop_assert_eq!(&session.open, &open.collect::<BTreeSet<_>>());
+            prop_assert!(session.calls.len() <= 4 && session.tokens.len() <= 4);
+            prop_assert!(streams().filter(|it| it.finished_at.is_some() && it.connection.is_none()).count() <= 2);
+        }
+    }
+
+    #[test]
+    fn hostile_input_does_not_panic(
+        body: Vec<u8>,
+        message: Vec<u8>,
+        name in "[a-z-]{0,20}|accept|content-type|mcp-session-id|mcp-protocol-version|last-event-id",
+        value: Vec<u8>,
+    ) {
+        let mut client = Client::open();
+        if let Ok(head) = Head::of([(&*name, &*value)]) {
+            let _ = head.check_post();
+            let _ = client.session.get(ZERO, &head);
+        }
+        if let Err(refusal) = Posted::read(body.into(), Limits::default()) {
+            prop_assert!(!refusal.body().is_empty());
+        }
+        client.session.from_program(ZERO, message.into());
+    }
+}
