@@ -68,6 +68,11 @@ impl<T> Calls<T> {
     }
 
     /// Returns the value of a call.
+    pub fn get(&self, id: CallId) -> Option<&T> {
+        self.waiting.get(&id.0)
+    }
+
+    /// Returns the value of a call, to change it.
     pub fn get_mut(&mut self, id: CallId) -> Option<&mut T> {
         self.waiting.get_mut(&id.0)
     }

@@ -1,7 +1,7 @@
 //! The differences between protocols based on JSON-RPC, as data.
 
 use super::member::member;
-use super::{OVERLOADED, Request, TraceParent};
+use super::{OVERLOADED, Request, Sharing, SharingRules, TraceParent};
 
 /// A protocol based on JSON-RPC, described by its differences from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Dialect {
     pub adds_messages: bool,
     /// The error code for requests that a program did not answer before it exited.
     pub gone: i64,
+    /// Whether several clients can share one program, and how.
+    pub sharing: Sharing,
 }
 
 /// The state that a program has from earlier messages, which must be restored after a restart.
@@ -110,6 +112,7 @@ impl Dialect {
         state: DialectState::Unknown,
         adds_messages: true,
         gone: OVERLOADED,
+        sharing: Sharing::Possible(&SharingRules::PLAIN),
     };
 
     /// The Language Server Protocol 3.17.
@@ -141,6 +144,9 @@ impl Dialect {
             ],
             registration: Some(["client/registerCapability", "client/unregisterCapability"]),
         }),
+        sharing: Sharing::Impossible(
+            "a language server has one copy of each document, which the edits of several clients would mix up",
+        ),
         ..Self::STRICT
     };
 
@@ -178,6 +184,7 @@ impl Dialect {
         adds_messages: true,
         // The specification reserves -32768 to -32000.
         gone: -31000,
+        sharing: Sharing::Possible(&SharingRules::MCP),
     };
 
     /// The Model Context Protocol of 2025-03-26, the one revision with batches.
@@ -204,6 +211,9 @@ impl Dialect {
             things: &[],
             registration: None,
         }),
+        sharing: Sharing::Impossible(
+            "an agent belongs to the client that authenticated to it, and asks that client for files and permissions",
+        ),
         ..Self::STRICT
     };
 
@@ -214,6 +224,9 @@ impl Dialect {
         batches: false,
         state: DialectState::Lost,
         adds_messages: false,
+        sharing: Sharing::Impossible(
+            "xi-core has one client: its views belong to all who are connected",
+        ),
         ..Self::STRICT
     };
 

@@ -11,6 +11,8 @@ mod dialect;
 mod id;
 mod member;
 mod outline;
+mod rewrite;
+mod sharing;
 mod trace;
 mod write;
 
@@ -27,6 +29,8 @@ pub use dialect::{CancelStyle, Dialect, DialectState, Handshake, ProgressStyle, 
 pub use id::Id;
 pub use member::member;
 pub use outline::Outline;
+pub use rewrite::{DoubledMember, elements, locate};
+pub use sharing::{LevelRules, ListenRules, Sharing, SharingRules};
 pub use trace::{NoTraceParent, TraceParent};
 pub use write::{write_error, write_notification, write_request, write_response, write_result};
 
