@@ -11,6 +11,7 @@ mod endpoint;
 mod line;
 mod logging;
 mod memory;
+mod processes;
 mod serve;
 mod status;
 #[cfg_attr(windows, path = "args/windows.rs")]
@@ -71,7 +72,7 @@ Exit status: 0 success, 1 failure, 2 usage error.";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Serve a stdio program on a socket or the web, with one process per client
+    /// Serve a stdio program on a socket or the web, with one process per client or for several
     ///
     /// Prints each endpoint that it listens on to stdout, one per line; everything else goes to stderr.
     ///

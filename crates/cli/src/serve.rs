@@ -1,4 +1,4 @@
-//! `tieline serve`: listens on endpoints and starts a program for each client.
+//! `tieline serve`: listens on endpoints and starts a program for each client, or for several.
 
 use std::ffi::OsString;
 use std::future::pending;
@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use tieline_gateway::{Bridge, Server, ServerReport, Tap};
+use tieline_gateway::{Bridge, ProcessModel, Server, ServerReport, Tap};
 use tieline_http::ClientConfig;
 use tieline_proto::FramingKind;
 use tieline_transport::{
@@ -44,6 +44,9 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     let bridge = Bridge { tap, dialect, grace, isolated, overflow, memory, ..Bridge::default() };
     let mut server = Server::new(args.max_connections, bridge);
     server.restart(args.restart);
+    let processes = &args.processes;
+    processes.check(args.anonymous())?;
+    server.processes(processes.processes()).map_err(|error| processes.refused(error))?;
     server.account(account.clone());
     let mcp_dialect = mcp::dialect(dialect, args.framing);
     let mcp_name =
@@ -155,11 +158,13 @@ struct Program {
     argv: Vec<OsString>,
     name: String,
     is_demo: bool,
+    model: ProcessModel,
 }
 
 impl Program {
     /// Resolves the program, so that a missing one is reported before the endpoints are announced.
     fn of(args: &Serve) -> Result<Self, Failure> {
+        let model = args.processes.model();
         let Some(program) = args.command.first() else {
             if args.framing != FramingKind::Lines {
                 let why = "--framing is the framing of the program, and the built-in agent uses lines. For \
@@ -167,12 +172,12 @@ impl Program {
                 return Err(Failure::Usage(why.into()));
             }
             let argv = vec![std::env::current_exe()?.into(), "demo-agent".into()];
-            return Ok(Self { argv, name: "demo-agent".into(), is_demo: true });
+            return Ok(Self { argv, name: "demo-agent".into(), is_demo: true, model });
         };
         let endpoint = Endpoint::exec(program, args.command.get(1..).unwrap_or_default());
         resolve(program, args.cwd.as_deref()).map_err(|error| error.at(&endpoint))?;
         let name = program.to_string_lossy().into_owned();
-        Ok(Self { argv: args.command.clone(), name, is_demo: false })
+        Ok(Self { argv: args.command.clone(), name, is_demo: false, model })
     }
 
     /// Returns the name of a server of this program that was given none.
@@ -311,10 +316,15 @@ fn invitation(
     framing: FramingKind,
 ) -> String {
     let built_in = if program.is_demo { " (built in)" } else { "" };
+    let processes = match program.model {
+        ProcessModel::Shared => "one process for all clients",
+        ProcessModel::PerUser => "one process per user",
+        _ => "one process per client",
+    };
     let name = endpoints.iter().find_map(Name::at).filter(|name| name.as_str() != program.name);
     let as_name = name.map_or_else(String::new, |name| format!(" as {name}"));
     let mut text = format!(
-        "tieline: serving {}{built_in}{as_name}, one process per client; press Ctrl-C to stop\n\
+        "tieline: serving {}{built_in}{as_name}, {processes}; press Ctrl-C to stop\n\
          try it in another terminal:\n",
         program.name
     );

@@ -6,7 +6,8 @@
 //!      Sender   ◀── [tap] ◀── messages ◀── Receiver           its end is the line's end
 //! ```
 //!
-//! [`bridge`] joins two channels. [`Server`] accepts many clients and connects each to its own far side.
+//! [`bridge`] joins two channels. [`Server`] accepts many clients and connects each to its own far side, or
+//! several to one ([`Processes`]).
 //! Nothing is added to the stream unless a [dialect](Bridge::dialect) is given. With one, requests that the
 //! far side leaves unanswered when it ends get an error response.
 //!
@@ -23,11 +24,13 @@ mod lock;
 mod outbox;
 mod own;
 mod patience;
+mod processes;
 mod publish;
 mod pump;
 mod restore;
 mod restored;
 mod serve;
+mod shared;
 mod tap;
 mod timestamp;
 mod turn_away;
@@ -37,6 +40,7 @@ mod watch;
 pub use bridge::{Bridge, BridgeEnd, BridgeReport, bridge, bridge_supervised};
 pub use chaos::{Chaos, ChaosReport, Faults};
 pub use outbox::{Overflow, UnknownOverflow};
+pub use processes::{NotShareable, ProcessModel, Processes, ProgramsView, UnknownProcessModel};
 pub use serve::{Server, ServerReport};
 pub use tap::{Tap, TapEnd};
 pub use tieline_link::LineState;

@@ -1,4 +1,4 @@
-//! A server that connects each client to its own far side.
+//! A server that connects clients to far sides: each to its own, or several to one.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -20,17 +20,19 @@ use tokio::time::timeout_at;
 use tracing::{Instrument, info_span};
 
 use crate::admit::admit;
+use crate::processes::{NO_IDENTITY, Programs};
 use crate::turn_away::turn_away;
 use crate::watch::Counting;
-use crate::{Bridge, BridgeEnd, BridgeReport, ServerWatch, bridge};
+use crate::{Bridge, BridgeEnd, BridgeReport, NotShareable, Processes, ServerWatch, bridge};
 
-/// A server that accepts clients and connects each to its own far side.
+/// A server that accepts clients and connects each to its own far side, or [several to one](Self::processes).
 pub struct Server {
     entrances: Vec<Entrance>,
     max_connections: usize,
     bridge: Bridge,
     restart: RestartPolicy,
     account: Option<ProcessAccount>,
+    programs: Option<Programs>,
     watch: ServerWatch,
 }
 
@@ -67,7 +69,7 @@ impl Server {
     pub fn new(max_connections: usize, bridge: Bridge) -> Self {
         let (entrances, restart) = (Vec::new(), RestartPolicy::Never);
         let watch = ServerWatch::default();
-        Self { entrances, max_connections, bridge, restart, account: None, watch }
+        Self { entrances, max_connections, bridge, restart, account: None, programs: None, watch }
     }
 
     /// Returns a handle to observe the server.
@@ -88,7 +90,22 @@ impl Server {
         self.restart = policy;
     }
 
-    /// Adds an acceptor. Each of its clients is connected to a new channel from `target`.
+    /// Sets which clients use the same program; by default each has its own.
+    ///
+    /// A shared program is started for its first client, and stopped when it has had no client for a while. If
+    /// it ends, the lines of all its clients end, or it is [restarted](Self::restart). A client that lets
+    /// 64 MiB wait for it is disconnected, because the others must not wait for it.
+    ///
+    /// # Errors
+    /// The programs of the bridge's [dialect](Bridge::dialect) cannot be shared, or it has none.
+    pub fn processes(&mut self, processes: Processes) -> Result<(), NotShareable> {
+        let programs = Programs::new(processes, self.bridge.dialect)?;
+        self.watch.programs(programs.count());
+        self.programs = Some(programs);
+        Ok(())
+    }
+
+    /// Adds an acceptor. Each of its clients is connected to a channel from `target`.
     pub fn add(&mut self, acceptor: Box<dyn DynAcceptor>, target: Arc<dyn DynConnector>) {
         self.entrances.push(Entrance { acceptor, target, dialect: None });
     }
@@ -108,7 +125,7 @@ impl Server {
     ///
     /// Dropping the future closes everything at once.
     pub async fn run(self, stop: impl Future<Output = ()>) -> ServerReport {
-        let Self { entrances, max_connections, bridge, restart, account, watch } = self;
+        let Self { entrances, max_connections, bridge, restart, account, programs, watch } = self;
         let (arrived, mut arrivals) = mpsc::channel(entrances.len().max(1));
         let mut entrances: JoinSet<()> =
             entrances.into_iter().map(|entrance| accept(entrance, arrived.clone())).collect();
@@ -140,7 +157,8 @@ impl Server {
                         }
                     } else {
                         let breaker = lines.watch.breaker();
-                        let joined = Joined { restart, breaker, bridge: bridge.clone() };
+                        let programs = programs.clone();
+                        let joined = Joined { restart, breaker, programs, bridge: bridge.clone() };
                         lines.start(arrival, joined, stopping.subscribe());
                     }
                 }
@@ -162,6 +180,10 @@ impl Server {
         while let Some(ended) = lines.tasks.join_next_with_id().await {
             lines.ended(ended);
         }
+        if let Some(programs) = programs {
+            // Programs that have not stopped by then are killed.
+            let _ = timeout_at(hard_stop, programs.stop()).await;
+        }
         if let Some(account) = account {
             lines.report.programs = account.settled(LAST_BREATH).await;
         }
@@ -182,6 +204,7 @@ const HARD_STOP: Duration = Duration::from_secs(1);
 struct Joined {
     restart: RestartPolicy,
     breaker: SharedBreaker,
+    programs: Option<Programs>,
     bridge: Bridge,
 }
 
@@ -300,7 +323,7 @@ impl Lines {
 /// Runs one client's line. Returns `None` if the client was refused.
 async fn run(
     arrival: Arrival,
-    Joined { restart, breaker, bridge: how }: Joined,
+    Joined { restart, breaker, programs, bridge: how }: Joined,
     watch: ServerWatch,
     mut stopping: watch::Receiver<bool>,
 ) -> Option<BridgeReport> {
@@ -331,8 +354,21 @@ async fn run(
             return None;
         }
     };
+    let target = match &programs {
+        None => Some(arrival.target),
+        Some(programs) => programs.for_client(&arrival.target, client.control(), &how),
+    };
+    let Some(target) = target else {
+        tracing::warn!("client refused: {NO_IDENTITY}");
+        let turned_away = turn_away(client, how.dialect, NO_IDENTITY, CloseReason::Overrun);
+        tokio::select! {
+            () = turned_away => {}
+            () = &mut stop => {}
+        }
+        return None;
+    };
     let starts: Arc<AtomicU64> = Arc::default();
-    let target = Arc::new(Counting { target: arrival.target, starts: Arc::clone(&starts) });
+    let target = Arc::new(Counting { target, starts: Arc::clone(&starts) });
     let recovery = LinkOptions::recovering(Recovery::Restart(restart));
     let connected = tokio::select! {
         connected = Link::connect(target, recovery) => connected,
@@ -346,7 +382,13 @@ async fn run(
         }
         Err(error) => {
             // A lack of resources on our side is not a failure of the far side.
-            if !matches!(error.kind(), ErrorKind::ResourcesExhausted | ErrorKind::PipeFailed) {
+            let is_ours = matches!(
+                error.kind(),
+                ErrorKind::ResourcesExhausted
+                    | ErrorKind::PipeFailed
+                    | ErrorKind::TooManyPrograms { .. }
+            );
+            if !is_ours {
                 permit.failed();
             }
             log_error("client refused", &error);

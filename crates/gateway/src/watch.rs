@@ -11,8 +11,9 @@ use tieline_transport::{
     BoxChannel, BoxFuture, Channel, ConnectionInfo, Control, DynConnector, Traffic, TransportError,
 };
 
-use crate::ServerReport;
 use crate::lock::lock;
+use crate::processes::ProgramCount;
+use crate::{ProgramsView, ServerReport};
 
 /// A handle to observe a [`Server`](crate::Server) while it runs and afterwards
 /// ([`Server::watch`](crate::Server::watch)). Clones observe the same server. It does not keep the server or
@@ -42,6 +43,8 @@ pub struct ServerView {
     pub breaker: BreakerState,
     /// How long until a far side is started again, if none is started now.
     pub retry_after: Option<Duration>,
+    /// The programs that clients share; `None` if each client has its own.
+    pub programs: Option<ProgramsView>,
 }
 
 /// A snapshot of an open line.
@@ -76,6 +79,7 @@ struct Seen {
     report: ServerReport,
     lines: BTreeMap<u64, Line>,
     over: Traffic,
+    programs: Option<ProgramCount>,
 }
 
 #[derive(Clone, Debug)]
@@ -100,7 +104,17 @@ impl ServerWatch {
             let restarts = report.restarted;
             let (breaker, retry_after) = (self.breaker.state(), self.breaker.retry_after());
             let lines = Vec::new();
-            let view = ServerView { came, report, lines, traffic, restarts, breaker, retry_after };
+            let programs = seen.programs.as_ref().and_then(ProgramCount::view);
+            let view = ServerView {
+                came,
+                report,
+                lines,
+                traffic,
+                restarts,
+                breaker,
+                retry_after,
+                programs,
+            };
             (view, seen.lines.clone())
         };
         for (id, Line { client, program }) in lines {
@@ -115,6 +129,10 @@ impl ServerWatch {
     /// Returns the circuit breaker for starting far sides.
     pub(crate) fn breaker(&self) -> SharedBreaker {
         self.breaker.clone()
+    }
+
+    pub(crate) fn programs(&self, programs: ProgramCount) {
+        self.lock().programs = Some(programs);
     }
 
     pub(crate) fn came(&self) {

@@ -109,8 +109,11 @@ impl Decider {
 /// Returns whether further attempts will fail in the same way until a person intervenes.
 fn is_permanent(error: &TransportError) -> bool {
     // Unclassified errors may be temporary: a file that is being replaced, a network that is down.
-    let may_pass =
-        matches!(error.kind(), ErrorKind::Io | ErrorKind::LaunchFailed | ErrorKind::Closed(_));
+    let may_pass = match error.kind() {
+        // A line that was ended because of what this side did.
+        ErrorKind::Closed(CloseReason::Overrun | CloseReason::NoMemory(_)) => false,
+        kind => matches!(kind, ErrorKind::Io | ErrorKind::LaunchFailed | ErrorKind::Closed(_)),
+    };
     !may_pass && !error.is_retryable()
 }
 

@@ -12,6 +12,7 @@ use tieline_transport::{Endpoint, Environment, Options};
 
 use super::endpoint::listener;
 use super::line::Line;
+use super::processes::ProcessModels;
 use super::system::Sockets;
 use super::values::{
     at_least_one, dialect, framing, is_unix_socket, overflow, restart_policy, up_to_a_day,
@@ -29,6 +30,7 @@ Examples:
   tieline serve --listen unix:/tmp/lsp.sock --framing content-length -- pylsp
   tieline serve --listen lines+unix:/tmp/a.sock --tap messages.ndjson -- my-agent
   tieline serve --dialect mcp --restart on-failure -- my-mcp-server
+  tieline serve --dialect mcp --process shared -- my-mcp-server
   tieline serve --resume=1h -- my-agent
   tieline serve --listen unix:/run/agent/a.sock --socket-group staff -- my-agent
   tieline serve --listen http://127.0.0.1:8080 -- my-agent")]
@@ -60,6 +62,8 @@ pub(crate) struct Serve {
     /// At most five times in ten seconds.
     #[arg(long, value_name = "POLICY", default_value = "no", value_parser = restart_policy)]
     pub(crate) restart: RestartPolicy,
+    #[command(flatten)]
+    pub(crate) processes: ProcessModels,
     /// Serve at most N clients at once, and refuse more
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = at_least_one)]
     pub(crate) max_connections: usize,
@@ -128,6 +132,15 @@ impl Serve {
             self.name.is_some() || self.listen.is_empty() || self.listen.iter().any(is_unix_socket);
         self.sockets.set(&mut options, has_socket)?;
         Ok(options)
+    }
+
+    /// Returns what admits clients that cannot be told apart.
+    pub(crate) fn anonymous(&self) -> Option<&'static str> {
+        let has_tcp = self.listen.iter().any(|it| it.scheme() == "tcp");
+        match self.web.admits_anybody() {
+            true => Some("--allow-unauthenticated-web"),
+            false => has_tcp.then_some("tcp: endpoints"),
+        }
     }
 
     /// Returns the program's environment: first variables are passed on, then removed, then set. The

@@ -223,6 +223,11 @@ impl WebServer {
         })
     }
 
+    /// Returns whether clients without a token are accepted.
+    pub(crate) fn admits_anybody(&self) -> bool {
+        self.allow_unauthenticated_web
+    }
+
     /// Returns the first of these options that is on the command line. The environment variable does not
     /// count: it may be meant for other commands.
     pub(crate) fn first_given(&self) -> Option<&'static str> {

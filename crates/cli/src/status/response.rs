@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tieline_gateway::{LineState, LineView, ProgramView};
+use tieline_gateway::{LineState, LineView, ProgramView, ProgramsView};
 use tieline_http::{Place, WebAddress};
 use tieline_proto::BreakerState;
 use tieline_transport::{Address, Endpoint, PeerIdentity, SessionInfo};
@@ -41,6 +41,9 @@ pub(super) struct ServerStatus {
     /// The breaker for starting programs; absent while it is closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) breaker: Option<Breaker>,
+    /// The programs that clients share; absent if each client has its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) programs: Option<Programs>,
     pub(super) lines: Vec<Line>,
     /// How many lines beyond [`MAX_LINES`] are not listed.
     #[serde(skip_serializing_if = "is_zero")]
@@ -67,6 +70,15 @@ pub(super) struct Breaker {
     /// The time until the next attempt, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) retry_in_ms: Option<u64>,
+}
+
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Programs {
+    /// Which clients use the same program: `shared` or `per-user`.
+    pub(super) process: String,
+    pub(super) running: usize,
+    pub(super) limit: usize,
 }
 
 #[derive(Default, Deserialize, Serialize)]
@@ -188,6 +200,7 @@ impl ServerStatus {
                 refused: source.memory.refused(),
             }),
             breaker: Breaker::of(view.breaker, view.retry_after),
+            programs: view.programs.map(Programs::from),
             lines_left_out: view.lines.len().saturating_sub(MAX_LINES),
             lines: view.lines.into_iter().take(MAX_LINES).map(|it| Line::of(it, source)).collect(),
             totals: Totals {
@@ -231,6 +244,12 @@ impl Breaker {
             _ => "open",
         };
         Some(Self { state: state.into(), retry_in_ms: retry_after.map(millis) })
+    }
+}
+
+impl From<ProgramsView> for Programs {
+    fn from(ProgramsView { model, running, limit, .. }: ProgramsView) -> Self {
+        Self { process: model.to_string(), running, limit }
     }
 }
 

@@ -6,7 +6,9 @@ use serde_json::Value;
 
 use tieline_proto::Count;
 
-use super::response::{Breaker, Identity, Line, Memory, Program, ServerStatus, Session, ago};
+use super::response::{
+    Breaker, Identity, Line, Memory, Program, Programs, ServerStatus, Session, ago,
+};
 
 /// Formats each server, with a table of its clients.
 pub(super) fn of(answers: &[Value]) -> String {
@@ -48,6 +50,9 @@ fn server(status: &ServerStatus) -> String {
             mib(used_bytes),
             mib(limit_bytes)
         ));
+    }
+    if let Some(Programs { process, running, limit }) = &status.programs {
+        text.push_str(&format!("  programs ({process}): {running} running, at most {limit}\n"));
     }
     if let Some(Breaker { state, retry_in_ms }) = &status.breaker {
         let again = retry_in_ms.map(|left| rounded(Duration::from_millis(left)));

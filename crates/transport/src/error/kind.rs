@@ -78,6 +78,11 @@ pub enum ErrorKind {
     TimedOut(Duration),
     /// The process or the system is out of file descriptors or memory.
     ResourcesExhausted,
+    /// As many programs run as the server allows.
+    TooManyPrograms {
+        /// The limit.
+        limit: usize,
+    },
     /// The message cannot be sent. The line continues.
     Message(EncodeError),
     /// The line has ended.
@@ -122,6 +127,7 @@ impl ErrorKind {
                 | Self::Refused
                 | Self::TimedOut(_)
                 | Self::ResourcesExhausted
+                | Self::TooManyPrograms { .. }
                 | Self::PipeFailed
         )
     }
@@ -175,6 +181,9 @@ impl ErrorKind {
             }
             Self::NotConnected => "connect first",
             Self::AlreadyConnected => "disconnect first, or use the existing connection",
+            Self::TooManyPrograms { .. } => {
+                "wait until another program has ended, or raise the limit (--max-programs)"
+            }
             Self::ResourcesExhausted | Self::PipeFailed => {
                 "raise the limit of open files (ulimit -n), or use fewer connections"
             }
@@ -244,6 +253,9 @@ impl fmt::Display for ErrorKind {
             Self::AlreadyConnected => f.write_str("already connected"),
             Self::AlreadyTaken => f.write_str("stdin and stdout are already in use"),
             Self::TimedOut(limit) => write!(f, "no success within {limit:?}"),
+            Self::TooManyPrograms { limit } => {
+                write!(f, "too many programs: the limit of {limit} is reached")
+            }
             Self::ResourcesExhausted => f.write_str("out of file descriptors or memory"),
             Self::Message(error) => error.fmt(f),
             Self::Closed(reason) => write!(f, "the line has ended: {reason}"),

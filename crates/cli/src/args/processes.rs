@@ -1,0 +1,62 @@
+//! Which clients of `tieline serve` use the same program.
+
+use std::time::Duration;
+
+use clap::Args as Group;
+use tieline_gateway::{NotShareable, ProcessModel, Processes, UnknownProcessModel};
+
+use super::values::{at_least_one, up_to_a_day};
+use crate::report::Failure;
+
+#[derive(Group)]
+pub(crate) struct ProcessModels {
+    /// Clients that use the same program: per-client (none), shared (all) or per-user
+    ///
+    /// With shared and per-user, --dialect must be mcp or strict. Requests, progress and subscriptions keep
+    /// their clients; other notifications of the program reach all of them. The program's own requests go
+    /// to the only client with a call in flight; otherwise they get an error.
+    #[arg(long, value_name = "MODEL", default_value = "per-client", value_parser = process_model)]
+    process: ProcessModel,
+    /// Stop a shared program that has had no client for TIME
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = up_to_a_day)]
+    idle_timeout: Duration,
+    /// Run at most N shared programs at once, and refuse clients that need another one
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
+    max_programs: usize,
+}
+
+fn process_model(name: &str) -> Result<ProcessModel, UnknownProcessModel> {
+    name.parse()
+}
+
+impl ProcessModels {
+    pub(crate) fn model(&self) -> ProcessModel {
+        self.process
+    }
+
+    pub(crate) fn processes(&self) -> Processes {
+        let (model, idle_timeout) = (self.process, self.idle_timeout);
+        Processes { model, idle_timeout, max_programs: self.max_programs }
+    }
+
+    /// # Errors
+    /// The model needs to tell clients apart, and those of `anonymous` have no identity.
+    pub(crate) fn check(&self, anonymous: Option<&str>) -> Result<(), Failure> {
+        match anonymous.filter(|_| self.process == ProcessModel::PerUser) {
+            Some(anonymous) => Err(Failure::Usage(format!(
+                "--process per-user cannot be used with {anonymous}, whose clients cannot be told apart. Use unix: \
+                 or http: with a token, or --process shared"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the error of a model that the dialect does not allow.
+    pub(crate) fn refused(&self, error: NotShareable) -> Failure {
+        let hint = match error {
+            NotShareable::NoDialect => "Add --dialect mcp, or use --process per-client",
+            _ => "Use --process per-client",
+        };
+        Failure::Usage(format!("--process {}: {error}. {hint}", self.process))
+    }
+}

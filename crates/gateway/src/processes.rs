@@ -1,0 +1,244 @@
+//! How many programs a server runs for its clients, and which client uses which.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tieline_proto::jsonrpc::{Dialect, Sharing};
+use tieline_transport::{Control, DynConnector, Owner};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::Bridge;
+use crate::lock::lock;
+use crate::shared::{ProgramOptions, SharedProgram};
+
+/// Which clients of a server use the same program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProcessModel {
+    /// None: each client has a program of its own.
+    #[default]
+    PerClient,
+    /// All.
+    Shared,
+    /// Those of the same user: the user that the operating system reports, and the principal that was
+    /// authenticated by a token or a certificate. A client without either is refused.
+    PerUser,
+}
+
+impl ProcessModel {
+    /// All models, the default first.
+    pub const ALL: [Self; 3] = [Self::PerClient, Self::Shared, Self::PerUser];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::PerClient => "per-client",
+            Self::Shared => "shared",
+            Self::PerUser => "per-user",
+        }
+    }
+}
+
+impl fmt::Display for ProcessModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// An error for a name other than those of [`ProcessModel`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownProcessModel;
+
+impl fmt::Display for UnknownProcessModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("expected per-client, shared or per-user")
+    }
+}
+
+impl std::error::Error for UnknownProcessModel {}
+
+impl FromStr for ProcessModel {
+    type Err = UnknownProcessModel;
+
+    fn from_str(name: &str) -> Result<Self, UnknownProcessModel> {
+        Self::ALL.into_iter().find(|it| it.name() == name).ok_or(UnknownProcessModel)
+    }
+}
+
+/// How a server runs its programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Processes {
+    /// Which clients use the same program.
+    pub model: ProcessModel,
+    /// How long a program without clients is kept; 5 min by default. Only for programs that clients share.
+    pub idle_timeout: Duration,
+    /// How many programs may run at once; 64 by default. Only for programs that clients share. A client that
+    /// would need another one is refused.
+    pub max_programs: usize,
+}
+
+impl Default for Processes {
+    fn default() -> Self {
+        let idle_timeout = Duration::from_secs(5 * 60);
+        Self { model: ProcessModel::PerClient, idle_timeout, max_programs: 64 }
+    }
+}
+
+/// The error of a process model that the dialect's programs do not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotShareable {
+    /// Without a dialect, messages pass unread.
+    NoDialect,
+    /// The programs of this dialect cannot be shared.
+    Dialect {
+        /// The dialect's name.
+        name: &'static str,
+        /// Why not: a sentence.
+        why: &'static str,
+    },
+}
+
+impl fmt::Display for NotShareable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoDialect => {
+                f.write_str("clients can only share a program if the protocol is known")
+            }
+            Self::Dialect { name, why } => {
+                write!(f, "clients cannot share a program of the dialect {name}: {why}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for NotShareable {}
+
+/// The programs that clients share.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ProgramsView {
+    /// Which clients use the same program.
+    pub model: ProcessModel,
+    /// How many run now, including those that are being started or ended.
+    pub running: usize,
+    /// How many may run.
+    pub limit: usize,
+}
+
+/// How many programs a server runs. It does not keep them alive.
+#[derive(Clone, Debug)]
+pub(crate) struct ProgramCount {
+    processes: Processes,
+    /// One permit for each program that may still be started.
+    limit: Arc<Semaphore>,
+}
+
+impl ProgramCount {
+    /// Returns what is running; `None` if each client has its own program.
+    pub(crate) fn view(&self) -> Option<ProgramsView> {
+        let Processes { model, max_programs: limit, .. } = self.processes;
+        let running = limit.saturating_sub(self.limit.available_permits());
+        (model != ProcessModel::PerClient).then_some(ProgramsView { model, running, limit })
+    }
+}
+
+/// The programs of a server.
+#[derive(Clone)]
+pub(crate) struct Programs {
+    count: ProgramCount,
+    /// Empty if each client has its own.
+    shared: Arc<Mutex<Vec<Shared>>>,
+}
+
+struct Shared {
+    target: Arc<dyn DynConnector>,
+    /// Whose it is; `None` if it is for all.
+    owner: Option<Owner>,
+    program: Arc<SharedProgram>,
+}
+
+/// The error of a client that cannot be told from others.
+pub(crate) const NO_IDENTITY: &str =
+    "this server runs one program for each user, and it is not known which user this is";
+
+impl Programs {
+    /// # Errors
+    /// The dialect's programs cannot be shared.
+    pub(crate) fn new(
+        processes: Processes,
+        dialect: Option<Dialect>,
+    ) -> Result<Self, NotShareable> {
+        if processes.model != ProcessModel::PerClient {
+            let dialect = dialect.ok_or(NotShareable::NoDialect)?;
+            if let Sharing::Impossible(why) = dialect.sharing {
+                return Err(NotShareable::Dialect { name: dialect.name, why });
+            }
+        }
+        let limit = Arc::new(Semaphore::new(processes.max_programs.min(Semaphore::MAX_PERMITS)));
+        Ok(Self { count: ProgramCount { processes, limit }, shared: Arc::default() })
+    }
+
+    /// Returns the connector for a client of the entrance with this `target`; `None` if the client has no
+    /// identity and needs one.
+    pub(crate) fn for_client(
+        &self,
+        target: &Arc<dyn DynConnector>,
+        client: &Control,
+        bridge: &Bridge,
+    ) -> Option<Arc<dyn DynConnector>> {
+        let owner = match self.count.processes.model {
+            ProcessModel::PerClient => return Some(target.clone()),
+            ProcessModel::Shared => None,
+            ProcessModel::PerUser => {
+                let owner = Owner::of(client);
+                if owner.user.is_none() && owner.principal.is_none() {
+                    return None;
+                }
+                Some(owner)
+            }
+        };
+        let Some(Sharing::Possible(rules)) = bridge.dialect.map(|it| it.sharing) else {
+            return Some(target.clone());
+        };
+        let mut shared = self.lock();
+        // Those of users who have left, and whose programs have ended.
+        shared.retain(|it| it.program.is_in_use());
+        let is_it = |it: &Shared| Arc::ptr_eq(&it.target, target) && it.owner == owner;
+        if let Some(found) = shared.iter().find(|it| is_it(it)) {
+            return Some(found.program.for_client());
+        }
+        let options = ProgramOptions {
+            dialect: bridge.dialect?,
+            rules,
+            idle_timeout: self.count.processes.idle_timeout,
+            memory: bridge.memory.clone(),
+            limit: self.count.limit.clone(),
+            most: self.count.processes.max_programs,
+        };
+        let program = SharedProgram::new(target.clone(), options);
+        let connector = program.for_client();
+        shared.push(Shared { target: target.clone(), owner, program });
+        Some(connector)
+    }
+
+    pub(crate) fn count(&self) -> ProgramCount {
+        self.count.clone()
+    }
+
+    /// Stops all programs in stages.
+    pub(crate) async fn stop(&self) {
+        let mut stopping = JoinSet::new();
+        for it in self.lock().iter() {
+            let program = it.program.clone();
+            stopping.spawn(async move { program.stop().await });
+        }
+        stopping.join_all().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Shared>> {
+        lock(&self.shared)
+    }
+}

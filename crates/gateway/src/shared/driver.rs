@@ -1,0 +1,189 @@
+//! Moves messages between the queues of the clients and their program.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tieline_transport::{
+    BoxChannel, Channel, CloseReason, Control, Incoming, Receiver, SendError, Sender, from_now,
+};
+use tokio::sync::watch;
+use tokio::time::Sleep;
+
+use super::exchange::{Exchange, FromProgram};
+use crate::ending::{end_far, stop_far};
+use crate::patience::discard;
+
+/// How many messages of each direction are handled before the task yields.
+const TURN: usize = 64;
+
+/// How long the end of a program's input may take to be sent.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Drives a program until it ends, until it has had no client for `idle_timeout`, or until `stop` is set. Then
+/// ends the lines of its clients. Dropping the future kills the program.
+pub(super) async fn drive(
+    exchange: Arc<Exchange>,
+    channel: BoxChannel,
+    idle_timeout: Duration,
+    mut stop: watch::Receiver<bool>,
+) -> CloseReason {
+    let control = channel.control().clone();
+    let (mut sender, mut receiver) = channel.split();
+    let mut turn = Turn { exchange: &exchange, pending: VecDeque::new(), is_deaf: false };
+    let mut idle = Idle { timeout: idle_timeout, timer: None };
+    let ended = tokio::select! {
+        ended = poll_fn(|cx| {
+            if let Poll::Ready(reason) = turn.poll(&mut sender, &mut receiver, cx) {
+                return Poll::Ready(Some(reason));
+            }
+            idle.poll(&exchange, cx).map(|()| None)
+        }) => ended,
+        // An error means that the owner has gone.
+        _ = stop.wait_for(|stop| *stop) => None,
+    };
+    exchange.close(false);
+    let reason = match ended {
+        Some(reason) => end_far(reason, &mut sender, &control, GRACE).await,
+        None => stopped(&mut sender, &mut receiver, &control).await,
+    };
+    exchange.end(&reason);
+    reason
+}
+
+async fn stopped(
+    sender: &mut Box<dyn Sender>,
+    receiver: &mut Box<dyn Receiver>,
+    control: &Control,
+) -> CloseReason {
+    let discarded = AtomicU64::new(0);
+    let output = async {
+        discard(receiver, &discarded).await;
+        std::future::pending::<CloseReason>().await
+    };
+    tokio::select! {
+        reason = stop_far(sender, control, GRACE) => reason,
+        never = output => never,
+    }
+}
+
+/// One poll of a program's channel.
+struct Turn<'a> {
+    exchange: &'a Exchange,
+    /// Messages for the program that have no room yet.
+    pending: VecDeque<Bytes>,
+    /// The program takes no more input. Its end follows.
+    is_deaf: bool,
+}
+
+impl Turn<'_> {
+    fn poll(
+        &mut self,
+        sender: &mut Box<dyn Sender>,
+        receiver: &mut Box<dyn Receiver>,
+        cx: &mut Context<'_>,
+    ) -> Poll<CloseReason> {
+        let mut refused = Vec::new();
+        let mut has_more = self.send(sender, &mut refused, cx);
+        let mut received: Vec<_> =
+            refused.into_iter().map(|(message, why)| FromProgram::Refused(message, why)).collect();
+        let mut end = None;
+        for number in 0.. {
+            if number == TURN {
+                has_more = true;
+                break;
+            }
+            match receiver.poll_recv(cx) {
+                Poll::Ready(Incoming::Message(message)) => {
+                    received.push(FromProgram::Message(message));
+                }
+                Poll::Ready(Incoming::Fault(fault)) => received.push(FromProgram::Fault(fault)),
+                Poll::Ready(Incoming::End(reason)) => {
+                    end = Some(reason);
+                    break;
+                }
+                Poll::Ready(_) => {}
+                Poll::Pending => break,
+            }
+        }
+        if !received.is_empty() {
+            self.exchange.handle(received);
+        }
+        match end {
+            Some(reason) => Poll::Ready(reason),
+            None => {
+                if has_more {
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Sends up to [`TURN`] messages. Returns whether there may be more and the program has room for them.
+    fn send(
+        &mut self,
+        sender: &mut Box<dyn Sender>,
+        refused: &mut Vec<(Bytes, String)>,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let most = if self.pending.is_empty() { TURN } else { 0 };
+        self.pending.append(&mut self.exchange.for_program(most, cx));
+        let count = self.pending.len();
+        while !self.pending.is_empty() && !self.is_deaf {
+            match sender.poll_ready(cx) {
+                Poll::Ready(Ok(())) => {
+                    let Some(message) = self.pending.pop_front() else { break };
+                    match sender.pass_on(message) {
+                        Err(SendError::Message(message)) => {
+                            refused.push((message.message, message.error.to_string()));
+                        }
+                        Err(SendError::Closed(_)) => self.is_deaf = true,
+                        Ok(()) | Err(_) => {}
+                    }
+                }
+                Poll::Ready(Err(SendError::Closed(_))) => self.is_deaf = true,
+                Poll::Ready(Err(_)) => {}
+                Poll::Pending => break,
+            }
+        }
+        if !self.is_deaf && matches!(sender.poll_flush(cx), Poll::Ready(Err(SendError::Closed(_))))
+        {
+            self.is_deaf = true;
+        }
+        if self.is_deaf {
+            // Clients do not wait for a program that is about to end.
+            self.pending.clear();
+            return count == TURN;
+        }
+        self.pending.is_empty() && count == TURN
+    }
+}
+
+/// The time that a program has had no client.
+struct Idle {
+    timeout: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Idle {
+    /// Ready when the program has been idle for too long, and no client can join any more.
+    fn poll(&mut self, exchange: &Exchange, cx: &mut Context<'_>) -> Poll<()> {
+        if !exchange.is_idle() {
+            self.timer = None;
+            return Poll::Pending;
+        }
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(from_now(self.timeout))));
+        match timer.as_mut().poll(cx) {
+            Poll::Ready(()) if exchange.close(true) => Poll::Ready(()),
+            _ => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! The queues between the lines of the clients and the driver of their program, around the hub.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use tieline_proto::Fault;
+use tieline_transport::{Account, CloseReason, Holding, Incoming, MemoryBudget, SendError};
+
+use super::hub::{ClientId, Hub, Output};
+use crate::lock::lock;
+
+/// How many messages of one client wait for the program. Then the client waits.
+const INPUT_MESSAGES: usize = 16;
+/// How many bytes of messages to one client wait for it. Then it is disconnected, because the others must not
+/// wait for it.
+const OUTPUT_BYTES: usize = 64 * 1024 * 1024;
+/// What each message costs in addition to its bytes.
+const EACH: usize = 256;
+/// How many of the hub's own messages wait for a program that does not read, before refusals are dropped.
+const OWN_MESSAGES: usize = 1024;
+
+/// The state that the ports of the clients and the driver share.
+pub(super) struct Exchange(Mutex<State>);
+
+pub(super) struct State {
+    hub: Hub,
+    ports: BTreeMap<ClientId, Queues>,
+    /// The hub's messages to the program. Those of clients are made when the program has room.
+    to_program: VecDeque<Bytes>,
+    /// Clients with something for the program. They are served in turn, one message each.
+    waiting: VecDeque<ClientId>,
+    /// No further client can join.
+    is_closed: bool,
+    memory: Option<MemoryBudget>,
+    driver: Option<Waker>,
+}
+
+/// The queues of one client.
+struct Queues {
+    input: VecDeque<Bytes>,
+    is_input_ended: bool,
+    /// It is among those that wait to be served.
+    is_waiting: bool,
+    sender: Option<Waker>,
+    output: VecDeque<Bytes>,
+    output_cost: usize,
+    account: Account,
+    receiver: Option<Waker>,
+    /// Why nothing follows after the output.
+    end: Option<CloseReason>,
+}
+
+fn wake(waker: &mut Option<Waker>) {
+    waker.take().into_iter().for_each(Waker::wake);
+}
+
+fn register(place: &mut Option<Waker>, cx: &Context<'_>) {
+    if !place.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+        *place = Some(cx.waker().clone());
+    }
+}
+
+impl Queues {
+    /// Queues a message for the client. Returns the reason if the client has to be disconnected instead.
+    fn push(&mut self, message: Bytes) -> Result<(), CloseReason> {
+        let cost = self.output_cost + message.len() + EACH;
+        // An empty queue takes a message of any length.
+        if cost > OUTPUT_BYTES && !self.output.is_empty() {
+            return Err(CloseReason::Overrun);
+        }
+        self.account.set(cost)?;
+        self.output_cost = cost;
+        self.output.push_back(message);
+        wake(&mut self.receiver);
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        let message = self.output.pop_front()?;
+        self.output_cost -= message.len() + EACH;
+        // Lowering cannot fail, except if the line has to end anyway, which `check` reports.
+        let _ = self.account.set(self.output_cost);
+        Some(message)
+    }
+
+    /// Drops the output, because there is no memory for it.
+    fn clear(&mut self) {
+        self.output = VecDeque::new();
+        self.output_cost = 0;
+        let _ = self.account.set(0);
+    }
+
+    fn finish(&mut self, reason: CloseReason) {
+        self.end.get_or_insert(reason);
+        wake(&mut self.sender);
+        wake(&mut self.receiver);
+    }
+}
+
+impl Exchange {
+    pub(super) fn new(hub: Hub, memory: Option<MemoryBudget>) -> Arc<Self> {
+        let state = State {
+            hub,
+            ports: BTreeMap::new(),
+            to_program: VecDeque::new(),
+            waiting: VecDeque::new(),
+            is_closed: false,
+            memory,
+            driver: None,
+        };
+        Arc::new(Self(Mutex::new(state)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.0)
+    }
+
+    /// Adds a client; `None` if the program ends or has ended.
+    pub(super) fn join(&self) -> Option<ClientId> {
+        let mut state = self.lock();
+        if state.is_closed {
+            return None;
+        }
+        let client = state.hub.join();
+        let queues = Queues {
+            input: VecDeque::new(),
+            is_input_ended: false,
+            is_waiting: false,
+            sender: None,
+            output: VecDeque::new(),
+            output_cost: 0,
+            account: Account::of(state.memory.as_ref(), Holding::Queue),
+            receiver: None,
+            end: None,
+        };
+        state.ports.insert(client, queues);
+        state.settle();
+        Some(client)
+    }
+
+    /// Removes a client.
+    pub(super) fn leave(&self, client: ClientId) {
+        let mut state = self.lock();
+        if state.ports.remove(&client).is_some() {
+            state.hub.leave(client);
+            state.settle();
+            wake(&mut state.driver);
+        }
+    }
+
+    /// Polls until the client's next message has room.
+    pub(super) fn poll_ready(
+        &self,
+        client: ClientId,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), SendError>> {
+        self.poll_input(client, cx, INPUT_MESSAGES)
+    }
+
+    /// Polls until the driver has taken all messages of the client.
+    pub(super) fn poll_taken(
+        &self,
+        client: ClientId,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), SendError>> {
+        self.poll_input(client, cx, 1)
+    }
+
+    /// Polls until fewer than `most` messages of the client wait.
+    fn poll_input(
+        &self,
+        client: ClientId,
+        cx: &Context<'_>,
+        most: usize,
+    ) -> Poll<Result<(), SendError>> {
+        let mut state = self.lock();
+        let Some(queues) = state.ports.get_mut(&client) else {
+            return Poll::Ready(Err(SendError::Closed(Box::new(CloseReason::ByUs))));
+        };
+        if let Some(reason) = &queues.end {
+            return Poll::Ready(Err(SendError::Closed(Box::new(reason.clone()))));
+        }
+        if queues.input.len() < most {
+            return Poll::Ready(Ok(()));
+        }
+        register(&mut queues.sender, cx);
+        Poll::Pending
+    }
+
+    /// Queues a message of the client for the program.
+    pub(super) fn push(&self, client: ClientId, message: Bytes) -> Result<(), SendError> {
+        let mut state = self.lock();
+        match state.ports.get_mut(&client) {
+            Some(Queues { end: None, is_input_ended: false, input, .. }) => {
+                input.push_back(message);
+                state.wait(client);
+                Ok(())
+            }
+            Some(Queues { end: Some(reason), .. }) => {
+                Err(SendError::Closed(Box::new(reason.clone())))
+            }
+            _ => Err(SendError::Closed(Box::new(CloseReason::ByUs))),
+        }
+    }
+
+    /// Ends the client's input.
+    pub(super) fn end_input(&self, client: ClientId) {
+        let mut state = self.lock();
+        if let Some(queues) = state.ports.get_mut(&client)
+            && !std::mem::replace(&mut queues.is_input_ended, true)
+        {
+            state.wait(client);
+        }
+    }
+
+    /// Polls for the next message to the client.
+    pub(super) fn poll_output(&self, client: ClientId, cx: &Context<'_>) -> Poll<Incoming> {
+        let mut state = self.lock();
+        let Some(queues) = state.ports.get_mut(&client) else {
+            return Poll::Ready(Incoming::End(CloseReason::ByUs));
+        };
+        if let Err(refused) = queues.account.check(cx.waker()) {
+            queues.clear();
+            queues.finish(refused.into());
+        }
+        if let Some(message) = queues.pop() {
+            return Poll::Ready(Incoming::Message(message));
+        }
+        if let Some(reason) = &queues.end {
+            return Poll::Ready(Incoming::End(reason.clone()));
+        }
+        register(&mut queues.receiver, cx);
+        Poll::Pending
+    }
+
+    /// Registers the driver, and returns up to `most` messages for the program.
+    pub(super) fn for_program(&self, most: usize, cx: &Context<'_>) -> VecDeque<Bytes> {
+        let mut state = self.lock();
+        register(&mut state.driver, cx);
+        let mut messages = VecDeque::new();
+        while messages.len() < most {
+            match state.to_program.pop_front() {
+                Some(message) => messages.push_back(message),
+                None if state.serve_next() => {}
+                None => break,
+            }
+        }
+        messages
+    }
+
+    /// Handles messages of the program.
+    pub(super) fn handle(&self, messages: impl IntoIterator<Item = FromProgram>) {
+        let mut state = self.lock();
+        for message in messages {
+            match message {
+                FromProgram::Message(message) => state.hub.program_said(message),
+                FromProgram::Fault(fault) => state.hub.lost(&fault),
+                FromProgram::Refused(message, why) => state.hub.not_sent(&message, &why),
+            }
+            state.settle();
+        }
+        if !state.to_program.is_empty() {
+            wake(&mut state.driver);
+        }
+    }
+
+    /// Returns whether the program has no client.
+    pub(super) fn is_idle(&self) -> bool {
+        self.lock().ports.is_empty()
+    }
+
+    /// Returns whether no client can join any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().is_closed
+    }
+
+    /// Admits no further client. With `if_idle`, only if there is none; returns whether it is closed.
+    pub(super) fn close(&self, if_idle: bool) -> bool {
+        let mut state = self.lock();
+        state.is_closed |= !if_idle || state.ports.is_empty();
+        state.is_closed
+    }
+
+    /// Ends the lines of all clients, because the program has ended.
+    pub(super) fn end(&self, reason: &CloseReason) {
+        let mut state = self.lock();
+        state.is_closed = true;
+        state.ports.values_mut().for_each(|queues| queues.finish(reason.clone()));
+    }
+}
+
+/// What the driver hands to the hub.
+pub(super) enum FromProgram {
+    Message(Bytes),
+    Fault(Fault),
+    /// A message that the program's line cannot carry, and why.
+    Refused(Bytes, String),
+}
+
+impl State {
+    /// Adds a client to those that wait to be served.
+    fn wait(&mut self, client: ClientId) {
+        let Some(queues) = self.ports.get_mut(&client) else { return };
+        if !std::mem::replace(&mut queues.is_waiting, true) {
+            self.waiting.push_back(client);
+        }
+        wake(&mut self.driver);
+    }
+
+    /// Hands the next client's message, or the end of its input, to the hub. Returns false if there is none.
+    fn serve_next(&mut self) -> bool {
+        let Some(client) = self.waiting.pop_front() else { return false };
+        // A client that has left is skipped.
+        let Some(queues) = self.ports.get_mut(&client) else { return true };
+        let message = queues.input.pop_front();
+        queues.is_waiting =
+            !queues.input.is_empty() || (message.is_some() && queues.is_input_ended);
+        if queues.is_waiting {
+            self.waiting.push_back(client);
+        }
+        wake(&mut queues.sender);
+        match message {
+            Some(message) => self.hub.client_said(client, message),
+            None => self.hub.input_ended(client),
+        }
+        self.settle();
+        true
+    }
+
+    /// Puts what the hub wants to be sent into the queues.
+    fn settle(&mut self) {
+        while let Some(output) = self.hub.output() {
+            match output {
+                Output::Program(message) => self.to_program.push_back(message),
+                Output::Refusal(message) if self.to_program.len() < OWN_MESSAGES => {
+                    self.to_program.push_back(message);
+                }
+                Output::Refusal(_) => {
+                    tracing::debug!(
+                        "dropped a response for the program: it does not read its input"
+                    );
+                }
+                Output::Client(client, message) => {
+                    let Some(queues) = self.ports.get_mut(&client) else { continue };
+                    if queues.end.is_some() {
+                        continue;
+                    }
+                    if let Err(reason) = queues.push(message) {
+                        let messages = queues.output.len();
+                        tracing::warn!(
+                            messages,
+                            "a client of a shared program is disconnected: {reason}"
+                        );
+                        if !matches!(reason, CloseReason::Overrun) {
+                            queues.clear();
+                        }
+                        queues.finish(reason);
+                        self.hub.leave(client);
+                    }
+                }
+                Output::Done(client) => {
+                    if let Some(queues) = self.ports.get_mut(&client) {
+                        queues.finish(CloseReason::ByPeer);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! The state machine of a program that several clients share. It has no I/O.
+//!
+//! ```text
+//!   client 1: id "a" ──▶ id 1 ──▶ ┌─────────┐     requests get ids of the hub's own, and the responses the
+//!   client 2: id "a" ──▶ id 2 ──▶ │ program │     ids of the clients, byte for byte
+//!   client 2 ◀── id "a" ◀── id 2  └─────────┘
+//! ```
+//!
+//! Ids in cancellations and progress tokens are replaced as well. The handshake happens once
+//! ([`opening`]), a subscription once for all its clients ([`things`]), and the program's log level is the most
+//! verbose that a client wants ([`level`]). What the program sends goes where [`from_program`] says.
+
+mod batches;
+mod from_program;
+mod level;
+mod opening;
+#[cfg(test)]
+mod tests;
+mod things;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use bytes::Bytes;
+use tieline_proto::json::Limits;
+use tieline_proto::jsonrpc::{
+    Answers, CallId, Calls, Dialect, DialectState, DoubledMember, Handshake, INTERNAL_ERROR,
+    INVALID_REQUEST, Id, Message, Notification, Request, Response, SharingRules, classify,
+    elements, locate, write_error, write_result,
+};
+
+use batches::{BatchId, Batches};
+use opening::{Opening, Stage};
+use things::Things;
+
+/// How many requests of one client may be in flight. Further ones are answered with an error.
+pub(super) const MAX_CALLS: usize = 1024;
+/// How many bytes the ids and tokens of these requests may have in total.
+const MAX_ID_BYTES: usize = 256 * 1024;
+/// How many requests of the program may wait for clients.
+const MAX_ASKED: usize = 1024;
+/// How many calls in flight a response with an id in another spelling is compared with.
+const MAX_COMPARED: usize = 1024;
+
+/// The number of a client of this hub. It is never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct ClientId(u64);
+
+/// What the hub wants to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Output {
+    /// Send this to the program.
+    Program(Bytes),
+    /// Send this error response to the program, unless too many of them wait already.
+    Refusal(Bytes),
+    /// Send this to the client.
+    Client(ClientId, Bytes),
+    /// The client has ended its input, and nothing is left to be sent to it.
+    Done(ClientId),
+}
+
+/// The state machine of a shared program.
+pub(super) struct Hub {
+    dialect: Dialect,
+    rules: &'static SharingRules,
+    clients: BTreeMap<ClientId, Client>,
+    last: u64,
+    calls: Calls<Call>,
+    /// Requests of the program without a response, by their ids.
+    asked: HashMap<Bytes, Asked>,
+    opening: Opening,
+    things: Things,
+    /// The level that was last requested from the program, as an index.
+    level: Option<usize>,
+    batches: Batches,
+    out: VecDeque<Output>,
+}
+
+#[derive(Default)]
+struct Client {
+    stage: Stage,
+    /// The capabilities that it has declared, as bits: the places of [`SharingRules::needs`].
+    capabilities: u64,
+    level: Option<usize>,
+    /// Requests that were sent to the program.
+    calls: BTreeSet<CallId>,
+    /// Requests that wait in the hub.
+    waiting: usize,
+    /// The size of the ids and tokens of its requests.
+    id_bytes: usize,
+    has_ended_input: bool,
+}
+
+/// Where the response to a request goes.
+#[derive(Clone, Debug)]
+struct ReplyTo {
+    client: ClientId,
+    id: Id,
+    batch: Option<BatchId>,
+}
+
+/// A request that was sent to the program.
+struct Call {
+    /// `None` if the hub has made it, or if its client has left.
+    reply: Option<ReplyTo>,
+    token: Option<Id>,
+    kind: Kind,
+}
+
+/// What a response changes.
+enum Kind {
+    Plain,
+    /// The result is tagged with the id.
+    Listening,
+    Opening,
+    Subscribing(things::Name),
+    Level,
+}
+
+/// A request of the program.
+struct Asked {
+    client: ClientId,
+    token: Option<Bytes>,
+}
+
+impl Hub {
+    /// Creates the hub of a new program. `rules` are those of `dialect`.
+    pub(super) fn new(dialect: Dialect, rules: &'static SharingRules) -> Self {
+        Self {
+            dialect,
+            rules,
+            clients: BTreeMap::new(),
+            last: 0,
+            calls: Calls::default(),
+            asked: HashMap::new(),
+            opening: Opening::default(),
+            things: Things::default(),
+            level: None,
+            batches: Batches::default(),
+            out: VecDeque::new(),
+        }
+    }
+
+    /// Returns the next thing to do.
+    pub(super) fn output(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// Adds a client.
+    pub(super) fn join(&mut self) -> ClientId {
+        self.last += 1;
+        let client = ClientId(self.last);
+        let mut new = Client::default();
+        if self.handshake().is_none() {
+            new.stage = Stage::Opened { is_confirmed: true };
+        }
+        self.clients.insert(client, new);
+        client
+    }
+
+    /// Removes a client. Its calls are cancelled, and the program's requests to it are answered with an error.
+    pub(super) fn leave(&mut self, client: ClientId) {
+        let Some(left) = self.clients.remove(&client) else { return };
+        for id in left.calls {
+            self.abandon(id);
+        }
+        self.batches.forget(client);
+        self.opening.forget(client);
+        self.forget_things(client);
+        let asked: Vec<Bytes> = {
+            let its = self.asked.iter().filter(|(_, asked)| asked.client == client);
+            its.map(|(id, _)| id.clone()).collect()
+        };
+        for id in asked {
+            self.asked.remove(&id);
+            let why = "the client has disconnected";
+            let error = write_error(&self.dialect, &id, INTERNAL_ERROR, why, None);
+            self.out.push_back(Output::Program(error.into()));
+        }
+        self.follow_level();
+    }
+
+    /// Records that the client sends nothing more. [`Output::Done`] follows when its requests are answered.
+    pub(super) fn input_ended(&mut self, client: ClientId) {
+        if let Some(it) = self.clients.get_mut(&client) {
+            it.has_ended_input = true;
+        }
+        self.check_done(client);
+    }
+
+    fn check_done(&mut self, client: ClientId) {
+        let Some(it) = self.clients.get_mut(&client) else { return };
+        if it.has_ended_input && it.calls.is_empty() && it.waiting == 0 {
+            it.has_ended_input = false;
+            self.out.push_back(Output::Done(client));
+        }
+    }
+
+    /// Handles a message of a client.
+    pub(super) fn client_said(&mut self, client: ClientId, message: Bytes) {
+        match self.classify(message.clone(), self.dialect.batches) {
+            Message::Batch(messages) => {
+                let requests = messages.iter().filter(|it| matches!(it, Message::Request(_)));
+                let batch = self.batches.begin(client, requests.count());
+                for element in elements(&message).unwrap_or_default() {
+                    let element = self.classify(element, false);
+                    self.client_said_one(client, element, batch);
+                }
+            }
+            one => self.client_said_one(client, one, None),
+        }
+    }
+
+    fn client_said_one(&mut self, client: ClientId, message: Message, batch: Option<BatchId>) {
+        match message {
+            Message::Request(request) => {
+                let reply = ReplyTo { client, id: request.id().into(), batch };
+                self.request(reply, request);
+            }
+            Message::Notification(notification) => self.notification(client, &notification),
+            Message::Response(response) => self.outcome(client, &response),
+            Message::Invalid(invalid) if invalid.is_response() => {
+                let why = format!("the client's response is invalid: {}", invalid.problem());
+                self.refuse_outcome(client, invalid.id(), &why);
+            }
+            // A program could not tell whose message it was, so the hub responds.
+            Message::Invalid(invalid) => {
+                let why = invalid.problem().to_string();
+                let error = write_error(&self.dialect, invalid.id(), invalid.code(), &why, None);
+                self.out.push_back(Output::Client(client, error.into()));
+            }
+            Message::Batch(_) => {}
+        }
+    }
+
+    /// Classifies leniently, as the other side may.
+    fn classify(&self, message: Bytes, batches: bool) -> Message {
+        let mut dialect = self.dialect;
+        (dialect.version, dialect.batches) = (false, batches);
+        classify(message, &dialect, Limits::default())
+    }
+
+    fn handshake(&self) -> Option<&'static Handshake> {
+        match self.dialect.state {
+            DialectState::Handshake(rules) => Some(rules),
+            _ => None,
+        }
+    }
+
+    fn request(&mut self, reply: ReplyTo, request: Request) {
+        let Some(client) = self.clients.get(&reply.client) else { return };
+        if request.id() == b"null" {
+            return self.refuse(&reply, INVALID_REQUEST, "the id of a request must not be null");
+        }
+        if client.calls.len() + client.waiting >= MAX_CALLS || client.id_bytes >= MAX_ID_BYTES {
+            let why = format!("too many requests in flight: the limit of {MAX_CALLS} is reached");
+            return self.refuse(&reply, self.dialect.gone, &why);
+        }
+        let method = request.method().into_owned();
+        if self.handshake().is_some_and(|rules| rules.request == method) {
+            self.open(reply, request);
+        } else if self.thing(&method).is_some() {
+            self.about_thing(reply, request);
+        } else if self.rules.level.is_some_and(|rules| rules.request == method) {
+            self.set_level(reply, &request);
+        } else if self.rules.listening.is_some_and(|rules| rules.request == method) {
+            self.forward(reply, &request, Kind::Listening);
+        } else {
+            self.forward(reply, &request, Kind::Plain);
+        }
+    }
+
+    /// Sends a client's request to the program, with an id of the hub's own. Returns false if it is refused.
+    fn forward(&mut self, reply: ReplyTo, request: &Request, kind: Kind) -> bool {
+        let Ok(token) = self.token(request) else {
+            self.refuse(&reply, INVALID_REQUEST, "the progress token appears twice");
+            return false;
+        };
+        let Some(client) = self.clients.get_mut(&reply.client) else { return false };
+        client.id_bytes += reply.id.len() + token.map_or(0, <[u8]>::len);
+        let client = reply.client;
+        let call = Call { reply: Some(reply), token: token.map(Id::from), kind };
+        let id = self.begin(call);
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.calls.insert(id);
+        }
+        let mut buffer = [0; 20];
+        let id = id.digits(&mut buffer);
+        let message = request.rewritten(id, token.map(|token| (token, id)));
+        self.out.push_back(Output::Program(message));
+        true
+    }
+
+    fn begin(&mut self, call: Call) -> CallId {
+        self.calls.begin(call)
+    }
+
+    /// Sends a request of the hub itself, whose response no client waits for.
+    fn ask(&mut self, kind: Kind, write: impl FnOnce(&Dialect, &[u8]) -> Vec<u8>) {
+        let id = self.begin(Call { reply: None, token: None, kind });
+        let message = write(&self.dialect, id.digits(&mut [0; 20]));
+        self.out.push_back(Output::Program(message.into()));
+    }
+
+    /// Returns the progress token of a request, if it has one that a program can send back.
+    fn token<'a>(&self, request: &'a Request) -> Result<Option<&'a [u8]>, DoubledMember> {
+        let (Some(style), Some(params)) = (self.dialect.progress, request.params()) else {
+            return Ok(None);
+        };
+        let token = locate(params, &[style.meta, style.token])?;
+        Ok(token.filter(|it| matches!(it.first(), Some(b'"' | b'-' | b'0'..=b'9'))))
+    }
+
+    /// Takes a call out of those in flight.
+    fn end(&mut self, id: CallId) -> Option<Call> {
+        let call = self.calls.end(id)?;
+        if let Some(reply) = &call.reply
+            && let Some(client) = self.clients.get_mut(&reply.client)
+        {
+            client.calls.remove(&id);
+            client.id_bytes -= reply.id.len() + call.token.as_ref().map_or(0, |it| it.len());
+        }
+        Some(call)
+    }
+
+    /// Cancels the call of a client that has left. A call that changes what all clients share goes on.
+    fn abandon(&mut self, id: CallId) {
+        let Some(call) = self.calls.get_mut(id) else { return };
+        call.reply = None;
+        if matches!(call.kind, Kind::Opening | Kind::Subscribing(_)) {
+            return;
+        }
+        if let Some(cancellation) = self.dialect.cancellation(id.digits(&mut [0; 20])) {
+            self.out.push_back(Output::Program(cancellation.into()));
+        }
+        // A late response is dropped.
+        self.calls.end(id);
+    }
+
+    fn refuse(&mut self, reply: &ReplyTo, code: i64, why: &str) {
+        let error = write_error(&self.dialect, &reply.id, code, why, None);
+        self.reply(reply, error.into());
+    }
+
+    fn reply_result(&mut self, reply: &ReplyTo, result: &[u8]) {
+        let response = write_result(&self.dialect, &reply.id, result);
+        self.reply(reply, response.into());
+    }
+
+    /// Sends a response to a client, at once or with the others of its batch.
+    fn reply(&mut self, reply: &ReplyTo, response: Bytes) {
+        let client = reply.client;
+        if !self.clients.contains_key(&client) {
+            return;
+        }
+        let whole = match reply.batch {
+            Some(batch) => self.batches.answered(batch, response),
+            None => Some(response),
+        };
+        self.out.extend(whole.map(|message| Output::Client(client, message)));
+        self.check_done(client);
+    }
+
+    /// Settles a request that gets no response.
+    fn no_reply(&mut self, reply: &ReplyTo) {
+        let whole = reply.batch.and_then(|batch| self.batches.unanswered(batch));
+        self.out.extend(whole.map(|message| Output::Client(reply.client, message)));
+        self.check_done(reply.client);
+    }
+
+    fn notification(&mut self, client: ClientId, notification: &Notification) {
+        let method = notification.method();
+        let params = notification.params().unwrap_or_default();
+        if self.handshake().and_then(|rules| rules.confirmation) == Some(&*method) {
+            return self.confirm(client, notification);
+        }
+        if self.dialect.cancel.is_some_and(|cancel| cancel.method == method) {
+            return self.cancel(client, notification, params);
+        }
+        if let Some(style) = self.dialect.progress.filter(|style| style.method == method) {
+            let token = locate(params, &[style.token]).ok().flatten();
+            let is_its = |asked: &Asked| asked.client == client && asked.token.as_deref() == token;
+            if token.is_none() || !self.asked.values().any(is_its) {
+                return;
+            }
+        }
+        self.out.push_back(Output::Program(notification.message().clone()));
+    }
+
+    /// Cancels one of the client's own requests. Other ids are ignored, as the dialects demand.
+    fn cancel(&mut self, client: ClientId, notification: &Notification, params: &[u8]) {
+        let Some(cancel) = self.dialect.cancel else { return };
+        let Ok(Some(named)) = locate(params, &[cancel.id]) else { return };
+        let Some(id) = self.find_call(client, named) else {
+            return self.cancel_waiting(client, named);
+        };
+        let Some(call) = self.calls.get_mut(id) else { return };
+        match (&call.kind, cancel.code) {
+            // The handshake must not be cancelled: the other clients wait for it, too.
+            (Kind::Opening, _) => return,
+            (Kind::Subscribing(_), None) => {
+                let reply = call.reply.take();
+                let token = call.token.as_ref().map_or(0, |it| it.len());
+                if let (Some(it), Some(reply)) = (self.clients.get_mut(&client), &reply) {
+                    it.calls.remove(&id);
+                    it.id_bytes -= reply.id.len() + token;
+                }
+                return reply.into_iter().for_each(|reply| self.no_reply(&reply));
+            }
+            (Kind::Subscribing(_), Some(_)) => return,
+            _ => {}
+        }
+        let message = notification.rewritten(named, id.digits(&mut [0; 20]));
+        self.out.push_back(Output::Program(message));
+        if cancel.code.is_none() {
+            let reply = self.end(id).and_then(|call| call.reply);
+            reply.into_iter().for_each(|reply| self.no_reply(&reply));
+        }
+    }
+
+    /// Returns the call of a client with this id. If it has used the id twice, the later call.
+    fn find_call(&self, client: ClientId, named: &[u8]) -> Option<CallId> {
+        let calls = &self.clients.get(&client)?.calls;
+        let ids = calls
+            .iter()
+            .rev()
+            .filter_map(|id| Some((*id, self.calls.get(*id)?.reply.as_ref()?.id.clone())));
+        Answers::Call(named).find(ids.map(|(id, named)| (id, named.to_vec())))
+    }
+
+    /// Handles a client's response to a request of the program.
+    fn outcome(&mut self, client: ClientId, response: &Response) {
+        let its = self.asked.iter().filter(|(_, asked)| asked.client == client);
+        let is_its = self.asked.get(response.id()).is_some_and(|asked| asked.client == client);
+        let id = match is_its {
+            true => Bytes::copy_from_slice(response.id()),
+            false => match response.answers().find(its.map(|(id, _)| (id, id))) {
+                Some(id) => id.clone(),
+                None => {
+                    tracing::debug!("dropped a client's response: the program has not asked it");
+                    return;
+                }
+            },
+        };
+        self.asked.remove(&id);
+        self.out.push_back(Output::Program(response.rewritten(&self.dialect, &id, None)));
+    }
+
+    /// Answers a request of the program with an error in place of a client's invalid response.
+    fn refuse_outcome(&mut self, client: ClientId, id: &[u8], why: &str) {
+        if self.asked.get(id).is_some_and(|asked| asked.client == client) {
+            self.asked.remove(id);
+            let error = write_error(&self.dialect, id, INTERNAL_ERROR, why, None);
+            self.out.push_back(Output::Program(error.into()));
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! A program that is started for its first client and shared by all.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tieline_proto::jsonrpc::{Dialect, SharingRules};
+use tieline_transport::{
+    BoxChannel, BoxFuture, Channel, CloseReason, Control, DynConnector, ErrorKind, MemoryBudget,
+    Operation, TransportError,
+};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use super::driver::drive;
+use super::exchange::Exchange;
+use super::hub::Hub;
+use super::port::Port;
+use crate::lock::lock;
+
+/// How shared programs are run.
+#[derive(Clone)]
+pub(crate) struct ProgramOptions {
+    pub(crate) dialect: Dialect,
+    pub(crate) rules: &'static SharingRules,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) memory: Option<MemoryBudget>,
+    /// One permit for each program that runs, and the number of them.
+    pub(crate) limit: Arc<Semaphore>,
+    pub(crate) most: usize,
+}
+
+/// A program that is started for its first client and shared by all. When it has had no client for a while, or
+/// has ended, it is started again for the next one.
+pub(crate) struct SharedProgram {
+    target: Arc<dyn DynConnector>,
+    options: ProgramOptions,
+    state: tokio::sync::Mutex<State>,
+    stop: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct State {
+    running: Option<Running>,
+    /// The driver of the running program, and those of earlier ones that are still ending.
+    drivers: JoinSet<()>,
+}
+
+/// What further clients need to join.
+struct Running {
+    exchange: Arc<Exchange>,
+    control: Control,
+}
+
+impl SharedProgram {
+    pub(crate) fn new(target: Arc<dyn DynConnector>, options: ProgramOptions) -> Arc<Self> {
+        let (stop, _) = watch::channel(false);
+        Arc::new(Self { target, options, state: Default::default(), stop })
+    }
+
+    /// Returns a connector for one client.
+    pub(crate) fn for_client(self: &Arc<Self>) -> Arc<dyn DynConnector> {
+        Arc::new(ForClient { program: self.clone(), port: Mutex::default() })
+    }
+
+    /// Stops the program in stages, and starts it no more.
+    pub(crate) async fn stop(&self) {
+        self.stop.send_replace(true);
+        let mut state = self.state.lock().await;
+        while state.drivers.join_next().await.is_some() {}
+    }
+
+    /// Returns whether it runs, or a client has a connector to it.
+    pub(crate) fn is_in_use(self: &Arc<Self>) -> bool {
+        // A client that is just starting it has a connector.
+        let is_running =
+            |state: &State| state.running.as_ref().is_some_and(|it| !it.exchange.is_closed());
+        Arc::strong_count(self) > 1 || self.state.try_lock().is_ok_and(|state| is_running(&state))
+    }
+
+    async fn join(&self) -> Result<Port, TransportError> {
+        // While the program starts, further clients wait here.
+        let mut state = self.state.lock().await;
+        let joined = |it: &Running| Port::new(&it.exchange, &it.control);
+        if let Some(port) = state.running.as_ref().and_then(joined) {
+            return Ok(port);
+        }
+        while state.drivers.try_join_next().is_some() {}
+        let limit = self.options.most;
+        let too_many =
+            |_| TransportError::new(ErrorKind::TooManyPrograms { limit }, Operation::Launch);
+        let permit = self.options.limit.clone().try_acquire_owned().map_err(too_many)?;
+        let channel = self.target.connect().await?;
+        let control = channel.control().clone();
+        let hub = Hub::new(self.options.dialect, self.options.rules);
+        let exchange = Exchange::new(hub, self.options.memory.clone());
+        let ended = || {
+            let reason = control.close_reason().unwrap_or(CloseReason::ByUs);
+            TransportError::new(ErrorKind::Closed(reason), Operation::Connect)
+        };
+        let port = Port::new(&exchange, &control).ok_or_else(ended)?;
+        let driven =
+            drive(exchange.clone(), channel, self.options.idle_timeout, self.stop.subscribe());
+        let pid = control.child();
+        tracing::info!(pid, "started a shared program");
+        state.drivers.spawn(async move {
+            let reason = driven.await;
+            drop(permit);
+            if reason.is_clean() {
+                tracing::info!(pid, "a shared program has ended: {reason}");
+            } else {
+                tracing::warn!(pid, "a shared program has ended: {reason}");
+            }
+        });
+        state.running = Some(Running { exchange, control });
+        Ok(port)
+    }
+}
+
+/// Connects one client, again after the program has ended.
+struct ForClient {
+    program: Arc<SharedProgram>,
+    /// The client's last channel.
+    port: Mutex<Option<Control>>,
+}
+
+impl DynConnector for ForClient {
+    fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
+        let last = || lock(&self.port);
+        let reason = last().as_ref().and_then(Control::close_reason);
+        Box::pin(async move {
+            if let Some(reason @ (CloseReason::Overrun | CloseReason::NoMemory(_))) = reason {
+                // It was disconnected because of itself.
+                return Err(TransportError::new(ErrorKind::Closed(reason), Operation::Connect));
+            }
+            let port = self.program.join().await?;
+            *last() = Some(port.control().clone());
+            Ok(port.boxed())
+        })
+    }
+}

@@ -1,0 +1,500 @@
+//! Several clients of a server share one program.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tieline_gateway::{
+    Bridge, NotShareable, ProcessModel, Processes, Server, ServerReport, ServerWatch,
+};
+use tieline_proto::RestartPolicy;
+use tieline_proto::jsonrpc::Dialect;
+use tieline_transport::{
+    Backing, BoxChannel, BoxFuture, Capabilities, Channel, ChildExit, CloseReason, Control,
+    ControlBuilder, DynAcceptor, DynConnector, Endpoint, Incoming, MemoryChannel, Principal,
+    Receiver, ReceiverExt, SenderExt, TransportError, TransportKind, memory_pair,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
+
+type Half = (<MemoryChannel as Channel>::Sender, <MemoryChannel as Channel>::Receiver);
+
+/// Starts programs whose part is played by the test.
+struct Programs(mpsc::UnboundedSender<MemoryChannel>);
+
+impl DynConnector for Programs {
+    fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
+        let (far, program) = memory_pair();
+        self.0.send(program).unwrap();
+        let (sender, receiver) = far.split();
+        let control = control(Arc::new(Killed), TransportKind::PROCESS, "exec:program");
+        let receiver = Box::new(OfProgram { receiver, control: control.clone() });
+        Box::pin(async { Ok(BoxChannel::from_parts(Box::new(sender), receiver, control)) })
+    }
+}
+
+fn control(backing: Arc<dyn Backing>, kind: TransportKind, endpoint: &str) -> Control {
+    let endpoint: Endpoint = endpoint.parse().unwrap();
+    let capabilities = Capabilities { half_close: true, ..Capabilities::default() };
+    let profile = memory_pair().0.control().profile();
+    ControlBuilder { kind, endpoint, peer: None, capabilities, profile, backing }.build()
+}
+
+/// A program that has failed when its output ends.
+struct Killed;
+
+impl Backing for Killed {}
+
+struct OfProgram<R> {
+    receiver: R,
+    control: Control,
+}
+
+impl<R: Receiver> Receiver for OfProgram<R> {
+    fn poll_recv(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Incoming> {
+        self.receiver.poll_recv(cx).map(|incoming| match incoming {
+            Incoming::End(_) => Incoming::End(self.control.end(exited())),
+            other => other,
+        })
+    }
+}
+
+#[cfg(unix)]
+fn exited() -> CloseReason {
+    use std::os::unix::process::ExitStatusExt;
+    CloseReason::ChildExited(Arc::new(ChildExit {
+        status: std::process::ExitStatus::from_raw(3 << 8),
+        stderr_tail: b"out of luck\n".to_vec().into(),
+        unterminated: false,
+        truncated: None,
+        unread: None,
+        guardian_lost: false,
+    }))
+}
+
+#[cfg(windows)]
+fn exited() -> CloseReason {
+    use std::os::windows::process::ExitStatusExt;
+    CloseReason::ChildExited(Arc::new(ChildExit {
+        status: std::process::ExitStatus::from_raw(3),
+        stderr_tail: b"out of luck\n".to_vec().into(),
+        unterminated: false,
+        truncated: None,
+        unread: None,
+        guardian_lost: false,
+    }))
+}
+
+/// Accepts the clients that the test hands over.
+struct Door(mpsc::UnboundedReceiver<BoxChannel>, Endpoint);
+
+impl DynAcceptor for Door {
+    fn accept(&mut self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
+        Box::pin(async {
+            match self.0.recv().await {
+                Some(client) => Ok(client),
+                None => pending().await,
+            }
+        })
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        &self.1
+    }
+}
+
+/// A client that was authenticated.
+struct Authenticated(Option<Principal>);
+
+impl Backing for Authenticated {
+    fn principal(&self) -> Option<Principal> {
+        self.0
+    }
+}
+
+struct Test {
+    door: mpsc::UnboundedSender<BoxChannel>,
+    programs: mpsc::UnboundedReceiver<MemoryChannel>,
+    watch: ServerWatch,
+    stop: oneshot::Sender<()>,
+    report: JoinHandle<ServerReport>,
+}
+
+impl Test {
+    fn start(processes: Processes, restart: RestartPolicy) -> Self {
+        let bridge = Bridge { dialect: Some(Dialect::MCP), ..Bridge::default() };
+        let mut server = Server::new(1024, bridge);
+        server.processes(processes).unwrap();
+        server.restart(restart);
+        let (door, clients) = mpsc::unbounded_channel();
+        let (started, programs) = mpsc::unbounded_channel();
+        server.add(Box::new(Door(clients, Endpoint::memory("door"))), Arc::new(Programs(started)));
+        let (watch, (stop, stopped)) = (server.watch(), oneshot::channel());
+        let report = tokio::spawn(server.run(async {
+            let _ = stopped.await;
+        }));
+        Self { door, programs, watch, stop, report }
+    }
+
+    fn shared() -> Self {
+        Self::start(model(ProcessModel::Shared), RestartPolicy::Never)
+    }
+
+    fn client(&self, principal: Option<u8>) -> Peer {
+        let (client, near) = memory_pair();
+        let (sender, receiver) = near.split();
+        let principal = principal.map(|number| Principal::new([number; 32]));
+        let control = control(Arc::new(Authenticated(principal)), TransportKind::MEMORY, "mem:c");
+        let near = BoxChannel::from_parts(Box::new(sender), Box::new(receiver), control);
+        self.door.send(near).unwrap();
+        Peer(client.split())
+    }
+
+    async fn program(&mut self) -> Peer {
+        Peer(self.programs.recv().await.unwrap().split())
+    }
+
+    /// Adds a client that completes the handshake with a program that runs already.
+    async fn joined(&self, principal: Option<u8>) -> Peer {
+        let mut client = self.client(principal);
+        client.send(initialize()).await;
+        assert_eq!(client.recv().await["result"], offer());
+        client.send(json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await;
+        client
+    }
+
+    /// Adds the first client of a program. Returns both.
+    async fn opened(&mut self, principal: Option<u8>) -> (Peer, Peer) {
+        let mut client = self.client(principal);
+        client.send(initialize()).await;
+        let mut program = self.program().await;
+        program.open().await;
+        assert_eq!(client.recv().await["result"], offer());
+        client.send(json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await;
+        assert_eq!(program.recv().await["method"], "notifications/initialized");
+        (client, program)
+    }
+
+    async fn until(&self, what: &str, is_so: impl Fn(&ServerWatch) -> bool) {
+        let wait = async {
+            while !is_so(&self.watch) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(3600), wait).await.expect(what);
+    }
+
+    async fn stop(self) -> ServerReport {
+        self.stop.send(()).unwrap();
+        self.report.await.unwrap()
+    }
+}
+
+fn model(model: ProcessModel) -> Processes {
+    Processes { model, ..Processes::default() }
+}
+
+/// A client, or a program.
+struct Peer(Half);
+
+impl Peer {
+    async fn send(&mut self, message: Value) {
+        self.0.0.send(message.to_string()).await.unwrap();
+    }
+
+    async fn recv(&mut self) -> Value {
+        match self.0.1.recv().await {
+            Incoming::Message(message) => serde_json::from_slice(&message).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn ended(&mut self) {
+        let incoming = self.0.1.recv().await;
+        assert!(matches!(incoming, Incoming::End(_)), "{incoming:?}");
+    }
+
+    /// As the program: answers the handshake.
+    async fn open(&mut self) {
+        let request = self.recv().await;
+        assert_eq!(request["method"], "initialize");
+        self.send(json!({"jsonrpc": "2.0", "id": request["id"], "result": offer()})).await;
+    }
+}
+
+fn initialize() -> Value {
+    let params = json!({"protocolVersion": "2025-11-25", "capabilities": {"roots": {}}});
+    json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params})
+}
+
+fn offer() -> Value {
+    json!({"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}})
+}
+
+fn call(id: impl Into<Value>, data: impl Into<Value>) -> Value {
+    let params = json!({"name": "echo", "arguments": data.into()});
+    json!({"jsonrpc": "2.0", "id": id.into(), "method": "tools/call", "params": params})
+}
+
+fn result(id: &Value, result: impl Into<Value>) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "result": result.into()})
+}
+
+/// Makes a call, which reaches this program.
+async fn served(client: &mut Peer, program: &mut Peer) {
+    client.send(call(1, 1)).await;
+    let request = program.recv().await;
+    program.send(result(&request["id"], "done")).await;
+    assert_eq!(client.recv().await, result(&json!(1), "done"));
+}
+
+#[tokio::test]
+async fn a_hundred_clients_with_clashing_ids_each_get_their_own_answers() {
+    const CLIENTS: u64 = 100;
+    const CALLS: u64 = 100;
+    let mut test = Test::shared();
+    let (first, mut program) = test.opened(None).await;
+    let echo = tokio::spawn(async move {
+        let mut held = Vec::new();
+        let mut left = CLIENTS * CALLS;
+        while left > 0 {
+            let request = program.recv().await;
+            let answer = result(&request["id"], request["params"]["arguments"].clone());
+            held.push(answer);
+            left -= 1;
+            // Answers leave in another order than that of the requests.
+            if held.len() == 7 || left == 0 {
+                for answer in held.drain(..).rev() {
+                    program.send(answer).await;
+                }
+            }
+        }
+        program
+    });
+    let mut clients = JoinSet::new();
+    let mut first = Some(first);
+    for number in 0..CLIENTS {
+        let mut client = match first.take() {
+            Some(first) => first,
+            None => test.joined(None).await,
+        };
+        clients.spawn(async move {
+            for call_number in 0..CALLS {
+                let id = match call_number % 5 {
+                    0 => json!(call_number),
+                    1 => json!(call_number.to_string()),
+                    2 => json!(9_007_199_254_740_993_u64 + call_number),
+                    3 => json!(0.5),
+                    _ => json!("\u{e9}\"\\"),
+                };
+                let data = json!([number, call_number]);
+                client.send(call(id, data)).await;
+            }
+            let mut seen = Vec::new();
+            for _ in 0..CALLS {
+                let answer = client.recv().await;
+                assert_eq!(answer["result"][0], json!(number), "{answer}");
+                seen.push(answer["result"][1].as_u64().unwrap());
+            }
+            seen.sort_unstable();
+            assert_eq!(seen, (0..CALLS).collect::<Vec<_>>());
+            client
+        });
+    }
+    let clients = clients.join_all().await;
+    let program = echo.await.unwrap();
+    drop(clients);
+    drop(program);
+    let report = test.stop().await;
+    assert_eq!((report.served, report.lost), (CLIENTS, 0));
+}
+
+#[tokio::test]
+async fn stalled_client_is_disconnected_and_the_others_do_not_wait_for_it() {
+    const MESSAGES: usize = 90;
+    let mut test = Test::shared();
+    let (mut first, mut program) = test.opened(None).await;
+    let mut stalled = test.joined(None).await;
+    let mut second = test.joined(None).await;
+    let data = "x".repeat(1024 * 1024);
+    for number in 0..MESSAGES {
+        let params = json!({"number": number, "data": data});
+        let told = json!({"jsonrpc": "2.0", "method": "notifications/custom", "params": params});
+        program.send(told).await;
+        for client in [&mut first, &mut second] {
+            assert_eq!(client.recv().await["params"]["number"], number);
+        }
+    }
+    // Its calls are not made any more, and those of the others are.
+    second.send(call(1, "still here")).await;
+    let request = program.recv().await;
+    program.send(result(&request["id"], "yes")).await;
+    assert_eq!(second.recv().await, result(&json!(1), "yes"));
+    let mut received = 0;
+    while let Incoming::Message(_) = stalled.0.1.recv().await {
+        received += 1;
+    }
+    assert!((1..MESSAGES).contains(&received), "{received}");
+    test.until("the line ends", |watch| watch.now().report.failed == 1).await;
+    drop((first, second));
+    let report = test.stop().await;
+    assert_eq!((report.served, report.failed), (3, 1));
+}
+
+#[tokio::test]
+async fn calls_in_flight_get_an_error_when_the_program_dies() {
+    const CLIENTS: usize = 100;
+    let mut test = Test::shared();
+    let (first, mut program) = test.opened(None).await;
+    let mut clients = vec![first];
+    while clients.len() < CLIENTS {
+        clients.push(test.joined(None).await);
+    }
+    for client in &mut clients {
+        client.send(call("a", 1)).await;
+        program.recv().await;
+    }
+    drop(program);
+    for client in &mut clients {
+        let answer = client.recv().await;
+        assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!("a"), &json!(-31000)));
+        assert_eq!(answer["error"]["data"]["stderr"], "out of luck\n");
+        assert_eq!(answer["error"]["data"]["code"], 3);
+        client.ended().await;
+    }
+    // The next client gets a new program.
+    let (client, program) = test.opened(None).await;
+    drop((client, program, clients));
+    assert_eq!(test.stop().await.served, CLIENTS as u64 + 1);
+}
+
+#[tokio::test]
+async fn restarted_program_is_initialized_again_before_clients_are_served() {
+    let mut test = Test::start(model(ProcessModel::Shared), RestartPolicy::OnFailure);
+    let (mut first, mut program) = test.opened(None).await;
+    let mut second = test.joined(None).await;
+    let subscribe =
+        json!({"jsonrpc": "2.0", "id": 5, "method": "resources/subscribe", "params": {"uri": "a"}});
+    second.send(subscribe.clone()).await;
+    let request = program.recv().await;
+    program.send(result(&request["id"], json!({}))).await;
+    second.recv().await;
+    first.send(call(1, 1)).await;
+    program.recv().await;
+    drop(program);
+    let answer = first.recv().await;
+    assert_eq!(
+        (&answer["error"]["code"], &answer["error"]["data"]["code"]),
+        (&json!(-31000), &json!(3))
+    );
+    first.send(call(2, 2)).await;
+    let mut program = test.program().await;
+    program.open().await;
+    assert_eq!(program.recv().await["method"], "notifications/initialized");
+    let mut methods = Vec::new();
+    for _ in 0..2 {
+        let request = program.recv().await;
+        methods.push(request["method"].as_str().unwrap().to_owned());
+        program.send(result(&request["id"], json!({}))).await;
+    }
+    methods.sort_unstable();
+    assert_eq!(methods, ["resources/subscribe", "tools/call"]);
+    assert_eq!(first.recv().await, result(&json!(2), json!({})));
+    let updated = json!({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": "a"}});
+    program.send(updated.clone()).await;
+    assert_eq!(second.recv().await, updated);
+    drop((first, second, program));
+    test.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_program_ends_and_starts_again_on_demand() {
+    let mut test = Test::shared();
+    let running = |watch: &ServerWatch| watch.now().programs.unwrap().running;
+    assert_eq!(running(&test.watch), 0);
+    let (client, mut program) = test.opened(None).await;
+    assert_eq!(running(&test.watch), 1);
+    drop(client);
+    let begun = tokio::time::Instant::now();
+    program.ended().await;
+    assert!(begun.elapsed() >= Duration::from_secs(300), "{:?}", begun.elapsed());
+    drop(program);
+    test.until("the program ends", |watch| running(watch) == 0).await;
+    let (client, mut program) = test.opened(None).await;
+    // A program with a client does not end, however long nothing happens.
+    let idle = tokio::time::timeout(Duration::from_secs(3600), program.0.1.recv()).await;
+    assert!(idle.is_err(), "{idle:?}");
+    drop((client, program));
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn users_never_share_a_program_and_clients_of_one_user_do() {
+    let mut test = Test::start(
+        Processes { max_programs: 2, ..model(ProcessModel::PerUser) },
+        RestartPolicy::Never,
+    );
+    let (mut one, mut program_one) = test.opened(Some(1)).await;
+    let (mut two, mut program_two) = test.opened(Some(2)).await;
+    let mut also_one = test.joined(Some(1)).await;
+    served(&mut one, &mut program_one).await;
+    served(&mut also_one, &mut program_one).await;
+    served(&mut two, &mut program_two).await;
+    assert_eq!(test.watch.now().programs.unwrap().running, 2);
+    for (principal, why) in [(Some(3), "the limit of 2"), (None, "not known which user")] {
+        let mut refused = test.client(principal);
+        refused.send(initialize()).await;
+        let answer = refused.recv().await;
+        assert_eq!(answer["error"]["code"], -31000);
+        let said = answer["error"]["message"].as_str().unwrap();
+        assert!(said.contains(why), "{said}");
+    }
+    drop((one, two, also_one, program_one, program_two));
+    let report = test.stop().await;
+    assert_eq!((report.served, report.refused), (3, 2));
+}
+
+#[tokio::test]
+async fn end_of_input_ends_the_line_after_the_last_answer_and_the_program_goes_on() {
+    let mut test = Test::shared();
+    let (mut first, mut program) = test.opened(None).await;
+    let mut second = test.joined(None).await;
+    first.send(call(1, 1)).await;
+    first.0.0.close().await.unwrap();
+    let request = program.recv().await;
+    program.send(result(&request["id"], "done")).await;
+    assert_eq!(first.recv().await, result(&json!(1), "done"));
+    first.ended().await;
+    second.send(call(1, 1)).await;
+    let request = program.recv().await;
+    program.send(result(&request["id"], "also done")).await;
+    assert_eq!(second.recv().await, result(&json!(1), "also done"));
+    drop(second);
+    test.until("both lines end", |watch| watch.now().report.served == 2).await;
+    drop(program);
+    let report = test.stop().await;
+    assert_eq!((report.served, report.failed), (2, 0));
+}
+
+#[test]
+fn programs_that_cannot_be_shared_are_refused_with_the_reason() {
+    for (dialect, why) in [
+        (None, "only share a program if the protocol is known"),
+        (Some(Dialect::XI), "the dialect xi"),
+        (Some(Dialect::LSP), "copy of each document"),
+        (Some(Dialect::ACP), "belongs to the client"),
+    ] {
+        for model in [ProcessModel::Shared, ProcessModel::PerUser] {
+            let bridge = Bridge { dialect, ..Bridge::default() };
+            let mut server = Server::new(1, bridge);
+            let processes = Processes { model, ..Processes::default() };
+            let refused = server.processes(processes).unwrap_err();
+            assert_eq!(matches!(refused, NotShareable::NoDialect), dialect.is_none());
+            assert!(refused.to_string().contains(why), "{refused}");
+        }
+    }
+    let mut server = Server::new(1, Bridge::default());
+    assert_eq!(server.processes(Processes::default()), Ok(()));
+}
