@@ -395,12 +395,12 @@ impl fmt::Display for ChildExit {
         if let Some(unread @ 1..) = self.unread {
             write!(f, "; it left {} of its input unread", Count(unread, "byte"))?;
         }
-        if !f.alternate()
-            && let Some(line) = self.last_lines().pop()
-        {
-            write!(f, "; last line on stderr: {}", line.trim_ascii_start())?;
+        match self.last_lines().pop() {
+            Some(line) if !f.alternate() => {
+                write!(f, "; last line on stderr: {}", line.trim_ascii_start())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

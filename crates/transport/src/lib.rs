@@ -74,6 +74,8 @@ mod throttle;
 mod transport;
 
 #[cfg(unix)]
+mod anonymous_pipe;
+#[cfg(unix)]
 mod hangup;
 #[cfg(any(unix, windows))]
 mod process;

@@ -159,11 +159,13 @@ impl Endpoint {
     #[must_use]
     pub fn absolute(&self) -> Self {
         #[cfg(unix)]
-        if let Address::Unix(path) = &self.address
-            && let Ok(path) = crate::unix::path::from_root(path.as_ref())
-            && path.as_os_str().len() <= crate::unix::path::MAX_PATH
-        {
-            return Self { address: Address::Unix(path.into()), ..self.clone() };
+        if let Address::Unix(path) = &self.address {
+            match crate::unix::path::from_root(path.as_ref()) {
+                Ok(path) if path.as_os_str().len() <= crate::unix::path::MAX_PATH => {
+                    return Self { address: Address::Unix(path.into()), ..self.clone() };
+                }
+                _ => {}
+            }
         }
         self.clone()
     }

@@ -145,10 +145,8 @@ fn pair_or_word(word: &str) -> String {
 
 fn pair(piece: &str) -> String {
     for sign in ['=', ':'] {
-        if let Some((name, value)) = piece.split_once(sign)
-            && !value.is_empty()
-            && (is_secret_name(name) || looks_secret(value))
-        {
+        let Some((name, value)) = piece.split_once(sign) else { continue };
+        if !value.is_empty() && (is_secret_name(name) || looks_secret(value)) {
             return format!("{name}{sign}{LEFT_OUT}");
         }
     }

@@ -49,7 +49,7 @@ impl Held {
         match self {
             Self::Group(child) => Some(child.id()),
             #[cfg(target_os = "linux")]
-            Self::Guarded(handle) => Some(handle.pid.as_raw_nonzero().get().cast_unsigned()),
+            Self::Guarded(handle) => Some(handle.pid.as_raw_nonzero().get().unsigned_abs()),
         }
     }
 

@@ -13,7 +13,7 @@ use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::Relaxed};
 
 /// The first descriptor that is not stdin, stdout or stderr.
-const FIRST: u32 = 3;
+const FIRST: c_int = 3;
 
 /// Where the kernel cannot close all descriptors at once, those up to this number are closed.
 const MAX_DESCRIPTORS: c_int = 65_536;
@@ -257,7 +257,7 @@ fn each_descriptor(call: impl Fn(c_int)) {
         libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
         c_int::try_from(limit.rlim_cur).unwrap_or(MAX_DESCRIPTORS)
     };
-    (FIRST.cast_signed()..limit.min(MAX_DESCRIPTORS)).for_each(call);
+    (FIRST..limit.min(MAX_DESCRIPTORS)).for_each(call);
 }
 
 #[cfg(test)]

@@ -330,11 +330,10 @@ mod orphans {
     /// For programs that do not wait for children themselves. Call it once at the start, and after each
     /// SIGCHLD.
     pub fn reap_orphans() -> bool {
-        if is_shared()
-            && !IS_ASKED.swap(true, Relaxed)
-            && let Ok(thread) = thread()
-        {
-            let _ = thread.send(Job::ReapOrphans);
+        if is_shared() && !IS_ASKED.swap(true, Relaxed) {
+            if let Ok(thread) = thread() {
+                let _ = thread.send(Job::ReapOrphans);
+            }
         }
         is_shared()
     }

@@ -18,9 +18,7 @@ use crate::error::{ErrorKind, Operation, TransportError};
 /// [`NotExecutable`](ErrorKind::NotExecutable).
 pub fn resolve(program: &OsStr, cwd: Option<&Path>) -> Result<PathBuf, TransportError> {
     let fail = |kind| Err(TransportError::new(kind, Operation::Launch));
-    if let Some(cwd) = cwd
-        && !cwd.is_dir()
-    {
+    if let Some(cwd) = cwd.filter(|cwd| !cwd.is_dir()) {
         return fail(ErrorKind::DirectoryMissing(cwd.to_owned()));
     }
     let candidates = if program.as_encoded_bytes().contains(&b'/') {

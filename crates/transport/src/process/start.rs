@@ -14,6 +14,7 @@ use super::held::Held;
 use super::inherited::{self, Program};
 use super::pipes::ToChild;
 use super::reaper;
+use crate::anonymous_pipe::anonymous_pipe;
 use crate::error::{ErrorKind, Operation, TransportError};
 #[cfg(target_os = "linux")]
 use crate::guardian::Hold;
@@ -46,14 +47,14 @@ pub(super) async fn start(
 
 /// Creates our ends of a child's stdin, stdout and stderr, and the child's ends.
 fn make_pipes() -> io::Result<(ToChild, pipe::Receiver, pipe::Receiver, [OwnedFd; 3])> {
-    let (stdin, to_child) = io::pipe()?;
-    let (from_child, stdout) = io::pipe()?;
-    let (errors, stderr) = io::pipe()?;
+    let (stdin, to_child) = anonymous_pipe()?;
+    let (from_child, stdout) = anonymous_pipe()?;
+    let (errors, stderr) = anonymous_pipe()?;
     Ok((
-        ToChild::from_owned_fd(to_child.into())?,
-        pipe::Receiver::from_owned_fd(from_child.into())?,
-        pipe::Receiver::from_owned_fd(errors.into())?,
-        [stdin.into(), stdout.into(), stderr.into()],
+        ToChild::from_owned_fd(to_child)?,
+        pipe::Receiver::from_owned_fd(from_child)?,
+        pipe::Receiver::from_owned_fd(errors)?,
+        [stdin, stdout, stderr],
     ))
 }
 

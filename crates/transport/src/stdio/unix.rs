@@ -1,7 +1,7 @@
 //! Stdin and stdout on Unix. The descriptors are duplicated and never made non-blocking, because other
 //! processes may share them. A thread waits in `poll`, together with a pipe that is closed to stop it.
 
-use std::io::{self, PipeReader, PipeWriter};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::stdio;
 
+use crate::anonymous_pipe::anonymous_pipe;
 use crate::hangup::Hangup;
 
 /// A pipe that polls as writable accepts this many bytes without blocking (PIPE_BUF on Linux).
@@ -23,11 +24,11 @@ pub(super) struct Source(OwnedFd);
 pub(super) struct Sink(OwnedFd);
 
 /// The pipe that is closed to stop the thread.
-pub(super) type Stopped = PipeReader;
+pub(super) type Stopped = OwnedFd;
 
 /// A thread that waits in `poll`. Dropping it stops the thread without waiting for that.
 pub(super) struct Worker {
-    _stop: PipeWriter,
+    _stop: OwnedFd,
 }
 
 impl Worker {
@@ -35,7 +36,7 @@ impl Worker {
         name: &str,
         run: impl FnOnce(&Stopped) + Send + 'static,
     ) -> io::Result<Self> {
-        let (stopped, stop) = io::pipe()?;
+        let (stopped, stop) = anonymous_pipe()?;
         std::thread::Builder::new().name(name.into()).spawn(move || run(&stopped))?;
         Ok(Self { _stop: stop })
     }

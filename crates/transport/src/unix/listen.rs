@@ -227,7 +227,10 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         let still_ours = std::fs::symlink_metadata(&self.path)
             .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
-        if still_ours && let Err(error) = std::fs::remove_file(&self.path) {
+        if !still_ours {
+            return;
+        }
+        if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "the socket could not be removed");
         }
     }

@@ -1,11 +1,12 @@
 //! The lock file beside a socket. Only its holder may decide that the socket is dead.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
 
 use crate::error::{ErrorKind, Operation, TransportError};
 
@@ -37,10 +38,10 @@ impl SocketLock {
             return Err(fail(ErrorKind::Io)
                 .with_hint(format!("the lock file {} is not a regular file", lock.display())));
         }
-        match file.try_lock() {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => Err(fail(ErrorKind::AddressInUse)),
-            Err(TryLockError::Error(error)) => Err(fail(ErrorKind::Io).because(error)),
+            Err(Errno::WOULDBLOCK) => Err(fail(ErrorKind::AddressInUse)),
+            Err(error) => Err(fail(ErrorKind::Io).because(error.into())),
         }
     }
 }
@@ -49,7 +50,7 @@ impl Drop for SocketLock {
     fn drop(&mut self) {
         // Closing is not enough: a child that is being started holds a copy of the descriptor between fork
         // and exec, and with it the lock.
-        let _ = self.0.unlock();
+        let _ = flock(&self.0, FlockOperation::Unlock);
     }
 }
 

@@ -102,8 +102,10 @@ impl Shared {
             let Some(is_gone) = is_reader_gone(pipe) else { return };
             let mut state = self.lock();
             state.is_gone = is_gone;
-            if is_gone && let Some(waker) = state.waker.take() {
-                waker.wake();
+            if is_gone {
+                if let Some(waker) = state.waker.take() {
+                    waker.wake();
+                }
             }
             if state.is_gone || state.is_stopped {
                 return;

@@ -60,9 +60,9 @@ impl fmt::Display for Sid {
         let [revision, count, a, b, c, d, e, g, rest @ ..] = &self.bytes;
         let authority = u64::from_be_bytes([0, 0, *a, *b, *c, *d, *e, *g]);
         write!(f, "S-{revision}-{authority}")?;
-        let (parts, _) = rest.as_chunks::<4>();
-        let mut parts = parts.iter().take(usize::from(*count));
-        parts.try_for_each(|part| write!(f, "-{}", u32::from_le_bytes(*part)))
+        let parts = rest.chunks_exact(4).filter_map(|part| part.try_into().ok());
+        let mut parts = parts.map(u32::from_le_bytes).take(usize::from(*count));
+        parts.try_for_each(|part| write!(f, "-{part}"))
     }
 }
 

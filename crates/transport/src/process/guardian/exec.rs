@@ -2,6 +2,7 @@
 //! in a cgroup and without a shell, creates namespaces, and blocks signals.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
@@ -13,6 +14,7 @@ use rustix::process::{
 };
 
 use super::wire::Request;
+use crate::anonymous_pipe::anonymous_pipe;
 use crate::process::inherited::Program;
 
 /// Makes `command` start the requested program, whatever program and arguments it was created with. The
@@ -40,7 +42,8 @@ pub(super) fn tie(command: &mut Command, request: &Request) -> io::Result<()> {
 
 /// Starts `command`, in `cgroup` from its first instruction. Only for processes with a single thread.
 pub(super) fn spawn(mut command: Command, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Pid> {
-    let (mut failure, mut report) = io::pipe()?;
+    let (failure, report) = anonymous_pipe()?;
+    let (mut failure, mut report) = (File::from(failure), File::from(report));
     if let Some(child) = fork(Namespaces::Ours, cgroup)? {
         drop((command, report));
         let mut error = [0; 4];

@@ -12,7 +12,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::exit;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,6 +21,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{Pid, Signal, getegid, geteuid, set_parent_process_death_signal};
 
 use super::exec::{self, Namespaces};
+use crate::anonymous_pipe::anonymous_pipe;
 
 /// The side on which this process continues.
 pub(super) enum Side {
@@ -43,7 +44,7 @@ pub(super) struct Inside {
 /// The kernel does not allow it. Returned on either side.
 pub(super) fn enter() -> io::Result<Side> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    let (mut alive, keep) = io::pipe()?;
+    let (alive, keep) = anonymous_pipe()?;
     let (forked, is_mapped) = match exec::fork(Namespaces::Plain, None) {
         Err(error) if Errno::from_io_error(&error) == Some(Errno::PERM) => {
             (exec::fork(Namespaces::InUserNamespace, None)?, true)
@@ -57,7 +58,7 @@ pub(super) fn enter() -> io::Result<Side> {
     }
     drop(keep);
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    if is_alone(&mut alive)? {
+    if is_alone(&alive)? {
         // The process outside ended before the kernel had registered the request.
         exit(1);
     }
@@ -86,7 +87,7 @@ impl Inside {
 }
 
 /// Returns true if the other end is closed in all processes. Nothing is ever written to it.
-fn is_alone(alive: &mut io::PipeReader) -> io::Result<bool> {
+fn is_alone(alive: &OwnedFd) -> io::Result<bool> {
     let mut polled = [PollFd::new(alive, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     Ok(poll(&mut polled, Some(&now))? > 0)

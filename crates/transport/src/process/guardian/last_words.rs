@@ -26,13 +26,14 @@ impl LastWords {
         while let Ok((_, length @ 1..)) = rustix::net::recv(line, &mut said, RecvFlags::DONTWAIT) {
             has_spoken = true;
             self.part.extend_from_slice(said.get(..length).unwrap_or_default());
-            let (reports, rest) = self.part.as_chunks();
-            for report in reports {
-                if let Some(Report::Gone(killed)) = Report::decode(*report) {
+            let reports = self.part.chunks_exact(Report::LENGTH);
+            let rest = reports.remainder().to_vec();
+            for report in reports.filter_map(|report| report.try_into().ok()) {
+                if let Some(Report::Gone(killed)) = Report::decode(report) {
                     self.killed = Some(killed.unsigned_abs());
                 }
             }
-            self.part = rest.to_vec();
+            self.part = rest;
         }
         has_spoken
     }

@@ -325,9 +325,11 @@ impl GuardianState {
 
     /// Exits, because no process is left that could become a child of this one.
     fn leave(&mut self) {
-        if let Containment::Cgroup(group) = &self.containment
-            && !group.remove()
-        {
+        let is_removed = match &self.containment {
+            Containment::Cgroup(group) => group.remove(),
+            _ => true,
+        };
+        if !is_removed {
             // A process that is not a descendant is in it, put there by the program.
             self.removals = self.removals.saturating_sub(1);
             if self.removals > 0 {

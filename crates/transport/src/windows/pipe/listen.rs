@@ -131,13 +131,12 @@ impl PipeListener {
             TransportError::new(common_kind(&error), Operation::Accept).because(error)
         })?;
         // If the user is unknown, the descriptor has already refused all others.
-        if let (Some(only), Some(user)) = (self.only, peer.user)
-            && user != only
-            && !user.is_root()
-        {
-            return Err(TransportError::new(ErrorKind::PeerNotAllowed(peer), Operation::Accept));
+        match (self.only, peer.user) {
+            (Some(only), Some(user)) if user != only && !user.is_root() => {
+                Err(TransportError::new(ErrorKind::PeerNotAllowed(peer), Operation::Accept))
+            }
+            _ => Ok(connection(end, peer, &self.endpoint)),
         }
-        Ok(connection(end, peer, &self.endpoint))
     }
 }
 

@@ -34,9 +34,7 @@ fn resolve_in(
     endings: &str,
 ) -> Result<PathBuf, TransportError> {
     let fail = |kind| Err(TransportError::new(kind, Operation::Launch));
-    if let Some(cwd) = cwd
-        && !cwd.is_dir()
-    {
+    if let Some(cwd) = cwd.filter(|cwd| !cwd.is_dir()) {
         return fail(ErrorKind::DirectoryMissing(cwd.to_owned()));
     }
     let is_startable = |ending: &&str| STARTABLE.iter().any(|it| it.eq_ignore_ascii_case(ending));
