@@ -119,7 +119,7 @@ async fn edited_across_kills() {
         expected.insert_str(0, &line);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
         // A stopped core does not respond: the call is in flight when it is killed.
-        let pid = rustix::process::Pid::from_raw(pid_of_child().cast_signed()).unwrap();
+        let pid = rustix::process::Pid::from_raw(pid_of_child() as i32).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
         let asked = {
             let view = view.clone();

@@ -6,6 +6,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
+
 /// The prefix of folder names in the system's temporary directory.
 const PREFIX: &str = "tieline-claude-";
 
@@ -57,10 +59,11 @@ impl Drop for Files {
     fn drop(&mut self) {
         // Windows cannot remove an open file.
         drop(self.lock.take());
-        if let Err(error) = fs::remove_dir_all(&self.folder)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!("cannot remove {}: {error}", self.folder.display());
+        match fs::remove_dir_all(&self.folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("cannot remove {}: {error}", self.folder.display());
+            }
+            _ => {}
         }
     }
 }
@@ -72,7 +75,7 @@ fn create(folder: &Path) -> io::Result<File> {
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(folder)?;
     let lock = private(OpenOptions::new().write(true)).open(folder.join(LOCK))?;
-    lock.try_lock()?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
     Ok(lock)
 }
 
@@ -91,7 +94,9 @@ fn sweep(place: &Path, ours: &Path) {
             continue;
         }
         match File::open(folder.join(LOCK)) {
-            Ok(lock) if lock.try_lock().is_ok() => _ = fs::remove_dir_all(&folder),
+            Ok(lock) if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() => {
+                _ = fs::remove_dir_all(&folder);
+            }
             Ok(_) => {}
             // The folder may be in the middle of being created: remove it only if it is empty.
             Err(_) => _ = fs::remove_dir(&folder),

@@ -197,9 +197,10 @@ impl Options {
             ("--system-prompt-file", &mut in_files.system_prompt),
             ("--append-system-prompt-file", &mut in_files.append_system_prompt),
         ] {
-            if is_long(prompt)
-                && let Some(mut text) = prompt.take()
-            {
+            if !is_long(prompt) {
+                continue;
+            }
+            if let Some(mut text) = prompt.take() {
                 by_file(&mut text)?;
                 prompts.push((flag, text));
             }

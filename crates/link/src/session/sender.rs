@@ -140,9 +140,7 @@ impl Drop for SessionSender {
     fn drop(&mut self) {
         let waker = self.shared.state().sender_gone();
         // If this is the last half, the session ends at once; otherwise sent messages are still written.
-        if Arc::strong_count(&self.lifeline) > 1
-            && let Some(waker) = waker
-        {
+        if let Some(waker) = waker.filter(|_| Arc::strong_count(&self.lifeline) > 1) {
             waker.wake();
         }
     }

@@ -202,9 +202,10 @@ impl SharedSession {
 
     /// If there was progress in either direction since the last call, the waits for a connection start over.
     fn note_progress(&self, state: &mut SessionState) {
-        if state.note_progress(|| self.now())
-            && let Some(link) = self.link()
-        {
+        if !state.note_progress(|| self.now()) {
+            return;
+        }
+        if let Some(link) = self.link() {
             link.is_well.store(true, Ordering::Relaxed);
         }
     }

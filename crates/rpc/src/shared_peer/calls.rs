@@ -103,14 +103,13 @@ impl SharedPeer {
     pub(crate) fn abandon(&self, id: CallId) {
         let mut state = self.lock();
         let Some(pending) = state.calls.end(id) else { return };
-        if !pending.sent
-            && let Some(at) = state.outgoing.iter().position(|out| out.call == Some(id))
-        {
-            if let Some(out) = state.outgoing.remove(at) {
+        if !pending.sent {
+            let queued = state.outgoing.iter().position(|out| out.call == Some(id));
+            if let Some(out) = queued.and_then(|at| state.outgoing.remove(at)) {
                 state.outgoing_bytes -= out.message.len();
                 self.room.add_permits(out.weight);
             }
-        } else if pending.sent && pending.answer.is_none() {
+        } else if pending.answer.is_none() {
             let mut digits = [0; 20];
             if let Some(message) = self.options.dialect.cancellation(id.digits(&mut digits)) {
                 let message = message.into();

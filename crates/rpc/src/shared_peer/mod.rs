@@ -314,10 +314,10 @@ impl PeerState {
     /// Wakes the driver if it sleeps; otherwise it looks again before it does.
     fn wake_driver(&mut self) {
         self.changed = true;
-        if std::mem::take(&mut self.asleep)
-            && let Some(driver) = &self.driver
-        {
-            driver.wake_by_ref();
+        if std::mem::take(&mut self.asleep) {
+            if let Some(driver) = &self.driver {
+                driver.wake_by_ref();
+            }
         }
     }
 }

@@ -271,10 +271,10 @@ impl<T> SlotsState<T> {
     /// their maximum age. Their slots are not freed yet.
     fn expire(&mut self, limits: &Limits, now: Instant, all: bool) -> Vec<Grant<T>> {
         let mut expired = Vec::new();
-        while self.idle.len() > limits.min_idle
-            && let Some(oldest) = self.idle.front()
-            && now.saturating_duration_since(oldest.rested.since) >= limits.idle_timeout
-        {
+        let is_expired = |idle: &Idle<T>| {
+            now.saturating_duration_since(idle.rested.since) >= limits.idle_timeout
+        };
+        while self.idle.len() > limits.min_idle && self.idle.front().is_some_and(is_expired) {
             expired.extend(self.idle.pop_front().map(Grant::from));
         }
         if all {

@@ -223,9 +223,8 @@ impl SessionState {
         let received = self.machine.position().acknowledged;
         let _ = self.pump();
         let mut cx = Context::from_waker(Waker::noop());
-        if let Some(line) = &mut self.line
-            && let Poll::Ready(Ok(())) = line.poll_ready(&mut cx)
-        {
+        let Some(line) = &mut self.line else { return };
+        if let Poll::Ready(Ok(())) = line.poll_ready(&mut cx) {
             let farewell = Farewell { received, text: text.to_owned() };
             let _ = line.start_send(Frame::Bye(farewell).to_bytes());
             let _ = line.poll_flush(&mut cx);
@@ -242,19 +241,17 @@ impl SessionState {
         if let Some(wall) = wall {
             self.liveness.look_for_suspend(self.now, wall);
         }
-        if self.has_line()
-            && self.liveness.next_wake() <= self.now
-            && let Some(line) = line()
-        {
-            self.liveness.look_at_line(self.now, &line.info(), self.line_outgoing());
+        if self.has_line() && self.liveness.next_wake() <= self.now {
+            if let Some(line) = line() {
+                self.liveness.look_at_line(self.now, &line.info(), self.line_outgoing());
+            }
         }
-        while self.has_line()
-            && let Some(event) = self.liveness.poll(self.now)
-        {
-            match event {
-                HeartbeatEvent::Ping => self.machine.ping(self.connection),
-                HeartbeatEvent::Down => return true,
-                _ => {}
+        while self.has_line() {
+            match self.liveness.poll(self.now) {
+                Some(HeartbeatEvent::Ping) => self.machine.ping(self.connection),
+                Some(HeartbeatEvent::Down) => return true,
+                Some(_) => {}
+                None => break,
             }
         }
         false
@@ -282,9 +279,8 @@ impl SessionState {
             Some(task) => self.account.check(task),
             None => Ok(()),
         });
-        if let Err(refused) = counted
-            && !self.ending.is_doomed()
-        {
+        let Err(refused) = counted else { return };
+        if !self.ending.is_doomed() {
             let lost = self.lost(LostBy::Line(refused.into()));
             self.ending.doom(lost);
             self.wakers.wake_task();

@@ -151,9 +151,7 @@ impl SessionState {
         has_more: bool,
         taken: &mut VecDeque<Item>,
     ) -> Option<Waker> {
-        if let Some(given) = given
-            && !self.renewal.is_pending()
-        {
+        if let Some(given) = given.filter(|_| !self.renewal.is_pending()) {
             self.machine.commit(self.now, given);
         }
         let owes = if has_more { self.machine.owes_much() } else { self.machine.owes(self.now) };
