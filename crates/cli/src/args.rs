@@ -161,11 +161,12 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
         let shown = if shown.starts_with('…') { "…" } else { shown }.to_owned();
         error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
     }
-    if let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg)
-        && error.kind() == ErrorKind::UnknownArgument
-    {
-        let shown = redact(option);
-        error.insert(ContextKind::InvalidArg, ContextValue::String(shown));
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(option)) if error.kind() == ErrorKind::UnknownArgument => {
+            let shown = redact(option);
+            error.insert(ContextKind::InvalidArg, ContextValue::String(shown));
+        }
+        _ => {}
     }
     error
 }

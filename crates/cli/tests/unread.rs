@@ -1,5 +1,6 @@
 //! Input that is still waiting when the other side ends is counted, wherever it is, and fails the command.
 #![cfg(target_os = "linux")]
+#![allow(clippy::incompatible_msrv, reason = "only what is published builds with the oldest Rust")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;

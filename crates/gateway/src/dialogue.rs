@@ -308,10 +308,11 @@ impl Dialogue {
         if !self.dialect.adds_messages {
             return Settled::Not;
         }
-        let is_client = matches!(from, Side::Client);
-        if let (true, Message::Invalid(invalid)) = (is_client, self.unanswered.classify(message))
-            && invalid.code() == PARSE_ERROR
-        {
+        let is_not_json = match self.unanswered.classify(message) {
+            Message::Invalid(invalid) => invalid.code() == PARSE_ERROR,
+            _ => false,
+        };
+        if is_not_json && matches!(from, Side::Client) {
             // What is not JSON cannot be matched to a call, so the client gets a parse error without an id.
             let text = format!("the message cannot be passed on: {why}");
             let refusal = write_error(&self.dialect, b"null", PARSE_ERROR, &text, None);

@@ -263,9 +263,9 @@ impl Sender for Outbox {
                 }
                 Overflow::DropOldest => {
                     // One removal may not be enough, because the bound is also in bytes.
-                    while self.is_full()
-                        && let Some(place) = self.waiting.iter().position(|it| it.may_be_dropped)
-                    {
+                    while self.is_full() {
+                        let place = self.waiting.iter().position(|it| it.may_be_dropped);
+                        let Some(place) = place else { break };
                         drop(self.take(place));
                         self.drop_one(&SLOW);
                     }

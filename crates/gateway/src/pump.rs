@@ -260,16 +260,16 @@ impl<'a> Direction<'a> {
                 Poll::Pending
             });
             let passed = match next.await {
-                Ok(Incoming::Message(message))
-                    if number == 1
-                        && watch.passing.from_frames
-                        && let Some(refusal) = FrameError::of_refusal(&message) =>
-                {
-                    let reason = CloseReason::Protocol(refusal);
-                    self.note_end(&reason);
-                    return PumpEnd::Source(reason);
+                Ok(Incoming::Message(message)) => {
+                    if number == 1 && watch.passing.from_frames {
+                        if let Some(refusal) = FrameError::of_refusal(&message) {
+                            let reason = CloseReason::Protocol(refusal);
+                            self.note_end(&reason);
+                            return PumpEnd::Source(reason);
+                        }
+                    }
+                    self.pass(message, sink, watch).await
                 }
-                Ok(Incoming::Message(message)) => self.pass(message, sink, watch).await,
                 Ok(Incoming::End(reason)) => {
                     self.note_end(&reason);
                     if let CloseReason::Truncated(truncated) = &reason {

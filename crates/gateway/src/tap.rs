@@ -130,7 +130,7 @@ fn open(path: &Path) -> io::Result<File> {
         use std::os::unix::fs::OpenOptionsExt;
         // Opening a pipe without a reader would block.
         let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-        options.mode(0o600).custom_flags(flags.bits().cast_signed());
+        options.mode(0o600).custom_flags(flags.bits() as i32);
     }
     let file = options.open(path).map_err(|error| explain(error, path))?;
     #[cfg(unix)]

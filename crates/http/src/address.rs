@@ -119,7 +119,7 @@ impl fmt::Display for Place {
         match self {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Self::Unix(path) => write!(f, "{}", path.display()),
+            Self::Unix(path) => write!(f, "{}", std::path::Path::new(path).display()),
         }
     }
 }

@@ -56,9 +56,8 @@ pub(crate) fn watch(
     let process = Process::open(pid)?;
     std::thread::Builder::new().name("tieline-parent".into()).spawn(move || {
         // A parent's PID can be reused only after this process has been given another parent.
-        if let Some(process) = process
-            && (!is_parent || getppid() == Some(pid))
-        {
+        let is_it = !is_parent || getppid() == Some(pid);
+        if let Some(process) = process.filter(|_| is_it) {
             process.wait();
         }
         then(Number(pid));

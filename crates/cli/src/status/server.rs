@@ -75,8 +75,10 @@ impl StatusServer {
                 Some(_) = asking.join_next() => in_order.retain(|asker| !asker.is_finished()),
                 accepted = self.0.accept() => match accepted {
                     Ok(channel) => {
-                        if in_order.len() >= MAX_CONNECTIONS && let Some(first) = in_order.pop_front() {
-                            first.abort();
+                        if in_order.len() >= MAX_CONNECTIONS {
+                            if let Some(first) = in_order.pop_front() {
+                                first.abort();
+                            }
                         }
                         in_order.push_back(asking.spawn(answer(channel, source.clone())));
                     }

@@ -64,8 +64,8 @@ async fn join(
     let stream = number.wrapping_mul(2);
     let up = Way::new(faults, &traffic.to_target, stream);
     let down = Way::new(faults, &traffic.to_client, stream.wrapping_add(1));
-    let mut up = pin!(up.pump(client_read, target_write));
-    let mut down = pin!(down.pump(target_read, client_write));
+    let mut up = pin!(up.pump(Box::new(client_read), target_write));
+    let mut down = pin!(down.pump(Box::new(target_read), client_write));
     let (first, other, half_close) = tokio::select! {
         over = &mut up => (over, &mut down, half_close[0]),
         over = &mut down => (over, &mut up, half_close[1]),

@@ -244,10 +244,9 @@ impl Record {
         }
         if let Some(thing) = self.rules.things.iter().find(|it| it.change == Some(method)) {
             let name = name(thing, notification.params());
-            if let Some(kept) =
-                self.kept.iter_mut().find(|it| it.method == thing.open && it.name == name)
-                && !std::mem::replace(&mut kept.is_changed, true)
-            {
+            let is_it = |it: &&mut Kept| it.method == thing.open && it.name == name;
+            let Some(kept) = self.kept.iter_mut().find(is_it) else { return };
+            if !std::mem::replace(&mut kept.is_changed, true) {
                 self.bytes -= kept.said.length();
                 kept.said = Said::Notification(Bytes::new());
             }

@@ -177,9 +177,8 @@ fn difference(before: &[u8], now: &[u8]) -> Option<String> {
     let parse = |text| serde_json::from_slice::<Value>(text).unwrap_or_default();
     let (before, now) = (parse(before), parse(now));
     for name in ["protocolVersion", "capabilities", "agentCapabilities"] {
-        if let Some(before) = before.get(name)
-            && let Some(missing) = missing(before, now.get(name).unwrap_or(&Value::Null), name)
-        {
+        let Some(before) = before.get(name) else { continue };
+        if let Some(missing) = missing(before, now.get(name).unwrap_or(&Value::Null), name) {
             return Some(format!("its `{missing}` differs from that of the previous program"));
         }
     }

@@ -51,11 +51,11 @@ impl Receiver for WebReceiver {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         let Some(reader) = &mut self.reader else { return self.poll_end(cx) };
         let incoming = ready!(reader.poll_recv(cx));
-        if matches!(incoming, Incoming::End(_))
-            && let Some(reader) = self.reader.take_if(|reader| reader.has_more_to_read())
-        {
-            self.kind = reader.kind();
-            self.lifeline.read_on(reader);
+        if matches!(incoming, Incoming::End(_)) {
+            if let Some(reader) = self.reader.take_if(|reader| reader.has_more_to_read()) {
+                self.kind = reader.kind();
+                self.lifeline.read_on(reader);
+            }
         }
         Poll::Ready(incoming)
     }

@@ -163,10 +163,10 @@ impl Out {
         allowed: usize,
     ) -> Poll<Result<(), CloseReason>> {
         loop {
-            if self.has_room()
-                && let Some(payload) = self.owed.take()
-            {
-                self.pong(payload);
+            if self.has_room() {
+                if let Some(payload) = self.owed.take() {
+                    self.pong(payload);
+                }
             }
             if self.queue.len() <= allowed {
                 return Poll::Ready(Ok(()));

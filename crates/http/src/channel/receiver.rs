@@ -484,10 +484,10 @@ fn trimmed(text: Bytes) -> Bytes {
 impl Receiver for Reader {
     #[inline]
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
-        if !self.rest.is_empty()
-            && let Some(incoming) = self.next_line()
-        {
-            return Poll::Ready(incoming);
+        if !self.rest.is_empty() {
+            if let Some(incoming) = self.next_line() {
+                return Poll::Ready(incoming);
+            }
         }
         while let Stage::Reading = self.stage {
             let taken = match self.decoder.decode(&mut self.buffer) {

@@ -83,10 +83,10 @@ impl WebSender {
     ) -> Poll<Result<(), SendError>> {
         let shared = &self.shared;
         shared.poll_out(Side::Sender, cx, |out, cx| {
-            if out.has_ended()
-                && let Some(reason) = out.closed()
-            {
-                return Poll::Ready(Err(SendError::Closed(Box::new(reason.clone()))));
+            if out.has_ended() {
+                if let Some(reason) = out.closed() {
+                    return Poll::Ready(Err(SendError::Closed(Box::new(reason.clone()))));
+                }
             }
             let bound = shared.config.channel.write_queue.bytes();
             let polled = match everything {
@@ -139,10 +139,10 @@ impl Sender for WebSender {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         ready!(self.poll_drain(cx, true))?;
-        if let Some(keepalive) = &mut self.keepalive
-            && keepalive.poll(&self.shared, cx)?
-        {
-            return self.poll_drain(cx, true);
+        if let Some(keepalive) = &mut self.keepalive {
+            if keepalive.poll(&self.shared, cx)? {
+                return self.poll_drain(cx, true);
+            }
         }
         Poll::Ready(Ok(()))
     }

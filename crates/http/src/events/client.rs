@@ -290,9 +290,8 @@ async fn write(client: &mut PostClient, backend: &ChannelBackend) -> Result<Writ
     loop {
         let Outward::Message(first) = backend.take().await else { break };
         let mut batch = client.body(first);
-        while batch.has_room()
-            && let Some(message) = backend.try_take()
-        {
+        while batch.has_room() {
+            let Some(message) = backend.try_take() else { break };
             batch.push(&message);
         }
         client.post(batch).await.map_err(|reason| Unsent { reason, has_messages: true })?;

@@ -22,9 +22,10 @@ const MAX_FRAMES: usize = 16 * 1024;
 pub(crate) fn event(message: &[u8], id: Option<&str>, out: &mut BytesMut) {
     let event = Encoder::default();
     let event = id.map_or(Ok(event), |id| event.id(id)).unwrap_or(event);
-    if event.data(message, out).is_err()
-        && let Ok(event) = event.event(BINARY)
-    {
+    if event.data(message, out).is_ok() {
+        return;
+    }
+    if let Ok(event) = event.event(BINARY) {
         let _ = event.data(encoded(message).as_bytes(), out);
     }
 }

@@ -1,6 +1,7 @@
 //! Limits the number of connections. When the limit is reached, the oldest connection without an admitted
 //! request is closed, so that idle connections cannot keep out new ones.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
@@ -120,12 +121,10 @@ impl Drop for ConnectionPermit {
         let mut inside = lock(&self.limiter.inside);
         inside.waiting.remove(&self.id);
         inside.total -= 1;
-        if let Some(peer) = self.peer
-            && let Some(count) = inside.of_peer.get_mut(&peer)
-        {
-            *count -= 1;
-            if *count == 0 {
-                inside.of_peer.remove(&peer);
+        if let Some(Entry::Occupied(mut count)) = self.peer.map(|peer| inside.of_peer.entry(peer)) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
             }
         }
         if inside.total == 0 {

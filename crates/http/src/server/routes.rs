@@ -78,7 +78,7 @@ impl Routes {
     pub(super) fn new(added: Vec<Route>) -> Self {
         use {Gate::*, Handler::*};
         let posted = &["content-type", "last-event-id", SEQUENCE, HALF_CLOSE];
-        let rows: [(_, &[_], _, &[_], _); _] = [
+        let rows: [(_, &[_], _, &[_], _); 11] = [
             ("/health", READ, Public, &[], Live),
             ("/health/ready", READ, Public, &[], Ready),
             (LOGIN_PATH, READ, Login, &[], ShowLogin),

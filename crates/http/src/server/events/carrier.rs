@@ -270,9 +270,10 @@ impl Carrier<'_> {
     fn wrote(&self, reader: &mut Reader) {
         let written = reader.writer.written();
         let mut last = None;
-        while let Some((at, sequence)) = reader.marks.front().copied()
-            && at <= written
-        {
+        while let Some(&(at, sequence)) = reader.marks.front() {
+            if at > written {
+                break;
+            }
             reader.marks.pop_front();
             last = Some(sequence);
         }
@@ -299,9 +300,8 @@ fn send_pending(
 ) -> Option<Option<Instant>> {
     let mut core = session.mine(generation)?;
     let now = session.now();
-    while backend.has_room()
-        && let Some(frame) = core.machine.next(now)
-    {
+    while backend.has_room() {
+        let Some(frame) = core.machine.next(now) else { break };
         backend.push(Incoming::Message(frame.to_bytes()));
     }
     Some(core.machine.wake_at().map(|at| session.begun + at))

@@ -170,9 +170,11 @@ async fn take(
             "the body has an empty message, which cannot be delivered",
         ));
     }
-    if let (Some(limits), false) = (server.json, is_carrier)
-        && messages.iter().any(|message| Fault::unless_json(message, limits).is_some())
-    {
+    let limits = server.json.filter(|_| !is_carrier);
+    let is_fault = |message: &Bytes| {
+        limits.is_some_and(|limits| Fault::unless_json(message, limits).is_some())
+    };
+    if messages.iter().any(is_fault) {
         return Err(no(
             StatusCode::BAD_REQUEST,
             "a message in the body is not valid JSON, or exceeds the limits",

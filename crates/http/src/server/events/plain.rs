@@ -80,7 +80,8 @@ async fn carry(
             outward = backend.take(), if had_room => match outward {
                 Outward::Message(message) => {
                     pushed = write(writer, is_carrier, &message);
-                    while writer.has_room() && let Some(message) = backend.try_take() {
+                    while writer.has_room() {
+                        let Some(message) = backend.try_take() else { break };
                         pushed = write(writer, is_carrier, &message);
                     }
                     quiet = Instant::now() + QUIET;

@@ -259,9 +259,8 @@ impl Drop for Attending<'_> {
         let params = channel_of(self.server, self.owner, true);
         let (server, stream) = (self.server.clone(), self.stream.clone());
         runtime.spawn(async move {
-            if let Line::Session(session) = &stream.line
-                && wait(&server, &stream, session, generation).await
-            {
+            let Line::Session(session) = &stream.line else { return };
+            if wait(&server, &stream, session, generation).await {
                 dismiss(&server, params, session).await;
             }
         });
