@@ -10,7 +10,8 @@ use tieline_gateway::{Bridge, ProcessModel, Server, ServerReport, Tap};
 use tieline_http::ClientConfig;
 use tieline_proto::FramingKind;
 use tieline_transport::{
-    DynAcceptor, DynConnector, Endpoint, Options, ProcessAccount, ProcessCounts, Registry, resolve,
+    DynAcceptor, DynConnector, Endpoint, ErrorKind, Options, ProcessAccount, ProcessCounts,
+    Registry, resolve,
 };
 
 use crate::args::{Logging, Serve};
@@ -175,7 +176,17 @@ impl Program {
             return Ok(Self { argv, name: "demo-agent".into(), is_demo: true, model });
         };
         let endpoint = Endpoint::exec(program, args.command.get(1..).unwrap_or_default());
-        resolve(program, args.cwd.as_deref()).map_err(|error| error.at(&endpoint))?;
+        if let Err(error) = resolve(program, args.cwd.as_deref()) {
+            let words = program.to_string_lossy();
+            if matches!(error.kind(), ErrorKind::CommandNotFound { .. }) && words.contains(' ') {
+                return Err(Failure::Usage(format!(
+                    "there is no program called {}; if these are a program and its arguments, write them \
+                     without quotes around them: -- {words}",
+                    quote(&words)
+                )));
+            }
+            return Err(error.at(&endpoint).into());
+        }
         let name = program.to_string_lossy().into_owned();
         Ok(Self { argv: args.command.clone(), name, is_demo: false, model })
     }

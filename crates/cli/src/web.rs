@@ -142,7 +142,7 @@ impl Sites {
         for site in &self.sites {
             let (web_socket, events) = match &self.public_url {
                 Some(public) => (public.web_socket(), public.events()),
-                None => (web_socket(site.endpoint()), events(site.endpoint())),
+                None => (web_socket(&site.local_endpoint()), events(&site.local_endpoint())),
             };
             let web_socket = quote(&web_socket);
             text.push_str(&format!("  {prefix}{tieline} connect {web_socket}\n"));
@@ -172,6 +172,11 @@ impl Sites {
                     }
                 };
                 text.push_str(&format!("  or in a browser{once}: {url}\n"));
+            }
+            if self.public_url.is_none() && site.endpoint() != &site.local_endpoint() {
+                text.push_str(
+                    "  other machines use a name of this one, allowed with --allow-host NAME\n",
+                );
             }
         }
         Ok(text)

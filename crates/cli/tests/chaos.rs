@@ -197,10 +197,10 @@ fn invalid_faults_and_endpoints_are_refused_with_the_reason() {
         ("--delay", "25h", "delay must be at most a day"),
         ("--throttle", "0", "throttle must be at least 1 B a second"),
         ("--throttle", "fast", "not a size in bytes"),
-        ("--corrupt", "1.5", "corrupt must be between 0 and 1"),
-        ("--corrupt", "-1", "corrupt must be between 0 and 1"),
-        ("--corrupt", "NaN", "corrupt must be between 0 and 1"),
-        ("--corrupt", "much", "invalid float"),
+        ("--corrupt", "1.5", "must be between 0 and 1"),
+        ("--corrupt", "-1", "must be between 0 and 1"),
+        ("--corrupt", "NaN", "must be between 0 and 1"),
+        ("--corrupt", "much", "must be between 0 and 1"),
         ("--seed", "seven", "invalid digit"),
     ] {
         refused(&[here, there, fault, value], 2, complaint);

@@ -60,8 +60,19 @@ impl Tap {
     /// Fails if the file cannot be opened, is a symbolic link, a pipe or a terminal, or belongs to another
     /// user.
     pub fn open(path: &Path) -> io::Result<(Self, TapEnd)> {
-        let refused = |e: io::Error| {
-            io::Error::new(e.kind(), format!("cannot record to {}: {e}", path.display()))
+        let refused = |error: io::Error| {
+            let shown = path.display();
+            let folder = path.parent().filter(|it| !it.as_os_str().is_empty() && !it.is_dir());
+            let why = match (error.kind(), folder) {
+                (io::ErrorKind::NotFound | io::ErrorKind::NotADirectory, Some(folder)) => {
+                    format!("the directory {} does not exist; create it first", folder.display())
+                }
+                (io::ErrorKind::IsADirectory, _) => {
+                    "it is a directory; name a file in it".to_owned()
+                }
+                _ => error.to_string(),
+            };
+            io::Error::new(error.kind(), format!("cannot record to {shown}: {why}"))
         };
         let mut file = open(path).map_err(refused)?;
         let begins_anew = ends_in_a_line(&mut file).map_err(refused)?;

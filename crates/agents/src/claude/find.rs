@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use tieline_transport::{ErrorKind, Operation, TransportError, resolve};
+use tieline_transport::{Endpoint, ErrorKind, Operation, TransportError, resolve};
 
 /// The name of the program.
 const NAME: &str = "claude";
@@ -70,7 +70,8 @@ fn first(names: &[&OsStr]) -> Result<PathBuf, TransportError> {
         TransportError::new(ErrorKind::CommandNotFound { searched }, Operation::Launch)
             .with_hint(HINT)
     };
-    Err(other.unwrap_or_else(nowhere))
+    let program = names.first().copied().unwrap_or(OsStr::new(NAME));
+    Err(other.unwrap_or_else(nowhere).at(&Endpoint::exec::<&OsStr>(program, [])))
 }
 
 #[cfg(test)]

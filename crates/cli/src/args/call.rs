@@ -8,7 +8,7 @@ use tieline_transport::Endpoint;
 
 use super::endpoint::endpoint;
 use super::line::Reach;
-use super::values::{dialect, duration};
+use super::values::{dialect, duration, method};
 use super::web::WebClient;
 
 #[derive(Group)]
@@ -23,7 +23,7 @@ pub(crate) struct Call {
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) endpoint: Endpoint,
     /// Method to call
-    #[arg(value_name = "METHOD", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(value_name = "METHOD", value_parser = method)]
     pub(crate) method: String,
     /// Parameters: a JSON array or object, or `-` to read them from stdin
     #[arg(value_name = "PARAMS", allow_hyphen_values = true)]

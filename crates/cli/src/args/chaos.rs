@@ -9,7 +9,7 @@ use tieline_transport::{Address, Endpoint};
 
 use super::endpoint::{endpoint, named_listener};
 use super::system::Sockets;
-use super::values::duration;
+use super::values::{duration, probability};
 
 #[derive(Group)]
 #[command(after_help = "\
@@ -47,7 +47,7 @@ pub(crate) struct Chaos {
     pub(crate) blackhole: bool,
     /// Flip a bit in each byte with this probability, from 0 to 1
     #[arg(long, value_name = "RATE", default_value_t = 0.0, hide_default_value = true)]
-    #[arg(allow_negative_numbers = true)]
+    #[arg(allow_negative_numbers = true, value_parser = probability)]
     pub(crate) corrupt: f64,
     /// Use this seed for --corrupt, as printed by an earlier run, to flip the same bits [default: random]
     #[arg(long, value_name = "N")]

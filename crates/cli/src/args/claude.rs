@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args as Group, ValueEnum};
 use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE};
 
-use super::values::message_size;
+use super::values::{directory, message_size};
 
 #[derive(Group)]
 #[command(after_help = "\
@@ -39,7 +39,7 @@ pub(crate) struct Claude {
     #[arg(long, value_name = "ID")]
     pub(crate) resume: Option<String>,
     /// Run the program in directory DIR
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = directory())]
     pub(crate) cwd: Option<PathBuf>,
     /// Refuse messages larger than SIZE, for example 512KiB or 64MiB
     #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_MAX_MESSAGE, value_parser = message_size)]

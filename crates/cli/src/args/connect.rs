@@ -48,6 +48,7 @@ pub(crate) struct Screen {
     /// By default they are escaped, so that a program cannot move the cursor, change the title or hide
     /// text. Output that does not go to a terminal is never changed.
     #[arg(long)]
+    #[arg(hide_short_help = true)]
     pub(crate) raw: bool,
 }
 

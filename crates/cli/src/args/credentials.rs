@@ -29,6 +29,7 @@ pub(super) struct Credentials {
     basic: Option<String>,
     /// Read the password of --basic from FILE, which contains nothing else
     #[arg(long, value_name = "FILE", requires = "basic")]
+    #[arg(hide_short_help = true)]
     password_file: Option<PathBuf>,
     /// Add a header to each request, for example 'X-Trace: 1'; may be repeated
     ///
@@ -38,9 +39,11 @@ pub(super) struct Credentials {
     header: Vec<RequestHeader>,
     /// Add the headers in FILE, one `NAME: VALUE` on each line, to each request
     #[arg(long, value_name = "FILE")]
+    #[arg(hide_short_help = true)]
     header_file: Option<PathBuf>,
     /// Send credentials to other machines without TLS, where anyone on the network path can read them
     #[arg(long)]
+    #[arg(hide_short_help = true)]
     send_token_without_tls: bool,
 }
 

@@ -64,16 +64,19 @@ impl Line {
 pub(crate) struct Reach {
     /// Refuse messages larger than SIZE, for example 512KiB or 64MiB
     #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_MAX_MESSAGE, value_parser = message_size)]
+    #[arg(hide_short_help = true)]
     pub(crate) max_message: ByteSize,
     /// End the line of a client that has read nothing for TIME, for example 10s or 5m
     ///
     /// For a command that connects, the client is what reads its stdout.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = stall_timeout)]
+    #[arg(hide_short_help = true)]
     pub(crate) stall_timeout: Duration,
     /// End the line of a program or server that has read nothing for TIME
     ///
     /// A server counts as the program behind it, whatever --stall-timeout says. Until a program reads its first byte, the limit is 10 minutes, or TIME if that is longer.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = stall_timeout)]
+    #[arg(hide_short_help = true)]
     pub(crate) program_stall_timeout: Duration,
     #[command(flatten)]
     memory: Memory,

@@ -16,6 +16,7 @@ pub(crate) struct Logging {
     /// Format of log lines: text or json
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
     #[arg(hide_possible_values = true)]
+    #[arg(hide_short_help = true)]
     pub(crate) log_format: LogFormat,
 }
 

@@ -17,6 +17,7 @@ pub(super) struct Memory {
     /// At the limit, the line with the largest unfinished message is ended first. The default is a quarter of
     /// the machine's memory, of the cgroup's limit or of the free space below RLIMIT_AS, whichever is smallest.
     #[arg(long, value_name = "SIZE", value_parser = at_least_a_mebibyte)]
+    #[arg(hide_short_help = true)]
     max_memory: Option<ByteSize>,
     /// Created once and shared by all lines.
     #[arg(skip)]

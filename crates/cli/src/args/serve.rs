@@ -15,8 +15,8 @@ use super::line::Line;
 use super::processes::ProcessModels;
 use super::system::Sockets;
 use super::values::{
-    at_least_one, dialect, framing, is_unix_socket, overflow, restart_policy, up_to_a_day,
-    variable, variable_name,
+    at_least_one, dialect, directory, framing, is_unix_socket, overflow, restart_policy,
+    up_to_a_day, variable, variable_name,
 };
 use super::web::WebServer;
 use crate::names::Name;
@@ -66,6 +66,7 @@ pub(crate) struct Serve {
     pub(crate) processes: ProcessModels,
     /// Serve at most N clients at once, and refuse more
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = at_least_one)]
+    #[arg(hide_short_help = true)]
     pub(crate) max_connections: usize,
     /// Policy for a client that reads too slowly: wait, drop-oldest, drop-newest or disconnect
     ///
@@ -73,6 +74,7 @@ pub(crate) struct Serve {
     /// the oldest or the newest is dropped, or the client is disconnected. With --dialect, only
     /// notifications are dropped.
     #[arg(long, value_name = "POLICY", default_value = "wait", value_parser = overflow)]
+    #[arg(hide_short_help = true)]
     pub(crate) slow_client: Overflow,
     /// Keep a disconnected client's program running for TIME so that the client can resume
     /// [default: 2m]
@@ -82,7 +84,7 @@ pub(crate) struct Serve {
           default_missing_value = "2m", value_parser = up_to_a_day)]
     pub(crate) resume: Option<Duration>,
     /// Run the program in directory DIR
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = directory())]
     pub(crate) cwd: Option<PathBuf>,
     #[command(flatten)]
     environment: Variables,
@@ -91,9 +93,11 @@ pub(crate) struct Serve {
     /// Anyone who can reach the port can connect: every user of this machine, and every web page in a
     /// browser. The first message of a client must be JSON.
     #[arg(long)]
+    #[arg(hide_short_help = true)]
     pub(crate) allow_unauthenticated_tcp: bool,
     /// Do not answer `tieline status`
     #[arg(long)]
+    #[arg(hide_short_help = true)]
     pub(crate) no_status: bool,
     #[command(flatten)]
     pub(crate) line: Line,
@@ -114,12 +118,15 @@ struct Variables {
     env: Vec<(String, String)>,
     /// Remove a variable from the program's environment; may be repeated
     #[arg(long, value_name = "NAME", value_parser = variable_name)]
+    #[arg(hide_short_help = true)]
     unset_env: Vec<String>,
     /// Start the program with an empty environment
     #[arg(long)]
+    #[arg(hide_short_help = true)]
     clear_env: bool,
     /// Pass on only this variable of tieline's environment; may be repeated
     #[arg(long, value_name = "NAME", value_parser = variable_name)]
+    #[arg(hide_short_help = true)]
     pass_env: Vec<String>,
 }
 

@@ -13,13 +13,16 @@ use crate::signals::parent::Watched;
 pub(super) struct System {
     /// Accept peers that run as UID, besides the current user and root; may be repeated
     ///
-    /// Sockets are created with mode 666 so that these users can connect; peers of other users are refused.
+    /// Sockets are created with mode 666, unless --socket-mode says otherwise, so that these users can
+    /// connect; peers of other users are refused.
     #[arg(long, value_name = "UID")]
+    #[arg(hide_short_help = true)]
     allow_uid: Vec<u32>,
     /// Give a program TIME to exit between SIGTERM and SIGKILL, for example 500ms, 10s or 5m
     ///
     /// SIGTERM follows 2 s after the end of the program's input. At most a day.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = up_to_a_day)]
+    #[arg(hide_short_help = true)]
     pub(super) stop_timeout: Duration,
     /// Start each program in its own PID namespace, which the kernel ends as a whole
     ///
@@ -27,12 +30,14 @@ pub(super) struct System {
     /// where namespaces are not allowed.
     #[cfg(target_os = "linux")]
     #[arg(long)]
+    #[arg(hide_short_help = true)]
     isolate: bool,
     /// Stop, as on SIGTERM, when the process PID ends [default PID: the process that started tieline]
     ///
     /// Use it when the end of stdin does not show this because other processes hold it open.
     #[arg(long, value_name = "PID", num_args = 0..=1, require_equals = true,
           default_missing_value = "parent")]
+    #[arg(hide_short_help = true)]
     with_parent: Option<Watched>,
     /// How a guardian contains its program's descendants (for tests)
     #[cfg(target_os = "linux")]
@@ -65,12 +70,14 @@ impl System {
 pub(crate) struct Sockets {
     /// Create Unix sockets with these permission bits, for example 660 [default: 600]
     ///
-    /// Without --allow-uid, every user whom they allow to connect is accepted. The default is 660 with
-    /// --socket-group, 666 with --allow-uid, and otherwise 600.
+    /// Every user whom they allow to connect is accepted, unless another option lists the users. The default
+    /// is 660 with --socket-group.
     #[arg(long, value_name = "MODE", value_parser = mode)]
+    #[arg(hide_short_help = true)]
     socket_mode: Option<u32>,
     /// Set the group of Unix sockets, by name or number, and let its members connect
     #[arg(long, value_name = "GROUP", value_parser = group)]
+    #[arg(hide_short_help = true)]
     socket_group: Option<u32>,
 }
 

@@ -1,7 +1,9 @@
 //! Parsers of option values.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use tieline_gateway::{Overflow, UnknownOverflow};
 use tieline_proto::{ByteSize, ByteSizeError, FramingKind, RestartPolicy};
 use tieline_rpc::Dialect;
@@ -25,6 +27,38 @@ pub(super) fn overflow(name: &str) -> Result<Overflow, UnknownOverflow> {
 
 pub(super) fn framing(name: &str) -> Result<FramingKind, tieline_proto::UnknownFraming> {
     name.parse()
+}
+
+/// Returns a parser of existing directories.
+pub(super) fn directory() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(|text| {
+        let path = PathBuf::from(text);
+        match path.metadata() {
+            Ok(metadata) if metadata.is_dir() => Ok(path),
+            Ok(_) => Err("not a directory".to_owned()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err("the directory does not exist; create it first, or pass another".to_owned())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    })
+}
+
+pub(super) fn probability(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
+        _ => Err("must be between 0 and 1, for example 0.05 for 5 % of the bytes".into()),
+    }
+}
+
+pub(super) fn method(name: &str) -> Result<String, String> {
+    match name {
+        "" => {
+            Err("the name of the method is empty; write it after the endpoint, for example add"
+                .into())
+        }
+        _ => Ok(name.to_owned()),
+    }
 }
 
 pub(super) fn at_least_one(text: &str) -> Result<usize, String> {

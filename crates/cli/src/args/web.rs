@@ -97,6 +97,7 @@ pub(crate) struct WebClient {
     ///
     /// Fails if the server selects none of those offered.
     #[arg(long, value_name = "NAME", value_parser = subprotocol)]
+    #[arg(hide_short_help = true)]
     subprotocol: Vec<Subprotocol>,
     /// Also trust the CA certificates in this PEM file
     #[arg(long, value_name = "FILE")]
@@ -105,6 +106,7 @@ pub(crate) struct WebClient {
     ///
     /// Only for tests. Prefer --tls-ca with the server's own certificate or its issuer.
     #[arg(long, conflicts_with = "tls_ca")]
+    #[arg(hide_short_help = true)]
     accept_any_certificate: bool,
     /// Client certificate chain, as PEM, for servers that require one
     #[arg(long, value_name = "FILE", requires = "tls_key")]
@@ -181,12 +183,14 @@ pub(crate) struct WebServer {
     allow_unauthenticated_web: bool,
     /// Listen on an address that other machines can reach without a token or without TLS
     #[arg(long)]
+    #[arg(hide_short_help = true)]
     expose_without_token_and_tls: bool,
     /// Accept this name in the Host header, besides the address and `localhost`; may be repeated
     #[arg(long, value_name = "HOST")]
     allow_host: Vec<String>,
     /// Accept requests from pages of this origin, for example https://example.org; may be repeated
     #[arg(long, value_name = "ORIGIN")]
+    #[arg(hide_short_help = true)]
     allow_origin: Vec<String>,
     /// URL of the server behind a reverse proxy, for example https://example.org/agents/one/
     ///
@@ -195,6 +199,7 @@ pub(crate) struct WebServer {
     pub(crate) public_url: Option<PublicUrl>,
     /// Accept this WebSocket subprotocol, besides mcp and acp; may be repeated
     #[arg(long, value_name = "NAME", value_parser = subprotocol)]
+    #[arg(hide_short_help = true)]
     subprotocol: Vec<Subprotocol>,
     /// Server certificate chain, as PEM
     #[arg(long, value_name = "FILE", requires = "tls_key")]
@@ -204,10 +209,12 @@ pub(crate) struct WebServer {
     tls_key: Option<PathBuf>,
     /// Require client certificates issued by a CA in this PEM file
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    #[arg(hide_short_help = true)]
     tls_client_ca: Option<PathBuf>,
     /// Keep a disconnected web client's program running for TIME so that the client can resume
     /// [default: the value of --resume, or 2m]
     #[arg(long, value_name = "TIME", value_parser = up_to_a_day)]
+    #[arg(hide_short_help = true)]
     pub(crate) session_grace: Option<Duration>,
 }
 

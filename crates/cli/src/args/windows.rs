@@ -15,9 +15,11 @@ pub(super) struct System {
     /// CTRL_BREAK follows 2 s after the end of the program's input, and only if there is a console. At most
     /// a day.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = up_to_a_day)]
+    #[arg(hide_short_help = true)]
     pub(super) stop_timeout: Duration,
     /// Security descriptor, in SDDL, of pipes that are listened on [default: this user only]
     #[arg(long, value_name = "SDDL")]
+    #[arg(hide_short_help = true)]
     pipe_security: Option<String>,
     #[arg(long, hide = true, value_parser = no_such_users)]
     allow_uid: Vec<u32>,

@@ -185,6 +185,12 @@ impl HttpServer {
         self.login_urls().create()
     }
 
+    /// Returns the endpoint for clients on this machine: with the loopback address if the server listens on
+    /// all addresses.
+    pub fn local_endpoint(&self) -> Endpoint {
+        self.server.local_endpoint()
+    }
+
     /// Returns a handle that creates [one-time URLs](Self::one_time_url).
     pub fn login_urls(&self) -> LoginUrls {
         LoginUrls(Arc::downgrade(&self.server))
@@ -248,7 +254,7 @@ impl LoginUrls {
     /// The system provides no random bytes.
     pub fn create(&self) -> Result<Option<String>, TransportError> {
         let Some(server) = self.0.upgrade() else { return Ok(None) };
-        let page = match (&server.public_url, server.endpoint.address()) {
+        let page = match (&server.public_url, server.local_endpoint().address()) {
             (Some(public), _) => public.to_string(),
             (None, Address::Other { scheme, rest }) if scheme != "http-unix" => {
                 format!("{scheme}:{rest}/")
@@ -271,6 +277,18 @@ impl Drop for HttpServer {
 }
 
 impl Server {
+    fn local_endpoint(&self) -> Endpoint {
+        let Address::Other { scheme, rest } = self.endpoint.address() else {
+            return self.endpoint.clone();
+        };
+        let rest = match (rest.strip_prefix("//0.0.0.0"), rest.strip_prefix("//[::]")) {
+            (Some(port), _) => format!("//127.0.0.1{port}"),
+            (_, Some(port)) => format!("//[::1]{port}"),
+            _ => return self.endpoint.clone(),
+        };
+        Endpoint::new(Address::Other { scheme: scheme.clone(), rest })
+    }
+
     /// Adds a WebSocket to the open ones. Returns false if the server is closing, and so has not told it.
     #[must_use]
     fn present(&self, id: u64, shared: &Arc<Shared>) -> bool {

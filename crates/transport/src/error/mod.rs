@@ -134,11 +134,10 @@ impl fmt::Debug for TransportError {
 impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { kind, operation, endpoint, .. } = &*self.0;
-        write!(f, "cannot {operation}")?;
-        if let Some(endpoint) = endpoint {
-            write!(f, " {}", endpoint.label())?;
+        match endpoint {
+            Some(endpoint) => write!(f, "cannot {operation} {}: {kind}", endpoint.label()),
+            None => write!(f, "cannot {}: {kind}", operation.words().0),
         }
-        write!(f, ": {kind}")
     }
 }
 
@@ -177,19 +176,27 @@ pub enum Operation {
     Close,
 }
 
+impl Operation {
+    /// Returns the operation, and the word that joins it to its endpoint, or nothing.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Parse => ("parse the endpoint", ""),
+            Self::Configure => ("use the configuration", " for"),
+            Self::Connect => ("connect", " to"),
+            Self::Listen => ("listen", " on"),
+            Self::Accept => ("accept a connection", " on"),
+            Self::Launch => ("launch", ""),
+            Self::Send => ("send", " to"),
+            Self::Receive => ("receive", " from"),
+            Self::Close => ("disconnect", " from"),
+        }
+    }
+}
+
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Parse => "parse the endpoint",
-            Self::Configure => "use the configuration for",
-            Self::Connect => "connect to",
-            Self::Listen => "listen on",
-            Self::Accept => "accept a connection on",
-            Self::Launch => "launch",
-            Self::Send => "send to",
-            Self::Receive => "receive from",
-            Self::Close => "disconnect from",
-        })
+        let (operation, joint) = self.words();
+        write!(f, "{operation}{joint}")
     }
 }
 

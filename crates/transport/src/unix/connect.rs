@@ -82,6 +82,10 @@ fn explain(errno: Errno, address: &UnixAddress) -> TransportError {
             error.with_hint("this is a datagram socket; tieline needs a stream one")
         }
         Errno::NOENT => error.with_hint("start the server first, or check the path"),
+        Errno::CONNREFUSED if matches!(address, UnixAddress::Abstract(_)) => error.with_hint(
+            "start the server first, or check the name: after `@` it is that of an abstract socket, which is no file. \
+             A file whose name begins with `@` is written unix:./@NAME",
+        ),
         _ => error,
     }
 }
