@@ -12,7 +12,7 @@ use std::time::Duration;
 use support::events::Stream;
 use support::{Served, config, end, message, registry, serve};
 use tieline_http::{ServerConfig, WebChannel};
-use tieline_testkit::clock::FastClock;
+use tieline_testkit::clock::{FastClock, assert_took};
 use tieline_transport::{
     Acceptor, BoxChannel, Channel, ChannelConfig, CloseReason, Incoming, Options, ReceiverExt,
     Sender, SenderExt,
@@ -156,7 +156,7 @@ async fn a_server_that_does_nothing_times_out_after_25_seconds() {
     let begun = Instant::now();
     let reason = end(&mut receiver).await;
     assert!(matches!(reason, CloseReason::TimedOut), "{reason}");
-    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
+    assert_took(begun.elapsed(), Duration::from_secs(25));
 }
 
 #[tokio::test]
@@ -185,7 +185,8 @@ async fn a_write_without_progress_stalls_after_its_limit() {
     // The limit counts from the last byte that the kernel took, which is not the first.
     let reason = timeout(3 * STALL, ended).await.expect("the line did not end");
     assert!(matches!(reason, CloseReason::Stalled), "{reason}");
-    assert!(begun.elapsed() >= STALL, "{:?}", begun.elapsed());
+    let took = begun.elapsed();
+    assert!((STALL..2 * STALL).contains(&took), "{took:?}");
 }
 
 /// Shrinks the receive buffer, so that most of what the other end sends stays unacknowledged.
@@ -213,7 +214,8 @@ async fn a_busy_side_detects_that_nothing_is_acknowledged() {
     });
     let reason = timeout(Duration::from_secs(60), reason).await.expect("the line did not end");
     assert!(matches!(reason, Some(CloseReason::Stalled)), "{reason:?}");
-    assert!(begun.elapsed() >= Duration::from_secs(20), "{:?}", begun.elapsed());
+    // The sender looks every 10 s, and gives up when it has seen no progress for 20 s.
+    assert_took(begun.elapsed(), Duration::from_secs(30));
 }
 
 #[tokio::test]
@@ -230,6 +232,7 @@ async fn an_unacknowledged_event_stream_stalls() {
     sender.send(vec![b'x'; UNREAD]).await.unwrap();
     let reason = end(&mut receiver).await;
     assert!(matches!(reason, CloseReason::Stalled), "{reason}");
-    // This is not the 10 s limit of a blocked write.
-    assert!(begun.elapsed() >= Duration::from_secs(20), "{:?}", begun.elapsed());
+    // This is not the 10 s limit of a blocked write. The kernel may acknowledge some bytes late.
+    let took = begun.elapsed().as_secs();
+    assert!((20..30).contains(&took), "{took}");
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use support::{BEARER, LIMIT, close_code, config, echo, end, frame, head, message, serve, upgrade};
 use tieline_http::WebChannel;
 use tieline_proto::HeartbeatConfig;
-use tieline_testkit::clock::{FastClock, StoppedClock};
+use tieline_testkit::clock::{FastClock, StoppedClock, assert_took};
 use tieline_transport::{
     Acceptor, Channel, CloseReason, Incoming, Receiver, ReceiverExt, Sender, SenderExt,
 };
@@ -119,8 +119,7 @@ async fn a_server_closes_within_its_grace_although_no_client_reads() {
     }
     let begun = Instant::now();
     served.web.close(Duration::from_secs(2)).await;
-    let took = begun.elapsed().as_secs();
-    assert!((2..20).contains(&took), "{took}");
+    assert_took(begun.elapsed(), Duration::from_secs(2));
 }
 
 #[tokio::test]
@@ -132,8 +131,7 @@ async fn an_unanswered_close_times_out() {
     let begun = Instant::now();
     sender.close().await.unwrap();
     assert!(matches!(receiver.recv().await, Incoming::End(CloseReason::ByUs)));
-    let took = begun.elapsed();
-    assert!(took >= Duration::from_secs(10) && took < Duration::from_secs(30), "{took:?}");
+    assert_took(begun.elapsed(), Duration::from_secs(10));
 }
 
 /// A client that violated the protocol has two seconds to read the reason.
@@ -147,7 +145,7 @@ async fn a_client_has_time_to_read_why_it_was_closed() {
     let begun = Instant::now();
     let came = receiver.recv().await;
     assert!(matches!(came, Incoming::End(CloseReason::Protocol(_))), "{came:?}");
-    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_took(begun.elapsed(), Duration::from_secs(2));
     assert_eq!(close_code(&mut stream).await, Some(1002));
 }
 
@@ -215,8 +213,7 @@ async fn a_half_open_connection_is_detected_within_25_seconds() {
         other => panic!("{other:?}"),
     };
     assert!(matches!(reason, CloseReason::TimedOut), "{reason}");
-    let took = begun.elapsed();
-    assert!(took < Duration::from_secs(40), "{took:?}");
+    assert_took(begun.elapsed(), Duration::from_secs(25));
     let mut pings = [0; 4];
     stream.read_exact(&mut pings).await.unwrap();
     assert_eq!(pings, [0x89, 0, 0x89, 0]);
@@ -240,8 +237,7 @@ async fn ping_interval_does_not_depend_on_the_answer_timeout() {
         stream.write_all(&frame(0x8a, b"")).await.unwrap();
     }
     // Each answer could take five seconds.
-    let took = begun.elapsed().as_secs();
-    assert!((10..40).contains(&took), "{took}");
+    assert_took(begun.elapsed(), Duration::from_secs(10));
 }
 
 #[tokio::test]
