@@ -84,7 +84,7 @@ async fn a_client_learns_why_a_server_closes() {
     let (_sender, mut receiver) = client.split();
     let reason = end(&mut receiver).await;
     let CloseReason::ByPeerBecause(close) = &reason else { panic!("{reason}") };
-    assert_eq!(close.code.get(), 1011);
+    assert_eq!(close.code, 1011);
     assert!(!reason.is_clean());
 }
 
@@ -97,7 +97,7 @@ async fn a_server_reports_its_shutdown() {
     let port = served.port;
     let (reason, ()) = tokio::join!(end(&mut receiver), served.web.close(Duration::from_secs(30)));
     let CloseReason::ByPeerBecause(close) = &reason else { panic!("{reason}") };
-    assert_eq!(close.code.get(), 1001);
+    assert_eq!(close.code, 1001);
     assert!(reason.is_clean());
     assert!(matches!(server.await.unwrap(), CloseReason::ByUs));
     assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());

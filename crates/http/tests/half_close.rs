@@ -309,7 +309,7 @@ async fn client_with_a_noted_reason_closes_the_line() {
     let (closing, reason, last) =
         tokio::join!(to_server.close(), end(&mut from_client), end(&mut from_server));
     closing.unwrap();
-    assert!(matches!(&reason, CloseReason::ByPeerBecause(close) if close.code.get() == 1013));
+    assert!(matches!(&reason, CloseReason::ByPeerBecause(close) if close.code == 1013));
     assert!(matches!(last, CloseReason::ByUs), "{last}");
 }
 
@@ -327,7 +327,7 @@ async fn failed_program_is_reported_after_end_of_input() {
         tokio::join!(to_client.close(), end(&mut from_server), end(&mut from_client));
     closing.unwrap();
     let CloseReason::ByPeerBecause(close) = &reason else { panic!("{reason}") };
-    assert_eq!(close.code.get(), 1011);
+    assert_eq!(close.code, 1011);
 }
 
 #[tokio::test]
@@ -347,5 +347,5 @@ async fn server_shutdown_is_reported_after_end_of_input() {
     };
     let closing = served.web.close(Duration::from_secs(30));
     let (reason, (), ()) = tokio::join!(end(&mut from_server), closing, leaving);
-    assert!(matches!(&reason, CloseReason::ByPeerBecause(close) if close.code.get() == 1001));
+    assert!(matches!(&reason, CloseReason::ByPeerBecause(close) if close.code == 1001));
 }

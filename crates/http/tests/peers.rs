@@ -84,7 +84,7 @@ async fn works_as_a_server(server: Command) {
     sender.send("close 4321").await.unwrap();
     let reason = end(&mut receiver).await;
     let CloseReason::ByPeerBecause(close) = &reason else { panic!("{reason}") };
-    assert_eq!((close.code.get(), close.text.as_str()), (4321, "as asked"));
+    assert_eq!((close.code, close.text.as_str()), (4321, "as asked"));
     // A second connection, closed from this side.
     let channel = registry.connect(&url, &Options::default()).await.unwrap();
     let (mut sender, mut receiver) = channel.split();

@@ -136,7 +136,7 @@ async fn each_side_receives_the_close_of_the_other_and_earlier_messages() {
         drop((back, came));
         assert_eq!(message(&mut receiver).await, "last");
         let received = match end(&mut receiver).await {
-            CloseReason::ByPeerBecause(close) => Some(close.code.get()),
+            CloseReason::ByPeerBecause(close) => Some(close.code),
             CloseReason::ByPeer => None,
             other => panic!("{other}"),
         };
@@ -151,10 +151,7 @@ async fn each_side_receives_the_close_of_the_other_and_earlier_messages() {
     let (client, _server) = pair(&mut served).await;
     served.web.close(Duration::from_secs(30)).await;
     let reason = end(&mut client.split().1).await;
-    assert!(
-        matches!(&reason, CloseReason::ByPeerBecause(close) if close.code.get() == 1001),
-        "{reason}"
-    );
+    assert!(matches!(&reason, CloseReason::ByPeerBecause(close) if close.code == 1001), "{reason}");
 }
 
 #[tokio::test]
@@ -308,7 +305,7 @@ async fn reason_at_the_end_of_the_stream_replaces_the_status_of_a_refused_post()
     for has_message in [true, false] {
         let reason = refused_post(failed, has_message).await;
         let CloseReason::ByPeerBecause(close) = &reason else { panic!("{reason}") };
-        assert_eq!((close.code.get(), &*close.text), (1011, "unread"));
+        assert_eq!((close.code, &*close.text), (1011, "unread"));
     }
     let clean = "event: end\ndata: {\"code\":1000,\"reason\":\"\"}\n\n";
     let reason = refused_post(clean, false).await;

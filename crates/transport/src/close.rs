@@ -9,11 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tieline_proto::Count;
 use tieline_proto::session::{Delivered, Refusal, Violation};
-use tieline_proto::websocket::{Close, CloseCode};
 use tieline_proto::{EncodeError, FrameError, Truncated, printable};
 
 use crate::budget::MemoryRefused;
 use crate::error::TransportError;
+use crate::peer_reason::PeerReason;
 
 /// Why a line ended. It can be cloned, and can be queried as long as a [`Control`](crate::Control) of the
 /// line exists.
@@ -24,9 +24,9 @@ pub enum CloseReason {
     ByUs,
     /// The other side closed, between two messages.
     ByPeer,
-    /// The other side of a WebSocket closed and gave a reason. A normal closure is
-    /// [`ByPeer`](Self::ByPeer).
-    ByPeerBecause(Arc<Close>),
+    /// The other side closed and gave a reason in the terms of its protocol, such as a WebSocket's close code.
+    /// A normal closure is [`ByPeer`](Self::ByPeer).
+    ByPeerBecause(Arc<PeerReason>),
     /// The other side closed after a last line without a newline, which was delivered.
     Unterminated,
     /// The stream ended in the middle of a message, which was not delivered.
@@ -72,7 +72,7 @@ impl CloseReason {
         match self {
             Self::ByUs | Self::ByPeer | Self::Unterminated => true,
             // A web page was closed, or a server is shutting down.
-            Self::ByPeerBecause(close) => close.code == CloseCode::GOING_AWAY,
+            Self::ByPeerBecause(given) => given.is_clean,
             Self::ChildExited(exit) => exit.is_clean(),
             _ => false,
         }
@@ -140,7 +140,7 @@ impl fmt::Display for CloseReason {
         match self {
             Self::ByUs => f.write_str("closed by this side"),
             Self::ByPeer => f.write_str("closed by the other side"),
-            Self::ByPeerBecause(close) => write!(f, "closed by the other side with {close}"),
+            Self::ByPeerBecause(given) => write!(f, "closed by the other side with {given}"),
             Self::Unterminated => {
                 f.write_str("closed by the other side after an unterminated last line")
             }

@@ -64,6 +64,7 @@ mod info;
 mod memory;
 mod options;
 mod owner;
+mod peer_reason;
 mod pipe;
 mod principal;
 mod profile;
@@ -113,6 +114,7 @@ pub use memory::{
 };
 pub use options::{ChannelConfig, Options, StopTimeouts};
 pub use owner::Owner;
+pub use peer_reason::PeerReason;
 pub use pipe::{Pipe, PipeConfig, PipeConnection, PipeListener};
 pub use principal::Principal;
 pub use profile::PerformanceProfile;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tieline_proto::FrameError;
 use tieline_proto::websocket::{Close, CloseCode};
-use tieline_transport::{ChildExit, CloseReason};
+use tieline_transport::{ChildExit, CloseReason, PeerReason};
 
 /// Returns the close frame for the reason why this side closes.
 pub(crate) fn close_for(reason: Option<&CloseReason>) -> Close {
@@ -55,7 +55,10 @@ pub(crate) fn failed(exit: &ChildExit) -> String {
 pub(crate) fn reason_of(close: Option<Close>) -> CloseReason {
     match close {
         Some(close) if close.code != CloseCode::NORMAL => {
-            CloseReason::ByPeerBecause(Arc::new(close))
+            let Close { code, text } = close;
+            let given = PeerReason::new(code.get(), code.meaning(), text);
+            let is_clean = code == CloseCode::GOING_AWAY;
+            CloseReason::ByPeerBecause(Arc::new(given.with_clean(is_clean)))
         }
         _ => CloseReason::ByPeer,
     }
