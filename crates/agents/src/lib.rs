@@ -1,6 +1,5 @@
-//! Support for specific programs on top of a JSON-RPC peer or a plain line of messages: their types and
-//! their deviations.
+//! Support for specific programs on top of a line of messages: their types and their deviations. How to build such
+//! support on a JSON-RPC peer is shown by `crates/rpc/examples/xi`.
 
 #[cfg(unix)]
 pub mod claude;
-pub mod xi;

@@ -6,11 +6,15 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tieline_agents::xi::{Event, Events, Xi};
 use tieline_link::{LineState, Link, LinkOptions};
 use tieline_rpc::{CallError, NotSent};
 use tieline_transport::{CloseReason, Endpoint, Options, Registry};
 use tokio::task::JoinHandle;
+use xi::{Event, Events, Xi};
+
+#[path = "../examples/xi/xi.rs"]
+#[allow(dead_code)]
+mod xi;
 
 async fn start() -> (Xi, Events, JoinHandle<CloseReason>) {
     let core = std::env::var_os("TIELINE_XI_CORE");

@@ -1,26 +1,8 @@
 //! The xi-core editor: the parts of its front-end protocol for which types are useful (xi-editor
 //! documentation, "Frontend protocol").
 //!
-//! ```no_run
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use tieline_agents::xi::{Event, Xi};
-//! use tieline_transport::{Endpoint, Options, Registry};
-//!
-//! let channel = Registry::new().connect(&Endpoint::exec("xi-core", [""; 0]), &Options::default()).await?;
-//! let (xi, mut events, driver) = Xi::start(channel).await?;
-//! tokio::spawn(driver);
-//!
-//! let view = xi.open("notes.txt").await?;
-//! view.insert("a line\n").await?;
-//! view.save("notes.txt").await?;
-//! while let Some(event) = events.next().await {
-//!     if let Event::ScrollTo { line, col, .. } = event {
-//!         println!("the cursor is at {line}:{col}");
-//!     }
-//! }
-//! # Ok(())
-//! # }
-//! ```
+//! A module like this is how a typed client for one program is built on a [`Peer`]: a handle with methods, a
+//! handler that forwards notifications, and an option for the dialect.
 
 use std::path::Path;
 
@@ -38,7 +20,7 @@ const EVENTS: usize = 256;
 
 /// A handle to a running xi-core. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Xi {
+pub(crate) struct Xi {
     peer: Peer,
 }
 
@@ -51,7 +33,7 @@ impl Xi {
     ///
     /// # Errors
     /// Fails if the line has ended.
-    pub async fn start<C: Channel>(
+    pub(crate) async fn start<C: Channel>(
         channel: C,
     ) -> Result<(Self, Events, Driver<C, Forward>), NotSent> {
         let (forward, events) = mpsc::channel(EVENTS);
@@ -65,7 +47,7 @@ impl Xi {
     ///
     /// # Errors
     /// See [`Peer::call`].
-    pub async fn new_view(&self) -> Result<View, CallError> {
+    pub(crate) async fn new_view(&self) -> Result<View, CallError> {
         self.view(json!({})).await
     }
 
@@ -73,7 +55,7 @@ impl Xi {
     ///
     /// # Errors
     /// See [`Peer::call`].
-    pub async fn open(&self, path: impl AsRef<Path>) -> Result<View, CallError> {
+    pub(crate) async fn open(&self, path: impl AsRef<Path>) -> Result<View, CallError> {
         self.view(json!({ "file_path": path.as_ref().to_string_lossy() })).await
     }
 
@@ -84,21 +66,21 @@ impl Xi {
     }
 
     /// Returns the peer, for methods that have no wrapper here.
-    pub fn peer(&self) -> &Peer {
+    pub(crate) fn peer(&self) -> &Peer {
         &self.peer
     }
 }
 
 /// A view of a buffer.
 #[derive(Clone, Debug)]
-pub struct View {
+pub(crate) struct View {
     peer: Peer,
     id: String,
 }
 
 impl View {
     /// Returns the id that the core gave to the view.
-    pub fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.id
     }
 
@@ -106,7 +88,7 @@ impl View {
     ///
     /// # Errors
     /// Fails if the message was not queued.
-    pub async fn insert(&self, text: &str) -> Result<(), NotSent> {
+    pub(crate) async fn insert(&self, text: &str) -> Result<(), NotSent> {
         self.edit("insert", json!({ "chars": text })).await
     }
 
@@ -114,7 +96,7 @@ impl View {
     ///
     /// # Errors
     /// Fails if the message was not queued.
-    pub async fn scroll(&self, first: u64, last: u64) -> Result<(), NotSent> {
+    pub(crate) async fn scroll(&self, first: u64, last: u64) -> Result<(), NotSent> {
         self.edit("scroll", json!([first, last])).await
     }
 
@@ -122,7 +104,7 @@ impl View {
     ///
     /// # Errors
     /// Fails if the message was not queued.
-    pub async fn edit(&self, method: &str, params: Value) -> Result<(), NotSent> {
+    pub(crate) async fn edit(&self, method: &str, params: Value) -> Result<(), NotSent> {
         let edit = json!({ "view_id": self.id, "method": method, "params": params });
         self.peer.notify("edit", edit).await
     }
@@ -132,7 +114,7 @@ impl View {
     ///
     /// # Errors
     /// See [`Peer::call`].
-    pub async fn save(&self, path: impl AsRef<Path>) -> Result<(), CallError> {
+    pub(crate) async fn save(&self, path: impl AsRef<Path>) -> Result<(), CallError> {
         let path = path.as_ref().to_string_lossy();
         self.peer.notify("save", json!({ "view_id": self.id, "file_path": path })).await?;
         // The core handles messages one at a time: its response to this comes after the save.
@@ -143,7 +125,7 @@ impl View {
     ///
     /// # Errors
     /// See [`Peer::call`].
-    pub async fn contents(&self) -> Result<String, CallError> {
+    pub(crate) async fn contents(&self) -> Result<String, CallError> {
         self.peer.call("debug_get_contents", json!({ "view_id": self.id })).await
     }
 
@@ -151,7 +133,7 @@ impl View {
     ///
     /// # Errors
     /// Fails if the message was not queued.
-    pub async fn close(self) -> Result<(), NotSent> {
+    pub(crate) async fn close(self) -> Result<(), NotSent> {
         self.peer.notify("close_view", json!({ "view_id": self.id })).await
     }
 }
@@ -159,7 +141,7 @@ impl View {
 /// A notification from the core.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub enum Event {
+pub(crate) enum Event {
     /// Lines of a view have changed.
     Update {
         /// The view.
@@ -245,18 +227,18 @@ impl Event {
 
 /// The notifications from the core, in order.
 #[derive(Debug)]
-pub struct Events(mpsc::Receiver<Event>);
+pub(crate) struct Events(mpsc::Receiver<Event>);
 
 impl Events {
     /// Waits for the next event; `None` once the line has ended and all were received. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Event> {
+    pub(crate) async fn next(&mut self) -> Option<Event> {
         self.0.recv().await
     }
 }
 
 /// Forwards notifications from the core to [`Events`].
 #[derive(Debug)]
-pub struct Forward(mpsc::Sender<Event>);
+pub(crate) struct Forward(mpsc::Sender<Event>);
 
 impl Handler for Forward {
     fn request(&self, request: Request, _: &Peer) -> Answer<Outcome> {
