@@ -1,8 +1,6 @@
 //! The default memory limit, and memory metrics.
 
-use std::fmt::Write;
-
-use tieline_proto::ByteSize;
+use tieline_proto::{ByteSize, MetricsText};
 use tieline_transport::MemoryBudget;
 
 /// The share of available memory that lines may hold is 1 / FRACTION. The rest is for the programs, which are
@@ -30,30 +28,23 @@ pub(crate) fn default_limit() -> ByteSize {
 
 /// Formats the budget in the Prometheus text format.
 pub(crate) fn prometheus(budget: &MemoryBudget) -> String {
-    let mut text = String::new();
-    for (name, kind, help, value) in [
-        (
-            "tieline_memory_bytes",
-            "gauge",
-            "Bytes that unfinished messages, queues and records hold, beyond 64 KiB of each.",
-            budget.used().bytes() as u64,
-        ),
-        (
-            "tieline_memory_limit_bytes",
-            "gauge",
-            "Limit of tieline_memory_bytes.",
-            budget.limit().bytes() as u64,
-        ),
-        (
-            "tieline_memory_refused_total",
-            "counter",
-            "Lines, requests and queues that had to give up memory at the limit.",
-            budget.refused(),
-        ),
-    ] {
-        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
-    }
-    text
+    let mut text = MetricsText::default();
+    text.add(
+        "tieline_memory_bytes",
+        "Bytes that unfinished messages, queues and records hold, beyond 64 KiB of each.",
+        budget.used().bytes(),
+    );
+    text.add(
+        "tieline_memory_limit_bytes",
+        "Limit of tieline_memory_bytes.",
+        budget.limit().bytes(),
+    );
+    text.add(
+        "tieline_memory_refused_total",
+        "Lines, requests and queues that had to give up memory at the limit.",
+        budget.refused(),
+    );
+    text.into_string()
 }
 
 #[cfg(target_os = "linux")]

@@ -38,6 +38,7 @@ mod heartbeat;
 mod histogram;
 pub mod json;
 pub mod jsonrpc;
+mod metrics;
 mod printable;
 mod restart;
 mod retry_budget;
@@ -57,6 +58,7 @@ pub use framing::{
 };
 pub use heartbeat::{Heartbeat, HeartbeatConfig, HeartbeatEvent};
 pub use histogram::Histogram;
+pub use metrics::MetricsText;
 pub use printable::{Count, printable, printable_lines, rounded};
 pub use restart::{RestartPolicy, Restarts, UnknownRestartPolicy, Verdict};
 pub use retry_budget::{RetryBudget, RetryBudgetConfig};

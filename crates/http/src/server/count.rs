@@ -1,7 +1,8 @@
 //! The counters of a server.
 
-use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use tieline_proto::MetricsText;
 
 /// Why a request or connection was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,49 +70,37 @@ impl ServerCounts {
             evicted,
         } = *self;
         let refused = [
-            ("{cause=\"malformed\"}", refused_malformed),
-            ("{cause=\"host\"}", refused_host),
-            ("{cause=\"origin\"}", refused_origin),
-            ("{cause=\"token\"}", refused_token),
-            ("{cause=\"busy\"}", refused_busy),
+            ("malformed", refused_malformed),
+            ("host", refused_host),
+            ("origin", refused_origin),
+            ("token", refused_token),
+            ("busy", refused_busy),
         ];
-        let mut text = String::new();
-        for (name, help, samples) in [
-            ("tieline_web_connections_total", "Connections accepted.", &[("", connections)][..]),
-            ("tieline_web_connections", "Open connections, including WebSockets.", &[("", open)]),
-            (
-                "tieline_web_evicted_total",
-                "Connections closed in favor of newer ones before a request was admitted.",
-                &[("", evicted)],
-            ),
-            ("tieline_web_admitted_total", "Requests admitted.", &[("", admitted)]),
-            ("tieline_web_refused_total", "Requests and connections refused, by cause.", &refused),
-            (
-                "tieline_web_sockets_total",
-                "WebSockets passed to the acceptors.",
-                &[("", web_sockets)],
-            ),
-            ("tieline_web_event_streams_total", "Event streams begun.", &[("", event_streams)]),
-            (
-                "tieline_web_posts_total",
-                "POSTs to event streams that were accepted.",
-                &[("", posts)],
-            ),
-            ("tieline_web_rpc_calls_total", "Calls by POST begun.", &[("", rpc_calls)]),
-            (
-                "tieline_web_body_bytes",
-                "Bytes of request bodies held now, beyond the first 16 KiB of each.",
-                &[("", body_bytes)],
-            ),
-        ] {
-            let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
-            // Writing to a string cannot fail.
-            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-            for (label, value) in samples {
-                let _ = writeln!(text, "{name}{label} {value}");
-            }
-        }
-        text
+        let mut text = MetricsText::default();
+        text.add("tieline_web_connections_total", "Connections accepted.", connections);
+        text.add("tieline_web_connections", "Open connections, including WebSockets.", open);
+        text.add(
+            "tieline_web_evicted_total",
+            "Connections closed in favor of newer ones before a request was admitted.",
+            evicted,
+        );
+        text.add("tieline_web_admitted_total", "Requests admitted.", admitted);
+        text.add_by(
+            "tieline_web_refused_total",
+            "Requests and connections refused, by cause.",
+            "cause",
+            refused,
+        );
+        text.add("tieline_web_sockets_total", "WebSockets passed to the acceptors.", web_sockets);
+        text.add("tieline_web_event_streams_total", "Event streams begun.", event_streams);
+        text.add("tieline_web_posts_total", "POSTs to event streams that were accepted.", posts);
+        text.add("tieline_web_rpc_calls_total", "Calls by POST begun.", rpc_calls);
+        text.add(
+            "tieline_web_body_bytes",
+            "Bytes of request bodies held now, beyond the first 16 KiB of each.",
+            body_bytes,
+        );
+        text.into_string()
     }
 }
 
