@@ -2,6 +2,7 @@
 //! no other code uses memory there.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::disallowed_methods)]
 
 use tieline_proto::ByteSize;
 use tieline_proto::sse::{Excess, Item, Limits, Parser};

@@ -46,6 +46,16 @@ pub(super) fn lints(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
     }
 }
 
+/// Checks that libraries and programs use their dependencies. Tests are not built for this: they may use more.
+pub(super) fn unused(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
+    let command = ["clippy", "--workspace", "--lib", "--bins", "--all-features", "--locked"];
+    let command = [&command[..], &["--", "-D", "unused_crate_dependencies"]].concat();
+    match succeeds(workspace.cargo().args(&command))? {
+        true => Ok(Vec::new()),
+        false => Ok(vec![above("clippy", &format!("`cargo {}`", command.join(" ")))]),
+    }
+}
+
 pub(super) fn docs(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
     let command = ["doc", "--workspace", "--all-features", "--no-deps", "--locked"];
     match succeeds(workspace.cargo().args(command).env("RUSTDOCFLAGS", "-D warnings"))? {

@@ -4,7 +4,6 @@
 //! something, so that one run shows all findings.
 
 mod arrows;
-mod code;
 mod compiler;
 mod idioms;
 mod length;
@@ -29,7 +28,7 @@ Usage: cargo xtask tidy
   docs     rustdoc, without warnings
   package  every crate can be packaged for publication
   arrows   dependencies between the crates point down (ARCHITECTURE.md)
-  sans-io  the protocol crate uses no socket, file, clock, thread or runtime
+  sans-io  the protocol crate depends on no runtime (clippy finds sockets, files, clocks and threads)
   unused   every dependency is used in the sources it is declared for
   words    no paths of one machine, no download addresses in a package-lock.json
   idioms   no words that CONTRIBUTING.md advises against, and what to write instead
@@ -76,10 +75,10 @@ const CHECKS: &[(&str, Check)] = &[
     ("length", length::check),
     ("arrows", arrows::check),
     ("sans-io", sans_io::check),
-    ("unused", unused::check),
     ("format", compiler::format),
     ("lock", compiler::lock),
     ("lints", compiler::lints),
+    ("unused", unused::check),
     ("features", compiler::features),
     ("docs", compiler::docs),
     ("package", compiler::package),

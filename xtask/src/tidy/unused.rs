@@ -1,39 +1,50 @@
-//! Every dependency is used in the sources it is declared for, and not only in their tests.
+//! Every dependency is used by the code that it is declared for. The compiler knows that of a product; whether a
+//! test or a build script names a dependency is read from the text, as examples in the documentation are tests,
+//! too.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use crate::Failure;
-use crate::tidy::{Finding, code};
+use crate::tidy::{Finding, compiler};
 use crate::workspace::{Crate, Dependency, Kind, Workspace};
+use crate::{Failure, failed};
 
 pub(super) fn check(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
-    let mut findings = Vec::new();
+    let mut findings = compiler::unused(workspace)?;
     for it in workspace.crates()? {
-        let sources = code::sources(workspace, &it.directory)?;
-        findings.extend(judge(&it, &sources));
+        findings.extend(judge(&it, &sources(workspace, &it.directory)?));
     }
     Ok(findings)
 }
 
+/// Returns the Rust files in a folder and below, with their text. Both paths are relative to the root.
+fn sources(workspace: &Workspace, folder: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
+    let is_rust = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "rs");
+    (workspace.files()?.into_iter())
+        .filter(|file| file.starts_with(folder) && is_rust(file))
+        .map(|file| match fs::read_to_string(workspace.root().join(&file)) {
+            Ok(text) => Ok((file, text)),
+            Err(error) => Err(failed(format!("{}: {error}", file.display()))),
+        })
+        .collect()
+}
+
 /// `sources` are all sources of the crate.
 fn judge(it: &Crate, sources: &[(PathBuf, String)]) -> Vec<Finding> {
-    let product = code::product(sources);
+    let build = it.directory.join("build.rs");
     let is_used = |dependency: &Dependency| {
-        let named_in = |(_, text): &&(PathBuf, String)| code::names(text, &dependency.identifier);
-        let in_src = |(file, _): &&(PathBuf, String)| file.starts_with(it.directory.join("src"));
-        let is_build = |(file, _): &&(PathBuf, String)| *file == it.directory.join("build.rs");
-        match dependency.kind {
-            Kind::Normal => product.iter().filter(in_src).any(|it| named_in(&it)),
-            Kind::Build => product.iter().filter(is_build).any(|it| named_in(&it)),
-            // Examples in the documentation are tests as well, so comments count here.
-            Kind::Dev => sources.iter().filter(|it| !is_build(it)).any(|it| named_in(&it)),
-        }
+        let mut places = sources.iter().filter(|(file, _)| match dependency.kind {
+            Kind::Normal => true,
+            Kind::Build => *file == build,
+            Kind::Dev => *file != build,
+        });
+        places.any(|(_, text)| names(text, &dependency.identifier))
     };
     (it.dependencies.iter())
         .filter(|dependency| !is_used(dependency))
         .map(|dependency| {
             let (kind, place) = match dependency.kind {
-                Kind::Normal => ("dependency", "src outside tests"),
+                Kind::Normal => ("dependency", "src"),
                 Kind::Dev => ("dev-dependency", "tests, benches, examples and src"),
                 Kind::Build => ("build-dependency", "build.rs"),
             };
@@ -46,15 +57,24 @@ fn judge(it: &Crate, sources: &[(PathBuf, String)]) -> Vec<Finding> {
         .collect()
 }
 
+/// Whether the text contains the identifier as a whole word.
+fn names(text: &str, identifier: &str) -> bool {
+    let is_part = |character: char| character.is_alphanumeric() || character == '_';
+    text.match_indices(identifier).any(|(at, _)| {
+        let (before, from) = text.split_at_checked(at).unwrap_or_default();
+        let after = from.strip_prefix(identifier).unwrap_or_default();
+        !before.ends_with(is_part) && !after.starts_with(is_part)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn dependency_must_be_used_where_it_is_declared() {
+    fn dependency_must_be_named_where_it_is_declared() {
         let sources = [
             ("c/src/lib.rs", "//! docs_only::f()\nuse serde_json::Value;\nfn tokio_like() {}"),
-            ("c/src/a.rs", "#[cfg(test)]\nmod tests { use only_in_tests::a; }"),
             ("c/tests/t.rs", "use tempfile::tempdir;"),
             ("c/build.rs", "fn main() { cc::Build::new(); }"),
         ];
@@ -62,14 +82,10 @@ mod tests {
         for (name, kind, used) in [
             ("serde-json", Kind::Normal, true),
             ("tokio", Kind::Normal, false),
-            ("docs-only", Kind::Normal, false),
             ("docs-only", Kind::Dev, true),
-            ("only-in-tests", Kind::Normal, false),
-            ("only-in-tests", Kind::Dev, true),
-            ("tempfile", Kind::Normal, false),
             ("tempfile", Kind::Dev, true),
+            ("tokio", Kind::Dev, false),
             ("cc", Kind::Build, true),
-            ("cc", Kind::Normal, false),
             ("cc", Kind::Dev, false),
             ("serde-json", Kind::Build, false),
         ] {

@@ -113,6 +113,7 @@ mod tests {
             static READS: Reads = const { Reads(Cell::new(None)) };
         }
         for reads_first in [true, false] {
+            #[allow(clippy::disallowed_methods)]
             let thread = std::thread::spawn(move || {
                 if reads_first {
                     drop(block(&[1; MAX_COPIED]));
