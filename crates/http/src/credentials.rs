@@ -5,7 +5,7 @@ use hyper::http::request::Builder;
 use tieline_transport::{ConfigError, ErrorKind, Operation, TransportError};
 
 use crate::address::WebAddress;
-use crate::client::ClientConfig;
+use crate::client_config::ClientConfig;
 use crate::request_header::RequestHeader;
 
 /// The maximum number of headers that a user adds.

@@ -52,6 +52,13 @@ pub(crate) fn words<'a>(
     values.flat_map(|value| value.split(',')).map(str::trim).filter(|it| !it.is_empty())
 }
 
+/// Returns the value of a header that may appear once.
+pub(crate) fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -47,10 +47,14 @@
 mod address;
 mod channel;
 mod client;
+mod client_config;
 mod credentials;
+mod dial_error;
+mod dialer;
 mod drain;
 mod events;
 mod handshake;
+mod lock;
 mod proxy;
 mod public_url;
 mod request_header;
@@ -64,7 +68,8 @@ mod token;
 
 pub use address::{Place, WebAddress};
 pub use channel::{WebChannel, WebReceiver, WebSender, WebSocketConfig};
-pub use client::{ClientConfig, connect, register};
+pub use client::{connect, register};
+pub use client_config::ClientConfig;
 pub use events::{EventChannel, EventReceiver, EventSender};
 pub use handshake::{PLAIN, RESUMABLE, TOKEN_PREFIX};
 pub use proxy::Proxies;

@@ -17,9 +17,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsStream;
 
-use crate::channel::lock;
 use crate::drain::{Drain, DrainLimits};
 use crate::events::stream::Progress;
+use crate::lock::lock;
 
 /// The reading half of any stream.
 pub(crate) type BoxRead = Box<dyn ReadEnd>;

@@ -10,8 +10,11 @@ use hyper::client::conn::http1;
 use hyper::{Request, Response};
 use tieline_transport::TransportError;
 
-use crate::client::{MAX_HEADERS, lost};
+use crate::dial_error::lost;
 use crate::stream::{Hyper, Stream};
+
+/// The maximum size of a response's headers.
+pub(crate) const MAX_HEADERS: usize = 16 * 1024;
 
 /// The connection after the response.
 pub(crate) struct Switched<T> {

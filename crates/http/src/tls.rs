@@ -19,7 +19,7 @@ use tieline_transport::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::client::{failed, lost};
+use crate::dial_error::{failed, lost};
 use crate::stream::Stream;
 use crate::token::Fingerprint;
 

@@ -36,7 +36,7 @@ use tieline_transport::{
 pub use input::WebReceiver;
 pub(crate) use reason::{close_for, failed, reason_of};
 pub use sender::WebSender;
-pub(crate) use shared::{Shared, lock};
+pub(crate) use shared::Shared;
 
 use self::out::Out;
 use self::receiver::Reader;

@@ -1,7 +1,7 @@
 //! The state that both halves share, and the wakers of everything that waits for a write.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use super::out::Out;
 use super::reason::close_for;
 use super::receiver::Reader;
 use super::{Content, WebSocketConfig};
+use crate::lock::lock;
 use crate::task::Task;
 
 /// The state that both halves of a WebSocket share.
@@ -192,10 +193,6 @@ impl Drop for Lifeline {
         };
         out.try_goodbye(&close);
     }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The wakers of all sides that wait for the stream.

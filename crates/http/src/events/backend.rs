@@ -10,12 +10,12 @@ use tieline_proto::FrameError;
 use tieline_proto::websocket::Close;
 use tieline_transport::{ChildExit, CloseReason, Incoming};
 
-use super::channel::{Pair, length_of, register};
+use super::queues::{SharedQueues, length_of, register};
 use super::stream::Progress;
 
 /// The other end of a channel's queues. Dropping it ends the line as closed by the peer, unless another
 /// reason is known.
-pub(crate) struct ChannelBackend(Arc<Pair>);
+pub(crate) struct ChannelBackend(Arc<SharedQueues>);
 
 /// An outgoing item.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(crate) enum Outward {
 }
 
 impl ChannelBackend {
-    pub(super) fn new(pair: Arc<Pair>) -> Self {
+    pub(super) fn new(pair: Arc<SharedQueues>) -> Self {
         Self(pair)
     }
 

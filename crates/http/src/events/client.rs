@@ -27,10 +27,13 @@ use super::reference::resolve;
 use super::{BINARY, END, ENDPOINT, EVENT_STREAM, HALF_CLOSE, PROTOCOL, YES};
 use crate::address::WebAddress;
 use crate::channel::reason_of;
-use crate::client::{Client, Dialer, MAX_HEADERS, gone, lost, no_session, one};
 use crate::credentials::unsendable;
+use crate::dial_error::{gone, lost, no_session};
+use crate::dialer::{Client, Dialer};
+use crate::handshake::one;
 use crate::handshake::{PLAIN, RESUMABLE};
 use crate::stream::Hyper;
+use crate::switch::MAX_HEADERS;
 use crate::task::Task;
 
 /// A tieline server that is silent for this long is gone: it sends a comment every 15 s.

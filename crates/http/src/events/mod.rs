@@ -14,6 +14,7 @@ mod channel;
 mod client;
 pub(crate) mod message;
 mod posting;
+mod queues;
 mod reference;
 pub(crate) mod stream;
 

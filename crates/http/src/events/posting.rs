@@ -18,8 +18,9 @@ use tokio::time::timeout;
 
 use super::stream::Progress;
 use super::{FRAMES, HALF_CLOSE, SEQUENCE, YES};
-use crate::client::{Dialer, MAX_HEADERS};
+use crate::dialer::Dialer;
 use crate::stream::Hyper;
+use crate::switch::MAX_HEADERS;
 use crate::task::Task;
 
 /// How long the response to a POST may take after its bytes last moved. The server itself delays it while the

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame};
 use tieline_transport::{Account, Holding, MemoryBudget, MemoryRefused};
 
-use crate::channel::lock;
+use crate::lock::lock;
 
 /// How many bytes may wait for the connection before the writer has to wait.
 const BOUND: usize = 64 * 1024;

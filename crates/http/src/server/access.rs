@@ -19,8 +19,8 @@ use super::config::{Access, ServerConfig};
 use super::count::Cause;
 use super::routes::Gate;
 use crate::address::{Place, authority_of};
-use crate::channel::lock;
 use crate::handshake::{TOKEN_PREFIX, words};
+use crate::lock::lock;
 use crate::public_url::PublicUrl;
 use crate::token::{Fingerprint, Token};
 

@@ -6,7 +6,7 @@ use tieline_transport::{ChildExit, Owner};
 
 use super::Server;
 use super::body::{Body, answer, no_content};
-use crate::channel::lock;
+use crate::lock::lock;
 
 /// The path of requests for how a session's program ended.
 pub(super) const EXIT_PATH: &str = "/exit";

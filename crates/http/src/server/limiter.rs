@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
-use crate::channel::lock;
+use crate::lock::lock;
 
 /// A limit on the number of connections, in total and for each peer.
 pub(super) struct ConnectionLimiter {

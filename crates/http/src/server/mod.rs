@@ -57,7 +57,8 @@ use self::limiter::ConnectionLimiter;
 use self::listen::{Socket, endpoint_of, keep};
 use self::routes::Routes;
 use crate::address::Place;
-use crate::channel::{Shared, WebSocketConfig, lock};
+use crate::channel::{Shared, WebSocketConfig};
+use crate::lock::lock;
 use crate::public_url::PublicUrl;
 use crate::subprotocol::Subprotocol;
 

@@ -11,8 +11,8 @@ use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::Instant;
 
 use super::session::Session;
-use crate::channel::lock;
 use crate::events::ChannelBackend;
+use crate::lock::lock;
 use crate::token::random_bits;
 
 /// How many ended streams are remembered.
