@@ -49,6 +49,11 @@ pub(crate) fn gateways(workspace: &Workspace) -> Result<Fixture, Failure> {
     Fixture::new(workspace, "gateways", "TIELINE_GATEWAYS", "", install_node)
 }
 
+/// Returns the MCP conformance suite with a program for it, built or not.
+pub(crate) fn conformance(workspace: &Workspace) -> Result<Fixture, Failure> {
+    Fixture::new(workspace, "conformance", "TIELINE_CONFORMANCE", "", install_node)
+}
+
 impl Fixture {
     fn new(
         workspace: &Workspace,

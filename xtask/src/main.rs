@@ -4,6 +4,7 @@
 //! outcome into an exit status: 0, 1 for a failure, 2 for wrong usage.
 
 mod bench;
+mod conformance;
 mod debian;
 mod fixtures;
 mod harness;
@@ -26,11 +27,12 @@ The project's script runner.
 Usage: cargo xtask <command> [options]
 
 Commands:
-  test     check for (or install) what the tests need, then run all tests
-  bench    run the benchmarks and write bench/RESULTS.md
-  tidy     check format, lints, docs and the project's own rules
-  macos    type-check the workspace for macOS
-  windows  build the workspace for Windows and run its tests under Wine
+  test         check for (or install) what the tests need, then run all tests
+  bench        run the benchmarks and write bench/RESULTS.md
+  conformance  run the MCP conformance suite against `tieline serve`
+  tidy         check format, lints, docs and the project's own rules
+  macos        type-check the workspace for macOS
+  windows      build the workspace for Windows and run its tests under Wine
 
 See `cargo xtask <command> --help` for details.
 Exit status: 0 success, 1 failure, 2 wrong usage.";
@@ -60,6 +62,7 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
         "test" => test::run(args),
         test::suite::COMMAND => test::suite::run(args),
         "bench" => bench::run(args),
+        "conformance" => conformance::run(args),
         "tidy" => tidy::run(args),
         "macos" => macos::run(args),
         "windows" => windows::run(args),

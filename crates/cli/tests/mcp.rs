@@ -237,6 +237,24 @@ fn session_belongs_to_the_client_that_opened_it() {
     site.stop();
 }
 
+/// A client never knows the id of such a session, so it could not end it.
+#[test]
+fn refused_or_abandoned_initialization_leaves_no_program() {
+    let site = Site::start(&["--", "sh", "-c", "read -r line; exec sleep 1000"]);
+    let headers = bearer() + ACCEPT;
+    let wrong = format!("{headers}MCP-Protocol-Version: 1\r\n");
+    let answer = site.ask(&post_with(&wrong, &request(0, "initialize")));
+    assert_eq!(status_of(&answer), "400", "{answer}");
+    wait_none_left(&site);
+    let mut socket = TcpStream::connect(site.authority()).unwrap();
+    let opening = post_with(&headers, &request(0, "initialize"));
+    socket.write_all(opening.replace('@', site.authority()).as_bytes()).unwrap();
+    until("the program has started", || !children_of(site.program.pid()).is_empty());
+    drop(socket);
+    wait_none_left(&site);
+    site.stop();
+}
+
 #[test]
 fn call_in_flight_is_answered_when_its_program_exits() {
     let site = site(&[]);

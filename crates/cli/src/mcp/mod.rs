@@ -162,10 +162,11 @@ impl McpRoute {
         let head = Head::of(request.headers())?;
         head.check_post()?;
         let posted = Posted::read(request.body().await?, Limits::default())?;
+        let mut unopened = Unopened(None);
         let live = match posted.opening() {
             Some(opening) if head.session().is_none() => {
                 let session = Session::new(self.clock.elapsed(), opening, SessionLimits::default());
-                self.open(request, session)?
+                unopened.0.insert(self.open(request, session)?).clone()
             }
             _ => {
                 let found = head.need_session();
@@ -173,7 +174,11 @@ impl McpRoute {
                 found.map_err(|refusal| posted.refused(refusal))?
             }
         };
-        match live.post(&head, &posted, self.options.take_wait).await {
+        let taken = live.post(&head, &posted, self.options.take_wait).await;
+        if taken.is_ok() {
+            unopened.0 = None;
+        }
+        match taken {
             Err(Unposted::Refused(refusal)) => Err(refusal.into()),
             Err(Unposted::Full) => {
                 let text = "the program did not take the messages in time; try again later";
@@ -234,6 +239,15 @@ impl McpRoute {
         place.send(channel);
         tokio::spawn(live.clone().run(self.sessions.clone(), self.options.memory.clone()));
         Ok(live)
+    }
+}
+
+/// A session whose first request is not taken yet. Dropping this ends it: its client will never know its id.
+struct Unopened(Option<Arc<Live>>);
+
+impl Drop for Unopened {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(|live| live.end());
     }
 }
 
