@@ -42,11 +42,11 @@ pub(crate) async fn listen(
 
 /// Checks that a server may be running at `endpoint`, without connecting to it.
 pub(crate) async fn check(endpoint: &Endpoint) -> Result<(), Failure> {
-    match Name::at(endpoint) {
-        Some(name) if !names::exists(&name) => {
-            Err(status::not_running(&name, &ErrorKind::NotFound.to_string()).await)
-        }
-        _ => Ok(()),
+    let Some(name) = Name::at(endpoint) else { return Ok(()) };
+    names::check_owner()?;
+    match names::exists(&name) {
+        true => Ok(()),
+        false => Err(status::not_running(&name, &ErrorKind::NotFound.to_string()).await),
     }
 }
 

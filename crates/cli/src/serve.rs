@@ -11,7 +11,7 @@ use tieline_http::ClientConfig;
 use tieline_proto::FramingKind;
 use tieline_transport::{
     DynAcceptor, DynConnector, Endpoint, ErrorKind, Options, ProcessAccount, ProcessCounts,
-    Registry, resolve,
+    Registry, redact, resolve,
 };
 
 use crate::args::{Logging, Serve};
@@ -177,7 +177,7 @@ impl Program {
         };
         let endpoint = Endpoint::exec(program, args.command.get(1..).unwrap_or_default());
         if let Err(error) = resolve(program, args.cwd.as_deref()) {
-            let words = program.to_string_lossy();
+            let words = redact(&program.to_string_lossy());
             if matches!(error.kind(), ErrorKind::CommandNotFound { .. }) && words.contains(' ') {
                 return Err(Failure::Usage(format!(
                     "there is no program called {}; if these are a program and its arguments, write them \

@@ -231,9 +231,12 @@ fn names_in_a_directory_that_others_can_change_are_not_used() {
     let runtime = Runtime::new();
     let serve = runtime.serve(&["--name", "agent"]);
     fs::set_permissions(runtime.directory(), PermissionsExt::from_mode(0o777)).unwrap();
-    for command in
-        [&["connect", "agent"][..], &["call", "agent", "add", "[2,3]"], &["status", "agent"]]
-    {
+    for command in [
+        &["connect", "agent"][..],
+        &["call", "agent", "add", "[2,3]"],
+        &["status", "agent"],
+        &["chaos", "unix:bad.sock", "agent"],
+    ] {
         let finished = runtime.run(command);
         assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
         assert!(

@@ -91,6 +91,16 @@ fn usage_errors_say_what_to_write_instead() {
 }
 
 #[test]
+fn secrets_in_a_command_of_one_word_are_not_printed() {
+    for word in ["agent --token hunter2", "agent --token=hunter2", "agent token=hunter2 x"] {
+        let finished = run(&["serve", "--", word]);
+        assert_eq!(finished.code, Some(2), "{finished:?}");
+        assert!(finished.stderr.contains("write them without quotes"), "{finished:?}");
+        assert!(!finished.stderr.contains("hunter2"), "{finished:?}");
+    }
+}
+
+#[test]
 fn other_failures_say_what_is_missing() {
     for (line, says) in [
         (

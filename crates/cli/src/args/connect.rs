@@ -58,10 +58,10 @@ Examples:
   tieline bridge stdio: content-length+exec:pylsp
   tieline bridge content-length+stdio: unix:/tmp/agent.sock")]
 pub(crate) struct Bridge {
-    /// Endpoint, or name of a server, of the client's side
+    /// Endpoint or server name of the client's side
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) near: Endpoint,
-    /// Endpoint, or name of a server, of the server's side
+    /// Endpoint or server name of the server's side
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) far: Endpoint,
     /// JSON-RPC dialect of the line: strict, lsp, mcp, mcp-2025-03-26, acp or xi
