@@ -13,7 +13,7 @@ use tieline_transport::{
     BoxChannel, Channel, CloseReason, DynConnector, MemoryBudget, TransportError,
 };
 
-use crate::line::Line;
+use crate::bridged_line::BridgedLine;
 use crate::outbox::Outbox;
 use crate::{Overflow, Tap};
 
@@ -159,7 +159,7 @@ pub async fn bridge(
     options: Bridge,
     stop: impl Future<Output = ()>,
 ) -> BridgeReport {
-    let line = Line::new(&options, near.control(), far.control());
+    let line = BridgedLine::new(&options, near.control(), far.control());
     let control = near.control().clone();
     let (sender, mut receiver) = near.split();
     // So that requests that the client sent before a fault can still be answered.

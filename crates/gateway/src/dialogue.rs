@@ -14,11 +14,11 @@ use tieline_proto::jsonrpc::{
 use tieline_proto::{FAULT_HEAD, Fault, FrameError};
 use tieline_transport::{Incoming, WarnThrottle};
 
-use crate::held::{Held, Part};
+use crate::gateway_messages::GatewayMessages;
+use crate::line_memory::{LineMemory, MemoryPart};
 use crate::lock::lock;
-use crate::own::Own;
-use crate::pump::Side;
-use crate::restore::{Heard, Record, Replay};
+use crate::restore::{Record, Replay, ReplayStep};
+use crate::side::Side;
 use crate::unanswered::{MAX_BYTES, MAX_CALLS, Unanswered};
 
 /// The state of one line whose dialect is known.
@@ -33,8 +33,8 @@ pub(crate) struct Dialogue {
     replay: Mutex<Option<Replay>>,
     is_replaying: AtomicBool,
     client_has_spoken: AtomicBool,
-    pub(crate) to_near: Arc<Own>,
-    pub(crate) to_far: Arc<Own>,
+    pub(crate) to_near: Arc<GatewayMessages>,
+    pub(crate) to_far: Arc<GatewayMessages>,
     not_json: WarnThrottle,
 }
 
@@ -46,7 +46,7 @@ struct AskedByProgram {
     stale: HashSet<Bytes>,
     /// The length of the ids of both.
     bytes: usize,
-    held: Part,
+    held: MemoryPart,
 }
 
 impl AskedByProgram {
@@ -89,14 +89,14 @@ impl AskedByProgram {
 struct Recorder {
     rules: &'static Handshake,
     /// With the memory that it uses.
-    record: Mutex<(Record, Part)>,
+    record: Mutex<(Record, MemoryPart)>,
     /// A response may change the record.
     is_awaited: AtomicBool,
 }
 
 impl Recorder {
-    fn new(rules: &'static Handshake, held: Option<&Arc<Held>>) -> Self {
-        let record = Mutex::new((Record::new(rules), Part::of(held)));
+    fn new(rules: &'static Handshake, held: Option<&Arc<LineMemory>>) -> Self {
+        let record = Mutex::new((Record::new(rules), MemoryPart::of(held)));
         Self { rules, record, is_awaited: AtomicBool::new(false) }
     }
 
@@ -147,7 +147,7 @@ pub(crate) enum Settled {
 
 impl Dialogue {
     /// Counts the memory that it uses in `held`.
-    pub(crate) fn new(dialect: Dialect, is_foreign: bool, held: Option<&Arc<Held>>) -> Self {
+    pub(crate) fn new(dialect: Dialect, is_foreign: bool, held: Option<&Arc<LineMemory>>) -> Self {
         let rules = match dialect.state {
             DialectState::Handshake(rules) => Some(rules),
             _ => None,
@@ -157,15 +157,15 @@ impl Dialogue {
             is_foreign,
             unanswered: Unanswered::new(dialect).within(held),
             asked_by_program: Mutex::new(AskedByProgram {
-                held: Part::of(held),
+                held: MemoryPart::of(held),
                 ..AskedByProgram::default()
             }),
             recorder: rules.map(|rules| Recorder::new(rules, held)),
             replay: Mutex::new(None),
             is_replaying: AtomicBool::new(false),
             client_has_spoken: AtomicBool::new(false),
-            to_near: Arc::new(Own::within(held)),
-            to_far: Arc::new(Own::within(held)),
+            to_near: Arc::new(GatewayMessages::within(held)),
+            to_far: Arc::new(GatewayMessages::within(held)),
             not_json: WarnThrottle::new(|count| {
                 tracing::warn!(count, "the program wrote more output that is not JSON");
             }),
@@ -488,14 +488,14 @@ impl Dialogue {
         }
         drop(place);
         match heard {
-            Heard::Pass => return Ok(true),
-            Heard::Swallowed => {}
-            Heard::Answer(answer) => drop(self.to_far.try_push(answer)),
-            Heard::Opened(messages) => {
+            ReplayStep::Pass => return Ok(true),
+            ReplayStep::Swallowed => {}
+            ReplayStep::Answer(answer) => drop(self.to_far.try_push(answer)),
+            ReplayStep::Opened(messages) => {
                 messages.into_iter().for_each(|it| self.to_far.push(it));
                 self.to_far.open_gate();
             }
-            Heard::Failed(why) => return Err(why),
+            ReplayStep::Failed(why) => return Err(why),
         }
         Ok(false)
     }

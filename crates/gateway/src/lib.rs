@@ -15,15 +15,15 @@
 
 mod admit;
 mod bridge;
+mod bridged_line;
 mod chaos;
 mod dialogue;
 mod ending;
-mod held;
-mod line;
+mod gateway_messages;
+mod line_memory;
 mod lock;
 mod metrics;
 mod outbox;
-mod own;
 mod patience;
 mod processes;
 mod pump;
@@ -31,6 +31,7 @@ mod restore;
 mod restored;
 mod serve;
 mod shared;
+mod side;
 mod tap;
 mod timestamp;
 mod turn_away;

@@ -67,7 +67,7 @@ impl Patience {
     /// may continue to send (`half_close`), until the bytes have left this machine. `discard` reads and drops
     /// what the client sends, and completes when the client ends: if a connection is closed with unread input,
     /// the operating system drops unsent output.
-    pub(crate) async fn see_off(
+    pub(crate) async fn wait_for_client_end(
         &self,
         sender: &mut impl Sender,
         discard: impl Future<Output = ()>,
@@ -171,10 +171,14 @@ mod tests {
         (flushed.is_some(), begun.elapsed())
     }
 
-    /// Returns how long `see_off` waits for a client that does not end its side.
-    async fn see_off(patience: Patience, client: &mut Client, half_close: bool) -> Duration {
+    /// Returns how long `wait_for_client_end` waits for a client that does not end its side.
+    async fn wait_for_client_end(
+        patience: Patience,
+        client: &mut Client,
+        half_close: bool,
+    ) -> Duration {
         let begun = Instant::now();
-        let seen_off = patience.see_off(client, std::future::pending(), half_close);
+        let seen_off = patience.wait_for_client_end(client, std::future::pending(), half_close);
         timeout(s(3600), seen_off).await.unwrap();
         begun.elapsed()
     }
@@ -221,18 +225,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn half_closed_client_is_waited_for_until_all_bytes_are_sent() {
         let patience = Patience::while_it_moves(GRACE);
-        assert_eq!(see_off(patience, &mut Client::new(0, 0), true).await, s(0));
-        assert_eq!(see_off(patience, &mut Client::new(3, 3), true).await, s(3));
+        assert_eq!(wait_for_client_end(patience, &mut Client::new(0, 0), true).await, s(0));
+        assert_eq!(wait_for_client_end(patience, &mut Client::new(3, 3), true).await, s(3));
         // Without half-close its end is awaited, but not forever.
         let patience = Patience::while_it_moves(GRACE);
-        assert_eq!(see_off(patience, &mut Client::new(3, 3), false).await, s(20));
+        assert_eq!(wait_for_client_end(patience, &mut Client::new(3, 3), false).await, s(20));
     }
 
     #[tokio::test(start_paused = true)]
     async fn wait_ends_when_the_client_ends() {
         let begun = Instant::now();
         let ends = tokio::time::sleep(s(4));
-        Patience::while_it_moves(GRACE).see_off(&mut Client::new(100, 0), ends, false).await;
+        Patience::while_it_moves(GRACE)
+            .wait_for_client_end(&mut Client::new(100, 0), ends, false)
+            .await;
         assert_eq!(begun.elapsed(), s(4));
     }
 

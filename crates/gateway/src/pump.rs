@@ -25,24 +25,9 @@ use tokio::task::coop;
 use crate::Bridge;
 use crate::dialogue::{Dialogue, Settled, Verdict};
 use crate::ending::is_fault;
-use crate::held::{Held, Part};
+use crate::line_memory::{LineMemory, MemoryPart};
+use crate::side::Side;
 use crate::unanswered::Unanswered;
-
-/// The side that a message comes from.
-#[derive(Clone, Copy)]
-pub(crate) enum Side {
-    Client,
-    Server,
-}
-
-impl Side {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Server => "server",
-        }
-    }
-}
 
 /// What examines the messages of a line while they are passed on.
 #[derive(Clone, Copy, Default)]
@@ -54,7 +39,7 @@ pub(crate) struct Watch<'a> {
     /// What the two transports require of messages.
     pub(crate) passing: Passing,
     /// Counts the memory of a large message that waits for room on the other side.
-    pub(crate) held: Option<&'a Arc<Held>>,
+    pub(crate) held: Option<&'a Arc<LineMemory>>,
 }
 
 /// What the source and the sink of a direction require of its messages.
@@ -371,12 +356,12 @@ impl<'a> Direction<'a> {
         seen: Option<Message>,
     ) -> Result<(), NotPassed> {
         let mut in_hand = InHand { direction: self, watch, seen, is_passed: false };
-        let mut in_memory = Part::default();
+        let mut in_memory = MemoryPart::default();
         let length = message.len();
         poll_fn(|cx| {
             let polled = sink.poll_ready(cx);
             if polled.is_pending() && length > SMALL && in_memory.is_empty() {
-                in_memory = Part::of(watch.held);
+                in_memory = MemoryPart::of(watch.held);
                 in_memory.set(length);
             }
             polled

@@ -14,7 +14,7 @@ use tieline_transport::{CloseReason, Incoming};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::held::{Held, Part};
+use crate::line_memory::{LineMemory, MemoryPart};
 use crate::lock::lock;
 
 /// The maximum number of requests that are recorded. Further requests get no response if the program ends.
@@ -65,7 +65,7 @@ struct Waiting {
     last: u64,
     ids: HashMap<Bytes, u64>,
     bytes: usize,
-    held: Part,
+    held: MemoryPart,
 }
 
 impl Unanswered {
@@ -74,8 +74,8 @@ impl Unanswered {
     }
 
     /// Counts the memory in `held`.
-    pub(crate) fn within(self, held: Option<&Arc<Held>>) -> Self {
-        self.lock().held = Part::of(held);
+    pub(crate) fn within(self, held: Option<&Arc<LineMemory>>) -> Self {
+        self.lock().held = MemoryPart::of(held);
         self
     }
 

@@ -8,4 +8,4 @@ mod record;
 mod replay;
 
 pub(crate) use record::Record;
-pub(crate) use replay::{Heard, Replay};
+pub(crate) use replay::{Replay, ReplayStep};

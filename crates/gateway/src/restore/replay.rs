@@ -32,7 +32,7 @@ struct Opening {
 
 /// What to do with a message of the new program.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Heard {
+pub(crate) enum ReplayStep {
     /// Pass it on to the client.
     Pass,
     /// Drop it: it was for the gateway.
@@ -80,45 +80,45 @@ impl Replay {
     }
 
     /// Handles a message of the program.
-    pub(crate) fn heard(&mut self, message: &Message) -> Heard {
+    pub(crate) fn heard(&mut self, message: &Message) -> ReplayStep {
         match message {
             Message::Response(response) => self.answered(response.id(), response.outcome()),
             Message::Request(request) => self.asked(request),
             Message::Invalid(invalid) if self.is_opening() && invalid.is_response() => {
                 match self.opening.as_ref().is_some_and(|it| it.request.id() == invalid.id()) {
-                    true => Heard::Failed(format!(
+                    true => ReplayStep::Failed(format!(
                         "its answer to `{}` is invalid: {}",
                         self.rules.request,
                         invalid.problem()
                     )),
-                    false => Heard::Swallowed,
+                    false => ReplayStep::Swallowed,
                 }
             }
-            Message::Notification(_) | Message::Batch(_) | Message::Invalid(_) => Heard::Pass,
+            Message::Notification(_) | Message::Batch(_) | Message::Invalid(_) => ReplayStep::Pass,
         }
     }
 
-    fn answered(&mut self, id: &[u8], outcome: Result<&[u8], &[u8]>) -> Heard {
+    fn answered(&mut self, id: &[u8], outcome: Result<&[u8], &[u8]>) -> ReplayStep {
         if let Some(opening) = self.opening.take_if(|it| it.request.id() == id) {
             let result = match outcome {
                 Ok(result) => result,
-                Err(error) => return Heard::Failed(refused(self.rules.request, error)),
+                Err(error) => return ReplayStep::Failed(refused(self.rules.request, error)),
             };
             if let Some(difference) = difference(&opening.result, result) {
-                return Heard::Failed(difference);
+                return ReplayStep::Failed(difference);
             }
-            return Heard::Opened(opening.then.into_iter().map(|it| self.say(it)).collect());
+            return ReplayStep::Opened(opening.then.into_iter().map(|it| self.say(it)).collect());
         }
         if self.is_opening() {
             // No other request was sent to it yet.
-            return Heard::Swallowed;
+            return ReplayStep::Swallowed;
         }
         let Some(place) = self.owed.iter().position(|(owed, _)| **owed == *id) else {
-            return Heard::Pass;
+            return ReplayStep::Pass;
         };
         match (self.owed.remove(place), outcome) {
-            (Some((_, method)), Err(error)) => Heard::Failed(refused(method, error)),
-            _ => Heard::Swallowed,
+            (Some((_, method)), Err(error)) => ReplayStep::Failed(refused(method, error)),
+            _ => ReplayStep::Swallowed,
         }
     }
 
@@ -138,21 +138,23 @@ impl Replay {
     /// Handles a request of the program. A registration that the client has answered before gets the same
     /// response again. While the client's messages wait, other requests are refused, because the client's
     /// response could not reach the program.
-    fn asked(&mut self, request: &Request) -> Heard {
+    fn asked(&mut self, request: &Request) -> ReplayStep {
         let (method, id) = (&*request.method(), request.id());
         if self.rules.registration.is_some_and(|[register, _]| register == method) {
             let params = request.params().unwrap_or_default();
             if let Some(place) = self.registrations.iter().position(|(it, _)| **it == *params) {
                 let (_, outcome) = self.registrations.swap_remove(place);
-                return Heard::Answer(self.response(id, outcome));
+                return ReplayStep::Answer(self.response(id, outcome));
             }
         }
         match (self.is_opening(), method) {
-            (false, _) => Heard::Pass,
-            (true, "ping") => Heard::Answer(write_result(&self.dialect, id, b"{}").into()),
+            (false, _) => ReplayStep::Pass,
+            (true, "ping") => ReplayStep::Answer(write_result(&self.dialect, id, b"{}").into()),
             (true, _) => {
                 let text = "requests to the client are refused until the handshake is done";
-                Heard::Answer(write_error(&self.dialect, id, INTERNAL_ERROR, text, None).into())
+                ReplayStep::Answer(
+                    write_error(&self.dialect, id, INTERNAL_ERROR, text, None).into(),
+                )
             }
         }
     }

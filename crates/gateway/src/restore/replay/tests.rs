@@ -41,9 +41,12 @@ fn other_messages_follow_the_response_to_the_opening_request() {
     let confirmation = Said::Notification(Bytes::from_static(b"confirmed"));
     let mut replay = begin(Dialect::MCP, json!({}), vec![confirmation, subscribe]);
     // Other responses are swallowed, and notifications are passed on.
-    assert_eq!(replay.heard(&message(json!({"id": 1, "result": 1}))), Heard::Swallowed);
-    assert_eq!(replay.heard(&message(json!({"method": "notifications/message"}))), Heard::Pass);
-    let Heard::Opened(said) = replay.heard(&message(json!({"id": 7, "result": {}}))) else {
+    assert_eq!(replay.heard(&message(json!({"id": 1, "result": 1}))), ReplayStep::Swallowed);
+    assert_eq!(
+        replay.heard(&message(json!({"method": "notifications/message"}))),
+        ReplayStep::Pass
+    );
+    let ReplayStep::Opened(said) = replay.heard(&message(json!({"id": 7, "result": {}}))) else {
         panic!("not opened")
     };
     assert_eq!(said[0], "confirmed");
@@ -51,8 +54,8 @@ fn other_messages_follow_the_response_to_the_opening_request() {
     assert_eq!(value(&said[1])["params"], json!({"uri": "a"}));
     assert!(id.is_string() && !replay.is_opening() && !replay.is_done());
     // From here on responses to the client's own requests are passed on, even with the same id.
-    assert_eq!(replay.heard(&message(json!({"id": 7, "result": 1}))), Heard::Pass);
-    assert_eq!(replay.heard(&message(json!({"id": id, "result": {}}))), Heard::Swallowed);
+    assert_eq!(replay.heard(&message(json!({"id": 7, "result": 1}))), ReplayStep::Pass);
+    assert_eq!(replay.heard(&message(json!({"id": id, "result": {}}))), ReplayStep::Swallowed);
     assert!(replay.is_done());
 }
 
@@ -61,22 +64,22 @@ fn program_that_refuses_a_replayed_request_fails() {
     let error = json!({"code": -1, "message": "not today"});
     let mut replay = begin(Dialect::ACP, json!({}), vec![]);
     let heard = replay.heard(&message(json!({"id": 7, "error": error})));
-    let Heard::Failed(why) = heard else { panic!("{heard:?}") };
+    let ReplayStep::Failed(why) = heard else { panic!("{heard:?}") };
     assert!(why.contains("`initialize`") && why.contains("not today"), "{why}");
 
     let authenticate = Said::Request { method: "authenticate", params: None };
     let mut replay = begin(Dialect::ACP, json!({}), vec![authenticate]);
-    let Heard::Opened(said) = replay.heard(&message(json!({"id": 7, "result": {}}))) else {
+    let ReplayStep::Opened(said) = replay.heard(&message(json!({"id": 7, "result": {}}))) else {
         panic!("not opened")
     };
     let id = value(&said[0])["id"].clone();
     let heard = replay.heard(&message(json!({"id": id, "error": error})));
-    let Heard::Failed(why) = heard else { panic!("{heard:?}") };
+    let ReplayStep::Failed(why) = heard else { panic!("{heard:?}") };
     assert!(why.contains("`authenticate`"), "{why}");
 
     let mut replay = begin(Dialect::ACP, json!({}), vec![]);
     let heard = replay.heard(&message(json!({"id": 7, "result": 1, "error": error})));
-    assert!(matches!(heard, Heard::Failed(_)), "{heard:?}");
+    assert!(matches!(heard, ReplayStep::Failed(_)), "{heard:?}");
 }
 
 #[test]
@@ -94,8 +97,8 @@ fn program_that_offers_less_fails_and_one_that_offers_more_does_not() {
         change(&mut now);
         let mut replay = begin(Dialect::MCP, before.clone(), vec![]);
         match replay.heard(&message(json!({"id": 7, "result": now}))) {
-            Heard::Opened(_) => None,
-            Heard::Failed(why) => Some(why.split('`').nth(1).unwrap().to_owned()),
+            ReplayStep::Opened(_) => None,
+            ReplayStep::Failed(why) => Some(why.split('`').nth(1).unwrap().to_owned()),
             other => panic!("{other:?}"),
         }
     };
@@ -126,8 +129,8 @@ fn program_requests_are_answered_while_the_client_waits() {
     let mut ask = |method: &str, params: Value| {
         replay.heard(&message(json!({"id": "p", "method": method, "params": params})))
     };
-    let answer = |heard: Heard| match heard {
-        Heard::Answer(answer) => value(&answer),
+    let answer = |heard: ReplayStep| match heard {
+        ReplayStep::Answer(answer) => value(&answer),
         other => panic!("{other:?}"),
     };
     assert_eq!(
@@ -141,9 +144,9 @@ fn program_requests_are_answered_while_the_client_waits() {
     assert_eq!(registered, json!({"jsonrpc": "2.0", "id": "p", "result": null}));
     assert!(answer(ask("client/registerCapability", json!({"r": 1}))).get("error").is_some());
     let opened = replay.heard(&message(json!({"id": 7, "result": {}})));
-    assert_eq!(opened, Heard::Opened(vec![]));
+    assert_eq!(opened, ReplayStep::Opened(vec![]));
     let asked = message(json!({"id": 1, "method": "workspace/configuration"}));
-    assert_eq!(replay.heard(&asked), Heard::Pass);
+    assert_eq!(replay.heard(&asked), ReplayStep::Pass);
     assert!(replay.is_done());
 }
 
@@ -155,7 +158,7 @@ fn registration_after_the_handshake_is_answered_from_the_record() {
     let register = |params: Value| {
         message(json!({"id": 1, "method": "client/registerCapability", "params": params}))
     };
-    assert_eq!(replay.heard(&register(json!({"r": 2}))), Heard::Pass);
-    assert!(matches!(replay.heard(&register(json!({"r": 1}))), Heard::Answer(_)));
+    assert_eq!(replay.heard(&register(json!({"r": 2}))), ReplayStep::Pass);
+    assert!(matches!(replay.heard(&register(json!({"r": 1}))), ReplayStep::Answer(_)));
     assert!(replay.is_done());
 }

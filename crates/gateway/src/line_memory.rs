@@ -14,8 +14,8 @@ use crate::lock::lock;
 /// The budget is updated when the sum crosses a multiple of this, so most changes cost one addition.
 const STEP: usize = 64 * 1024;
 
-/// The sum of all [`Part`]s of a line, counted against the memory budget that all lines share.
-pub(crate) struct Held {
+/// The sum of all [`MemoryPart`]s of a line, counted against the memory budget that all lines share.
+pub(crate) struct LineMemory {
     bytes: AtomicUsize,
     state: Mutex<State>,
 }
@@ -27,7 +27,7 @@ struct State {
     line: Option<Waker>,
 }
 
-impl Held {
+impl LineMemory {
     /// Returns `None` if there is no budget.
     pub(crate) fn of(memory: Option<&MemoryBudget>) -> Option<Arc<Self>> {
         let account = memory?.account(Holding::Queue);
@@ -74,22 +74,22 @@ impl Held {
     }
 }
 
-impl fmt::Debug for Held {
+impl fmt::Debug for LineMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held").field("bytes", &self.bytes).finish_non_exhaustive()
+        f.debug_struct("LineMemory").field("bytes", &self.bytes).finish_non_exhaustive()
     }
 }
 
 /// The size of one of a line's buffers. Dropping it returns the bytes to the budget.
 #[derive(Debug, Default)]
-pub(crate) struct Part {
-    held: Option<Arc<Held>>,
+pub(crate) struct MemoryPart {
+    held: Option<Arc<LineMemory>>,
     bytes: usize,
 }
 
-impl Part {
+impl MemoryPart {
     /// Without `held` nothing is counted.
-    pub(crate) fn of(held: Option<&Arc<Held>>) -> Self {
+    pub(crate) fn of(held: Option<&Arc<LineMemory>>) -> Self {
         Self { held: held.cloned(), bytes: 0 }
     }
 
@@ -97,7 +97,7 @@ impl Part {
         self.bytes == 0
     }
 
-    /// Sets the size of the buffer. If the budget is exceeded, [`Held::refused`] completes.
+    /// Sets the size of the buffer. If the budget is exceeded, [`LineMemory::refused`] completes.
     pub(crate) fn set(&mut self, bytes: usize) {
         if let Some(held) = &self.held {
             held.change(std::mem::replace(&mut self.bytes, bytes), bytes);
@@ -105,7 +105,7 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl Drop for MemoryPart {
     fn drop(&mut self) {
         self.set(0);
     }

@@ -21,22 +21,23 @@ use crate::ending::{
     arrived, end_far, explain, is_failure, is_fault, is_other_framing, keep_alive, stop_far,
     waiting,
 };
-use crate::held::Held;
+use crate::gateway_messages::WithGatewayMessages;
+use crate::line_memory::LineMemory;
 use crate::outbox::Outbox;
-use crate::own::WithOwn;
 use crate::patience::{self, Patience};
-use crate::pump::{Direction, Passing, PumpEnd, Side, Watch};
+use crate::pump::{Direction, Passing, PumpEnd, Watch};
 use crate::restored::Restored;
+use crate::side::Side;
 use crate::unanswered::{MAX_CALLS, Unanswered};
 use crate::{Bridge, BridgeEnd, BridgeReport};
 
 /// The state of a line, which is kept when its far side is restarted.
-pub(crate) struct Line<'a> {
+pub(crate) struct BridgedLine<'a> {
     options: &'a Bridge,
     to_far: Direction<'a>,
     to_near: Direction<'a>,
     dialogue: Option<Arc<Dialogue>>,
-    held: Option<Arc<Held>>,
+    held: Option<Arc<LineMemory>>,
     restarted: AtomicU64,
     /// Bytes that were sent to far sides which ended without reading them.
     unread: AtomicU64,
@@ -61,10 +62,10 @@ pub(crate) struct Joined {
     patience: Patience,
 }
 
-impl<'a> Line<'a> {
+impl<'a> BridgedLine<'a> {
     pub(crate) fn new(options: &'a Bridge, near: &Control, far: &Control) -> Self {
         let is_foreign = options.isolated || !sees_our_processes(near) || !sees_our_processes(far);
-        let held = Held::of(options.memory.as_ref());
+        let held = LineMemory::of(options.memory.as_ref());
         let dialogue = |dialect| Arc::new(Dialogue::new(dialect, is_foreign, held.as_ref()));
         Self {
             options,
@@ -79,8 +80,11 @@ impl<'a> Line<'a> {
     }
 
     /// Returns the sender to the near side, with the gateway's own messages for it.
-    pub(crate) fn near(&self, outbox: Outbox) -> WithOwn<Outbox> {
-        WithOwn::new(outbox, self.dialogue.as_ref().map(|dialogue| dialogue.to_near.clone()))
+    pub(crate) fn near(&self, outbox: Outbox) -> WithGatewayMessages<Outbox> {
+        WithGatewayMessages::new(
+            outbox,
+            self.dialogue.as_ref().map(|dialogue| dialogue.to_near.clone()),
+        )
     }
 
     fn unanswered(&self) -> Option<&Unanswered> {
@@ -90,7 +94,7 @@ impl<'a> Line<'a> {
     /// Passes messages on until one side ends, and stops the far side.
     pub(crate) async fn join(
         &self,
-        (near_sender, near_receiver): (&mut WithOwn<Outbox>, &mut Box<dyn Receiver>),
+        (near_sender, near_receiver): (&mut WithGatewayMessages<Outbox>, &mut Box<dyn Receiver>),
         near_control: &Control,
         far: BoxChannel,
         mut stop: Pin<&mut impl Future<Output = ()>>,
@@ -111,7 +115,7 @@ impl<'a> Line<'a> {
         let unanswered = dialogue.map(Dialogue::requests).or(awaited.as_ref());
         let (far_sender, far_receiver) = far.split();
         let own = self.dialogue.as_ref().map(|dialogue| dialogue.to_far.clone());
-        let mut far_sender = WithOwn::new(far_sender, own);
+        let mut far_sender = WithGatewayMessages::new(far_sender, own);
         let mut far_receiver = Restored::new(far_receiver, self.dialogue.clone());
         // Once the near side has ended its input, a disconnect is noticed without a write.
         let last_word = &AtomicBool::new(false);
@@ -198,16 +202,16 @@ impl<'a> Line<'a> {
         let mut closed = None;
         let outcome = loop {
             tokio::select! {
-                reason = &mut out_of_memory => break Outcome::Broken(reason),
+                reason = &mut out_of_memory => break LineOutcome::Broken(reason),
                 (end, sender) = &mut up, if !up_is_over => match end {
                     PumpEnd::Broken(reason) if to_far.fault().is_none() => {
-                        break Outcome::Broken(reason);
+                        break LineOutcome::Broken(reason);
                     }
                     // The queue was discarded. A transport that ends its whole line for this reports it itself.
                     PumpEnd::Sink(reason @ CloseReason::NoMemory(_))
                         if far_control.close_reason().is_none() =>
                     {
-                        break Outcome::Broken(reason);
+                        break LineOutcome::Broken(reason);
                     }
                     // With any other failed write, the far side's own end is the reason.
                     _ => {
@@ -217,10 +221,10 @@ impl<'a> Line<'a> {
                     }
                 },
                 never = keep_alive(&mut closed) => match never {},
-                fault = &mut answered => break Outcome::Broken(fault),
+                fault = &mut answered => break LineOutcome::Broken(fault),
                 end = &mut down => break match end {
-                    PumpEnd::Source(reason) => Outcome::Far(reason),
-                    PumpEnd::Sink(reason) if to_far.fault().is_some() => Outcome::Broken(reason),
+                    PumpEnd::Source(reason) => LineOutcome::Far(reason),
+                    PumpEnd::Sink(reason) if to_far.fault().is_some() => LineOutcome::Broken(reason),
                     PumpEnd::Sink(reason) => {
                         // A lost session, or a fault after the end of input, is more precise than the
                         // failed send.
@@ -228,13 +232,13 @@ impl<'a> Line<'a> {
                             matches!(it, CloseReason::SessionLost(_)) || is_fault(it)
                         };
                         let known = near_control.close_reason().filter(is_precise);
-                        Outcome::Deaf(known.unwrap_or(reason))
+                        LineOutcome::NotReading(known.unwrap_or(reason))
                     }
                     // `down` handles these itself, so this line has ended as they say.
-                    PumpEnd::Reset(reset) => Outcome::Broken(reset.cause),
-                    PumpEnd::Broken(reason) => Outcome::Broken(reason),
+                    PumpEnd::Reset(reset) => LineOutcome::Broken(reset.cause),
+                    PumpEnd::Broken(reason) => LineOutcome::Broken(reason),
                 },
-                () = &mut stop => break Outcome::Stop,
+                () = &mut stop => break LineOutcome::Stop,
             }
         };
         let grace = self.options.grace;
@@ -242,7 +246,7 @@ impl<'a> Line<'a> {
         let stopped_by = from_now(grace);
         let (mut out_of_grace, mut was_stopped) = (false, false);
         let end = match outcome {
-            Outcome::Far(reason) => {
+            LineOutcome::Far(reason) => {
                 drop((up, down));
                 if let CloseReason::NotPassedOn(_) = reason {
                     far_control.report_at_close(reason.clone());
@@ -253,9 +257,9 @@ impl<'a> Line<'a> {
                     None => BridgeEnd::Far(far),
                 }
             }
-            Outcome::Broken(ref near) | Outcome::Deaf(ref near) => {
+            LineOutcome::Broken(ref near) | LineOutcome::NotReading(ref near) => {
                 let near = to_far.fault().unwrap_or(near).clone();
-                let has_more_to_say = matches!(outcome, Outcome::Deaf(_)) && !up_is_over;
+                let has_more_to_say = matches!(outcome, LineOutcome::NotReading(_)) && !up_is_over;
                 drop(down);
                 if has_more_to_say {
                     // The near side no longer reads, but what it sent before is still delivered.
@@ -277,7 +281,7 @@ impl<'a> Line<'a> {
                 };
                 BridgeEnd::Near { near, far }
             }
-            Outcome::Stop => {
+            LineOutcome::Stop => {
                 drop(up);
                 // What the far side sends while it is being stopped is still delivered.
                 let stopped = stop_far(&mut far_sender, far_control, grace);
@@ -391,7 +395,7 @@ impl<'a> Line<'a> {
     /// delay the end.
     pub(crate) async fn end(
         self,
-        (mut near, mut receiver): (WithOwn<Outbox>, Box<dyn Receiver>),
+        (mut near, mut receiver): (WithGatewayMessages<Outbox>, Box<dyn Receiver>),
         control: &Control,
         joined: Joined,
     ) -> BridgeReport {
@@ -449,10 +453,11 @@ impl<'a> Line<'a> {
                 BridgeEnd::Near { near, .. } => reports_reason(near),
                 _ => leaves_unread,
             };
-        let leave = |near: &mut WithOwn<Outbox>, cx: &mut Context<'_>| match leaves_unclosed {
-            true => near.poll_flush(cx),
-            false => near.poll_close(cx),
-        };
+        let leave =
+            |near: &mut WithGatewayMessages<Outbox>, cx: &mut Context<'_>| match leaves_unclosed {
+                true => near.poll_flush(cx),
+                false => near.poll_close(cx),
+            };
         let closed = patience.wait(&mut near, leave).await;
         // A session delivers its last messages by itself.
         let is_line = control.info().session.is_none();
@@ -461,12 +466,14 @@ impl<'a> Line<'a> {
             match &end {
                 // A stream that can no longer be split into messages is not read any further.
                 BridgeEnd::Near { near: reason, .. } if is_fault(reason) && half_close => {
-                    patience.see_off(&mut near, std::future::pending(), half_close).await;
+                    patience
+                        .wait_for_client_end(&mut near, std::future::pending(), half_close)
+                        .await;
                 }
                 BridgeEnd::Near { near: reason, .. } if !is_fault(reason) => {}
                 _ => {
                     let discard = patience::discard(&mut receiver, &discarded);
-                    patience.see_off(&mut near, discard, half_close).await;
+                    patience.wait_for_client_end(&mut near, discard, half_close).await;
                 }
             }
         }
@@ -496,13 +503,13 @@ impl<'a> Line<'a> {
     }
 }
 
-enum Outcome {
+enum LineOutcome {
     /// The far side ended.
     Far(CloseReason),
     /// The near side's input failed.
     Broken(CloseReason),
     /// The near side no longer accepts messages.
-    Deaf(CloseReason),
+    NotReading(CloseReason),
     Stop,
 }
 

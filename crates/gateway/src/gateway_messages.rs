@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use tieline_transport::{Outgoing, SendError, Sender};
 
-use crate::held::{Held, Part};
+use crate::line_memory::{LineMemory, MemoryPart};
 use crate::lock::lock;
 
 /// The queue has room while it holds fewer messages than this, and fewer bytes than [`BYTES`].
@@ -20,7 +20,7 @@ const EACH: usize = size_of::<Bytes>();
 
 /// A queue of the gateway's messages for one side of a line, with a gate that holds back all other messages.
 #[derive(Default)]
-pub(crate) struct Own {
+pub(crate) struct GatewayMessages {
     /// The queue has messages, or the gate is closed.
     is_busy: AtomicBool,
     state: Mutex<State>,
@@ -30,7 +30,7 @@ pub(crate) struct Own {
 struct State {
     queue: VecDeque<Bytes>,
     bytes: usize,
-    held: Part,
+    held: MemoryPart,
     is_closed: bool,
     sink: Option<Waker>,
     room: Option<Waker>,
@@ -46,11 +46,11 @@ impl State {
     }
 }
 
-impl Own {
+impl GatewayMessages {
     /// Creates a queue whose memory is counted in `held`.
-    pub(crate) fn within(held: Option<&Arc<Held>>) -> Self {
+    pub(crate) fn within(held: Option<&Arc<LineMemory>>) -> Self {
         let own = Self::default();
-        own.state().held = Part::of(held);
+        own.state().held = MemoryPart::of(held);
         own
     }
 
@@ -146,22 +146,26 @@ impl Own {
 }
 
 /// A sender to one side, with the gateway's own messages for that side.
-pub(crate) struct WithOwn<S> {
+pub(crate) struct WithGatewayMessages<S> {
     pub(crate) sender: S,
-    own: Option<Arc<Own>>,
+    own: Option<Arc<GatewayMessages>>,
 }
 
-impl<S: Sender> WithOwn<S> {
-    pub(crate) fn new(sender: S, own: Option<Arc<Own>>) -> Self {
+impl<S: Sender> WithGatewayMessages<S> {
+    pub(crate) fn new(sender: S, own: Option<Arc<GatewayMessages>>) -> Self {
         Self { sender, own }
     }
 
-    fn busy(&self) -> Option<Arc<Own>> {
+    fn busy(&self) -> Option<Arc<GatewayMessages>> {
         self.own.as_ref().filter(|own| own.is_busy.load(Relaxed)).map(Arc::clone)
     }
 
     /// Sends the gateway's own messages. Ready when none is left.
-    fn poll_own(&mut self, own: &Own, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+    fn poll_own(
+        &mut self,
+        own: &GatewayMessages,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), SendError>> {
         loop {
             if own.register(cx) {
                 return Poll::Ready(Ok(()));
@@ -178,7 +182,7 @@ impl<S: Sender> WithOwn<S> {
     }
 }
 
-impl<S: Sender> Sender for WithOwn<S> {
+impl<S: Sender> Sender for WithGatewayMessages<S> {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         if let Some(own) = self.busy() {
             ready!(self.poll_own(&own, cx))?;
