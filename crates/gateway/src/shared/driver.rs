@@ -48,10 +48,14 @@ pub(super) async fn drive(
         _ = stop.wait_for(|stop| *stop) => None,
     };
     exchange.close(false);
+    let ended_by_itself = ended.is_some();
     let reason = match ended {
         Some(reason) => end_far(reason, &mut sender, &control, GRACE).await,
         None => stopped(&mut sender, &mut receiver, &control).await,
     };
+    if ended_by_itself && !reason.is_clean() {
+        exchange.failed();
+    }
     exchange.end(&reason);
     reason
 }
@@ -132,9 +136,10 @@ impl Turn<'_> {
         refused: &mut Vec<(Bytes, String)>,
         cx: &mut Context<'_>,
     ) -> bool {
+        // If it is all sent, there may be more.
         let most = if self.pending.is_empty() { TURN } else { 0 };
         self.pending.append(&mut self.exchange.for_program(most, cx));
-        let count = self.pending.len();
+        let had_any = !self.pending.is_empty();
         while !self.pending.is_empty() && !self.is_deaf {
             match sender.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {
@@ -159,9 +164,8 @@ impl Turn<'_> {
         if self.is_deaf {
             // Clients do not wait for a program that is about to end.
             self.pending.clear();
-            return count == TURN;
         }
-        self.pending.is_empty() && count == TURN
+        had_any && self.pending.is_empty()
     }
 }
 

@@ -13,6 +13,10 @@ use crate::lock::lock;
 
 /// How many messages of one client wait for the program. Then the client waits.
 const INPUT_MESSAGES: usize = 16;
+/// How many bytes of them. One message may exceed it.
+const INPUT_BYTES: usize = 256 * 1024;
+/// How many bytes are handed to the driver at once. One message may exceed it.
+const TURN_BYTES: usize = 256 * 1024;
 /// How many bytes of messages to one client wait for it. Then it is disconnected, because the others must not
 /// wait for it.
 const OUTPUT_BYTES: usize = 64 * 1024 * 1024;
@@ -33,6 +37,8 @@ pub(super) struct State {
     waiting: VecDeque<ClientId>,
     /// No further client can join.
     is_closed: bool,
+    /// The program has ended by itself, and not well.
+    has_failed: bool,
     memory: Option<MemoryBudget>,
     driver: Option<Waker>,
 }
@@ -40,6 +46,7 @@ pub(super) struct State {
 /// The queues of one client.
 struct Queues {
     input: VecDeque<Bytes>,
+    input_bytes: usize,
     is_input_ended: bool,
     /// It is among those that wait to be served.
     is_waiting: bool,
@@ -70,7 +77,7 @@ impl Queues {
         if cost > OUTPUT_BYTES && !self.output.is_empty() {
             return Err(CloseReason::Overrun);
         }
-        self.account.set(cost)?;
+        self.account.set(cost + self.input_bytes)?;
         self.output_cost = cost;
         self.output.push_back(message);
         wake(&mut self.receiver);
@@ -81,14 +88,29 @@ impl Queues {
         let message = self.output.pop_front()?;
         self.output_cost -= message.len() + EACH;
         // Lowering cannot fail, except if the line has to end anyway, which `check` reports.
-        let _ = self.account.set(self.output_cost);
+        let _ = self.account.set(self.output_cost + self.input_bytes);
         Some(message)
     }
 
-    /// Drops the output, because there is no memory for it.
+    /// Queues a message of the client.
+    fn push_input(&mut self, message: Bytes) -> Result<(), CloseReason> {
+        self.account.set(self.output_cost + self.input_bytes + message.len())?;
+        self.input_bytes += message.len();
+        self.input.push_back(message);
+        Ok(())
+    }
+
+    fn pop_input(&mut self) -> Option<Bytes> {
+        let message = self.input.pop_front()?;
+        self.input_bytes -= message.len();
+        let _ = self.account.set(self.output_cost + self.input_bytes);
+        Some(message)
+    }
+
+    /// Drops all messages, because there is no memory for them.
     fn clear(&mut self) {
-        self.output = VecDeque::new();
-        self.output_cost = 0;
+        (self.output, self.input) = (VecDeque::new(), VecDeque::new());
+        (self.output_cost, self.input_bytes) = (0, 0);
         let _ = self.account.set(0);
     }
 
@@ -107,6 +129,7 @@ impl Exchange {
             to_program: VecDeque::new(),
             waiting: VecDeque::new(),
             is_closed: false,
+            has_failed: false,
             memory,
             driver: None,
         };
@@ -126,6 +149,7 @@ impl Exchange {
         let client = state.hub.join();
         let queues = Queues {
             input: VecDeque::new(),
+            input_bytes: 0,
             is_input_ended: false,
             is_waiting: false,
             sender: None,
@@ -156,7 +180,7 @@ impl Exchange {
         client: ClientId,
         cx: &Context<'_>,
     ) -> Poll<Result<(), SendError>> {
-        self.poll_input(client, cx, INPUT_MESSAGES)
+        self.poll_input(client, cx, INPUT_MESSAGES, INPUT_BYTES)
     }
 
     /// Polls until the driver has taken all messages of the client.
@@ -165,15 +189,16 @@ impl Exchange {
         client: ClientId,
         cx: &Context<'_>,
     ) -> Poll<Result<(), SendError>> {
-        self.poll_input(client, cx, 1)
+        self.poll_input(client, cx, 1, usize::MAX)
     }
 
-    /// Polls until fewer than `most` messages of the client wait.
+    /// Polls until fewer than `most` messages of the client wait, with less than `bytes`.
     fn poll_input(
         &self,
         client: ClientId,
         cx: &Context<'_>,
         most: usize,
+        bytes: usize,
     ) -> Poll<Result<(), SendError>> {
         let mut state = self.lock();
         let Some(queues) = state.ports.get_mut(&client) else {
@@ -182,7 +207,7 @@ impl Exchange {
         if let Some(reason) = &queues.end {
             return Poll::Ready(Err(SendError::Closed(Box::new(reason.clone()))));
         }
-        if queues.input.len() < most {
+        if queues.input.len() < most && queues.input_bytes < bytes {
             return Poll::Ready(Ok(()));
         }
         register(&mut queues.sender, cx);
@@ -193,8 +218,12 @@ impl Exchange {
     pub(super) fn push(&self, client: ClientId, message: Bytes) -> Result<(), SendError> {
         let mut state = self.lock();
         match state.ports.get_mut(&client) {
-            Some(Queues { end: None, is_input_ended: false, input, .. }) => {
-                input.push_back(message);
+            Some(queues) if queues.end.is_none() && !queues.is_input_ended => {
+                if let Err(reason) = queues.push_input(message) {
+                    queues.clear();
+                    queues.finish(reason.clone());
+                    return Err(SendError::Closed(Box::new(reason)));
+                }
                 state.wait(client);
                 Ok(())
             }
@@ -239,10 +268,13 @@ impl Exchange {
     pub(super) fn for_program(&self, most: usize, cx: &Context<'_>) -> VecDeque<Bytes> {
         let mut state = self.lock();
         register(&mut state.driver, cx);
-        let mut messages = VecDeque::new();
-        while messages.len() < most {
+        let (mut messages, mut bytes) = (VecDeque::new(), 0);
+        while messages.len() < most && bytes < TURN_BYTES {
             match state.to_program.pop_front() {
-                Some(message) => messages.push_back(message),
+                Some(message) => {
+                    bytes += message.len();
+                    messages.push_back(message);
+                }
                 None if state.serve_next() => {}
                 None => break,
             }
@@ -271,16 +303,21 @@ impl Exchange {
         self.lock().ports.is_empty()
     }
 
-    /// Returns whether no client can join any more.
-    pub(super) fn is_closed(&self) -> bool {
-        self.lock().is_closed
-    }
-
     /// Admits no further client. With `if_idle`, only if there is none; returns whether it is closed.
     pub(super) fn close(&self, if_idle: bool) -> bool {
         let mut state = self.lock();
         state.is_closed |= !if_idle || state.ports.is_empty();
         state.is_closed
+    }
+
+    /// Returns whether the program has ended by itself, and not well.
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().has_failed
+    }
+
+    /// Notes that the program has ended by itself, and not well.
+    pub(super) fn failed(&self) {
+        self.lock().has_failed = true;
     }
 
     /// Ends the lines of all clients, because the program has ended.
@@ -314,7 +351,7 @@ impl State {
         let Some(client) = self.waiting.pop_front() else { return false };
         // A client that has left is skipped.
         let Some(queues) = self.ports.get_mut(&client) else { return true };
-        let message = queues.input.pop_front();
+        let message = queues.pop_input();
         queues.is_waiting =
             !queues.input.is_empty() || (message.is_some() && queues.is_input_ended);
         if queues.is_waiting {

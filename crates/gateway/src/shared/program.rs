@@ -4,12 +4,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tieline_proto::jsonrpc::{Dialect, SharingRules};
+use tieline_proto::{Backoff, BackoffConfig};
 use tieline_transport::{
     BoxChannel, BoxFuture, Channel, CloseReason, Control, DynConnector, ErrorKind, MemoryBudget,
     Operation, TransportError,
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{MutexGuard, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 
 use super::driver::drive;
 use super::exchange::Exchange;
@@ -38,9 +40,10 @@ pub(crate) struct SharedProgram {
     stop: watch::Sender<bool>,
 }
 
-#[derive(Default)]
 struct State {
     running: Option<Running>,
+    /// How long to wait after a program has failed soon after its start.
+    pause: Backoff,
     /// The driver of the running program, and those of earlier ones that are still ending.
     drivers: JoinSet<()>,
 }
@@ -49,12 +52,18 @@ struct State {
 struct Running {
     exchange: Arc<Exchange>,
     control: Control,
+    since: Instant,
 }
+
+/// A program that has run for this long works.
+const WORKS_AFTER: Duration = Duration::from_secs(10);
 
 impl SharedProgram {
     pub(crate) fn new(target: Arc<dyn DynConnector>, options: ProgramOptions) -> Arc<Self> {
         let (stop, _) = watch::channel(false);
-        Arc::new(Self { target, options, state: Default::default(), stop })
+        let pause = Backoff::new(BackoffConfig::LOCAL);
+        let state = State { running: None, pause, drivers: JoinSet::new() };
+        Arc::new(Self { target, options, state: tokio::sync::Mutex::new(state), stop })
     }
 
     /// Returns a connector for one client.
@@ -71,10 +80,12 @@ impl SharedProgram {
 
     /// Returns whether it runs, or a client has a connector to it.
     pub(crate) fn is_in_use(self: &Arc<Self>) -> bool {
-        // A client that is just starting it has a connector.
-        let is_running =
-            |state: &State| state.running.as_ref().is_some_and(|it| !it.exchange.is_closed());
-        Arc::strong_count(self) > 1 || self.state.try_lock().is_ok_and(|state| is_running(&state))
+        // A client that is just starting it has a connector. A program that is being stopped is driven, too.
+        let is_driven = |mut state: MutexGuard<'_, State>| {
+            while state.drivers.try_join_next().is_some() {}
+            !state.drivers.is_empty()
+        };
+        Arc::strong_count(self) > 1 || self.state.try_lock().is_ok_and(is_driven)
     }
 
     async fn join(&self) -> Result<Port, TransportError> {
@@ -85,6 +96,7 @@ impl SharedProgram {
             return Ok(port);
         }
         while state.drivers.try_join_next().is_some() {}
+        state.pause_after_failure().await;
         let limit = self.options.most;
         let too_many =
             |_| TransportError::new(ErrorKind::TooManyPrograms { limit }, Operation::Launch);
@@ -111,8 +123,22 @@ impl SharedProgram {
                 tracing::warn!(pid, "a shared program has ended: {reason}");
             }
         });
-        state.running = Some(Running { exchange, control });
+        state.running = Some(Running { exchange, control, since: Instant::now() });
         Ok(port)
+    }
+}
+
+impl State {
+    /// Waits before a program is started again that has failed soon after its start, longer each time. With many
+    /// clients that restart it, it would otherwise be started once for each of them.
+    async fn pause_after_failure(&mut self) {
+        let Some(last) = &self.running else { return };
+        let is_bad = last.exchange.has_failed() && last.since.elapsed() < WORKS_AFTER;
+        if !is_bad {
+            self.pause = Backoff::new(BackoffConfig::LOCAL);
+            return;
+        }
+        sleep(self.pause.next(0.5)).await;
     }
 }
 

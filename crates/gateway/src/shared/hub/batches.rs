@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::ClientId;
 
 /// How many bytes of responses are collected. More are sent as several batches.
-const MAX_BYTES: usize = 4 * 1024 * 1024;
+const MAX_BYTES: usize = 256 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct BatchId(u64);

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::{
     Answers, CallId, Calls, Dialect, DialectState, DoubledMember, Handshake, INTERNAL_ERROR,
-    INVALID_REQUEST, Id, Message, Notification, Request, Response, SharingRules, classify,
+    INVALID_REQUEST, Id, MAX_ID, Message, Notification, Request, Response, SharingRules, classify,
     elements, locate, write_error, write_result,
 };
 
@@ -36,6 +36,8 @@ use things::Things;
 pub(super) const MAX_CALLS: usize = 1024;
 /// How many bytes the ids and tokens of these requests may have in total.
 const MAX_ID_BYTES: usize = 256 * 1024;
+/// How many bytes of a client's requests may wait in the hub for the response to another client's.
+const MAX_WAITING_BYTES: usize = 1024 * 1024;
 /// How many requests of the program may wait for clients.
 const MAX_ASKED: usize = 1024;
 /// How many calls in flight a response with an id in another spelling is compared with.
@@ -85,6 +87,7 @@ struct Client {
     calls: BTreeSet<CallId>,
     /// Requests that wait in the hub.
     waiting: usize,
+    waiting_bytes: usize,
     /// The size of the ids and tokens of its requests.
     id_bytes: usize,
     has_ended_input: bool,
@@ -275,6 +278,10 @@ impl Hub {
             self.refuse(&reply, INVALID_REQUEST, "the progress token appears twice");
             return false;
         };
+        if token.is_some_and(|token| token.len() > MAX_ID) {
+            self.refuse(&reply, INVALID_REQUEST, "the progress token is too long");
+            return false;
+        }
         let Some(client) = self.clients.get_mut(&reply.client) else { return false };
         client.id_bytes += reply.id.len() + token.map_or(0, <[u8]>::len);
         let client = reply.client;
@@ -308,6 +315,28 @@ impl Hub {
         };
         let token = locate(params, &[style.meta, style.token])?;
         Ok(token.filter(|it| matches!(it.first(), Some(b'"' | b'-' | b'0'..=b'9'))))
+    }
+
+    /// Counts a request that waits in the hub. Returns false if it is refused.
+    fn begin_wait(&mut self, reply: &ReplyTo, request: &Request) -> bool {
+        let Some(client) = self.clients.get_mut(&reply.client) else { return false };
+        let bytes = client.waiting_bytes + request.message().len();
+        // The first one may have any length.
+        if client.waiting > 0 && bytes > MAX_WAITING_BYTES {
+            self.refuse(reply, self.dialect.gone, "too many requests wait for other clients");
+            return false;
+        }
+        client.waiting += 1;
+        client.waiting_bytes = bytes;
+        true
+    }
+
+    /// Counts a request that waits no longer. Returns false if its client has left.
+    fn end_wait(&mut self, reply: &ReplyTo, request: &Request) -> bool {
+        let Some(client) = self.clients.get_mut(&reply.client) else { return false };
+        client.waiting -= 1;
+        client.waiting_bytes -= request.message().len();
+        true
     }
 
     /// Takes a call out of those in flight.

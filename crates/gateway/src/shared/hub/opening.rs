@@ -69,8 +69,7 @@ impl Hub {
                 }
             }
             State::Asked(_) => {
-                if let Some(client) = self.clients.get_mut(&reply.client) {
-                    client.waiting += 1;
+                if self.begin_wait(&reply, &request) {
                     self.opening.waiting.push_back((reply, request));
                 }
             }
@@ -124,8 +123,7 @@ impl Hub {
         }
         // After an error, the next client's request is tried.
         for (reply, request) in waiting {
-            if let Some(client) = self.clients.get_mut(&reply.client) {
-                client.waiting -= 1;
+            if self.end_wait(&reply, &request) {
                 self.try_open(reply, request);
             }
         }

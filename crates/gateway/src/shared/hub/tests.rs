@@ -521,6 +521,35 @@ fn calls_in_flight_are_bounded() {
 }
 
 #[test]
+fn requests_that_wait_for_another_client_are_bounded() {
+    let mut test = Test::new(Dialect::MCP);
+    let (first, second) = (test.opened(json!({})), test.opened(json!({})));
+    let subscribe = |id: usize, length: usize| {
+        request(json!(id), "resources/subscribe", json!({"uri": "a", "data": "x".repeat(length)}))
+    };
+    test.client(first, subscribe(0, 1));
+    let asked = test.at_program();
+    test.client(second, subscribe(1, 2 * MAX_WAITING_BYTES));
+    assert_eq!(test.hub.clients[&second].waiting, 1, "one may be long");
+    test.client(second, subscribe(2, 1));
+    assert_eq!(test.at_client(second)["error"]["code"], Dialect::MCP.gone);
+    test.program(result(&asked["id"], json!({})));
+    assert_eq!(test.at_client(first)["id"], 0);
+    assert_eq!(test.at_client(second)["id"], 1);
+    assert_eq!(
+        (test.hub.clients[&second].waiting, test.hub.clients[&second].waiting_bytes),
+        (0, 0)
+    );
+    let long = "x".repeat(17 * 1024);
+    test.client(first, request(json!(3), "resources/subscribe", json!({"uri": long})));
+    assert_eq!(test.at_client(first)["error"]["code"], INVALID_REQUEST);
+    let token = json!({"_meta": {"progressToken": long}});
+    test.client(first, request(json!(4), "tools/call", token));
+    assert_eq!(test.at_client(first)["error"]["code"], INVALID_REQUEST);
+    test.is_quiet();
+}
+
+#[test]
 fn client_that_has_ended_its_input_is_done_after_its_last_response() {
     let mut test = Test::new(Dialect::MCP);
     let (first, second) = (test.opened(json!({})), test.opened(json!({})));

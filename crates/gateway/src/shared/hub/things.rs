@@ -7,10 +7,17 @@ use bytes::Bytes;
 use tieline_proto::json::unescape;
 use tieline_proto::jsonrpc::{INVALID_REQUEST, Request, Response, Thing, locate, write_request};
 
-use super::{ClientId, Hub, Kind, MAX_CALLS, ReplyTo};
+use super::{ClientId, Hub, Kind, ReplyTo};
 
 /// What an object without members looks like: the result of closing a thing that others still have open.
 const EMPTY: &[u8] = b"{}";
+
+/// The longest name of a thing that is kept, in bytes.
+const MAX_NAME: usize = 16 * 1024;
+/// How many things one client may have open.
+const MAX_OPEN: usize = 1024;
+/// How many things all clients may have open.
+const MAX_OPEN_BY_ALL: usize = 16 * 1024;
 
 /// The name of a thing: its place in the dialect's list, and the text of its name without escapes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -77,8 +84,9 @@ impl Hub {
         let client = reply.client;
         match self.things.0.get_mut(&name) {
             Some(opened) if opened.result.is_none() => {
-                if let Some(it) = self.clients.get_mut(&client) {
-                    it.waiting += 1;
+                if self.begin_wait(&reply, &request)
+                    && let Some(opened) = self.things.0.get_mut(&name)
+                {
                     opened.waiting.push_back((reply, request));
                 }
             }
@@ -103,9 +111,14 @@ impl Hub {
 
     fn open_thing(&mut self, reply: ReplyTo, request: &Request, name: Name) {
         let its = self.things.0.values().filter(|it| it.clients.contains(&reply.client)).count();
-        if its >= MAX_CALLS {
-            let why = format!("too many subscriptions: the limit of {MAX_CALLS} is reached");
+        if its >= MAX_OPEN || self.things.0.len() >= MAX_OPEN_BY_ALL {
+            let limit = if its >= MAX_OPEN { MAX_OPEN } else { MAX_OPEN_BY_ALL };
+            let why = format!("too many subscriptions: the limit of {limit} is reached");
             return self.refuse(&reply, self.dialect.gone, &why);
+        }
+        if name.raw.0.len() > MAX_NAME {
+            let why = format!("the name is longer than {MAX_NAME} bytes");
+            return self.refuse(&reply, INVALID_REQUEST, &why);
         }
         if self.token(request).is_err() {
             return self.refuse(&reply, INVALID_REQUEST, "the progress token appears twice");
@@ -138,8 +151,7 @@ impl Hub {
             self.reply(&reply, response);
         }
         for (reply, request) in waiting {
-            if let Some(client) = self.clients.get_mut(&reply.client) {
-                client.waiting -= 1;
+            if self.end_wait(&reply, &request) {
                 self.about_thing(reply, request);
             }
         }
@@ -184,8 +196,9 @@ impl Hub {
             let place = opened.waiting.iter().position(is_it)?;
             opened.waiting.remove(place)
         });
-        if let (Some((reply, _)), Some(it)) = (found, self.clients.get_mut(&client)) {
-            it.waiting -= 1;
+        if let Some((reply, request)) = found
+            && self.end_wait(&reply, &request)
+        {
             self.no_reply(&reply);
         }
     }
