@@ -237,9 +237,8 @@ impl Exchange {
     /// Ends the client's input.
     pub(super) fn end_input(&self, client: ClientId) {
         let mut state = self.lock();
-        if let Some(queues) = state.ports.get_mut(&client)
-            && !std::mem::replace(&mut queues.is_input_ended, true)
-        {
+        let Some(queues) = state.ports.get_mut(&client) else { return };
+        if !std::mem::replace(&mut queues.is_input_ended, true) {
             state.wait(client);
         }
     }

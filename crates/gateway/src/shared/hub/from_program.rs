@@ -63,10 +63,10 @@ impl Hub {
 
     /// Returns the call that a response belongs to.
     fn find(&mut self, answers: Answers<'_>) -> Option<CallId> {
-        if let Answers::Call(id) = answers
-            && let Some(id) = CallId::parse(id)
-        {
-            return self.calls.get(id).map(|_| id);
+        if let Answers::Call(id) = answers {
+            if let Some(id) = CallId::parse(id) {
+                return self.calls.get(id).map(|_| id);
+            }
         }
         if self.calls.len() > MAX_COMPARED {
             return None;
@@ -118,11 +118,13 @@ impl Hub {
         let why = invalid.problem().to_string();
         let answers: Vec<_> =
             invalid.answers().into_iter().map(|answers| self.find(answers)).collect();
-        if let InvalidProblem::Json(error) = invalid.problem()
-            && !error.is_limit()
-        {
-            let start = invalid.message().get(..SHOWN).unwrap_or(invalid.message()).escape_ascii();
-            tracing::warn!("the program wrote output that is not JSON ({why}): {start}");
+        match invalid.problem() {
+            InvalidProblem::Json(error) if !error.is_limit() => {
+                let start = invalid.message().get(..SHOWN).unwrap_or(invalid.message());
+                let start = start.escape_ascii();
+                tracing::warn!("the program wrote output that is not JSON ({why}): {start}");
+            }
+            _ => {}
         }
         if !invalid.may_be_response() {
             self.refuse_program(invalid.id(), INVALID_REQUEST, &why);
@@ -210,9 +212,8 @@ impl Hub {
             return self
                 .pass_to_owner(notification, params, &[style.token], |call| call.token.as_deref());
         }
-        if let Some(rules) = self.rules.listening
-            && !matches!(locate(params, rules.tag), Ok(None))
-        {
+        let rules = self.rules.listening;
+        if let Some(rules) = rules.filter(|rules| !matches!(locate(params, rules.tag), Ok(None))) {
             return self.pass_to_owner(notification, params, rules.tag, |call| {
                 call.reply.as_ref().map(|reply| &*reply.id)
             });

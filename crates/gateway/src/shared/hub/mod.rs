@@ -342,11 +342,11 @@ impl Hub {
     /// Takes a call out of those in flight.
     fn end(&mut self, id: CallId) -> Option<Call> {
         let call = self.calls.end(id)?;
-        if let Some(reply) = &call.reply
-            && let Some(client) = self.clients.get_mut(&reply.client)
-        {
-            client.calls.remove(&id);
-            client.id_bytes -= reply.id.len() + call.token.as_ref().map_or(0, |it| it.len());
+        if let Some(reply) = &call.reply {
+            if let Some(client) = self.clients.get_mut(&reply.client) {
+                client.calls.remove(&id);
+                client.id_bytes -= reply.id.len() + call.token.as_ref().map_or(0, |it| it.len());
+            }
         }
         Some(call)
     }
