@@ -84,7 +84,7 @@
 //! | what | waits for | limit |
 //! |---|---|---|
 //! | [`call`](Peer::call), [`notify`](Peer::notify) | room in the queue | none; the call's timeout for a call |
-//! | a queued call | its response | its timeout: none by default |
+//! | a queued call | its response | its timeout: none by default, see [`call_timeout`](PeerOptions::call_timeout) |
 //! | an incoming request | earlier notifications; one of 256 slots | 256 wait; further ones are `overloaded` |
 //! | an outgoing response | the line | the channel's stall timeout: 10 s without progress, or 60 s to a child process |
 //! | an incoming notification | earlier notifications | 16 MiB wait; then reading stops, for at most 10 s |

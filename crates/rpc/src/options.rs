@@ -29,6 +29,10 @@ pub struct PeerOptions {
     pub queue: ByteSize,
     /// How long a call waits for room in the queue and for its response, unless [set per
     /// call](crate::Invocation::timeout); forever by default.
+    ///
+    /// There is no default limit because a call may rightly take hours: an agent's turn, a build, a question
+    /// to a person. A call does not outlive its line, so it fails when the other side exits or the connection
+    /// is lost. Set a limit if the other side can be alive and never answer.
     pub call_timeout: Option<Duration>,
     /// How long [`Peer::close`](crate::Peer::close) waits for work in progress, and how long reading
     /// may be paused because of full queues; 10 s by default.
