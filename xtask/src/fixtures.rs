@@ -82,24 +82,34 @@ impl Fixture {
         self.directory.join(self.product)
     }
 
-    /// Builds in a temporary place and renames, so that an interrupted build is never mistaken for a
-    /// complete one. Two concurrent runs build one after the other.
     pub(crate) fn build(&self, workspace: &Workspace) -> Result<(), Failure> {
-        let cache = cache()?;
-        let partial = cache.join(format!("{}.partial", self.name));
-        let io = |error: io::Error| failed_at(&partial, &error);
-
-        fs::create_dir_all(&cache).map_err(io)?;
-        let lock = File::create(cache.join("lock")).map_err(io)?;
-        lock.lock().map_err(io)?;
-        if self.is_built() {
-            return Ok(());
-        }
-        remove_if_there(&partial).map_err(io)?;
-        fs::create_dir(&partial).map_err(io)?;
-        (self.build)(workspace, &self.source, &partial)?;
-        fs::rename(&partial, &self.directory).map_err(io)
+        once_in_cache(self.name, &self.directory, |into| {
+            (self.build)(workspace, &self.source, into)
+        })
     }
+}
+
+/// Fills a folder of the cache unless it exists: in a temporary place that is then renamed, so that an
+/// interrupted run is never mistaken for a complete one. Two concurrent runs fill one after the other.
+pub(crate) fn once_in_cache(
+    name: &str,
+    directory: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let cache = cache()?;
+    let partial = cache.join(format!("{name}.partial"));
+    let io = |error: io::Error| failed_at(&partial, &error);
+
+    fs::create_dir_all(&cache).map_err(io)?;
+    let lock = File::create(cache.join("lock")).map_err(io)?;
+    lock.lock().map_err(io)?;
+    if directory.exists() {
+        return Ok(());
+    }
+    remove_if_there(&partial).map_err(io)?;
+    fs::create_dir(&partial).map_err(io)?;
+    fill(&partial)?;
+    fs::rename(&partial, directory).map_err(io)
 }
 
 /// Copies the scripts and installs their dependencies from npm. Install scripts of packages are not

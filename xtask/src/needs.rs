@@ -154,16 +154,23 @@ fn install(workspace: &Workspace, missing: &[&Program]) -> Result<(), Failure> {
 }
 
 fn install_packages(workspace: &Workspace, packages: &[&str]) -> Result<(), Failure> {
-    let as_root = become_root(workspace)?;
-    let apt_get = |args: &[&str]| {
-        let command = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"];
-        run_aside(&mut command_line(workspace, &[as_root, &command, args].concat()))
-    };
-    // A failed update need not matter, for example if one of many repositories is unreachable.
-    if let Err(Failure::Failed(why)) = apt_get(&["update"]) {
+    update_lists(workspace)?;
+    apt_get(workspace, &[&["install", "-y", "--no-install-recommends"], packages].concat())
+}
+
+/// Downloads Debian's package lists. A failure need not matter, for example if one of many repositories is
+/// unreachable.
+pub(crate) fn update_lists(workspace: &Workspace) -> Result<(), Failure> {
+    if let Err(Failure::Failed(why)) = apt_get(workspace, &["update"]) {
         eprintln!("xtask: {why}; continuing with the existing package lists");
     }
-    apt_get(&[&["install", "-y", "--no-install-recommends"], packages].concat())
+    Ok(())
+}
+
+fn apt_get(workspace: &Workspace, args: &[&str]) -> Result<(), Failure> {
+    let as_root = become_root(workspace)?;
+    let command = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"];
+    run_aside(&mut command_line(workspace, &[as_root, &command, args].concat()))
 }
 
 /// Returns the prefix that makes a command run as root.

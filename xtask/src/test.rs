@@ -73,7 +73,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     let fixtures = needs::provide(&workspace, run_tidy, options.install || is_ci())?;
 
     let mut failures = Vec::new();
-    if run_tidy && !tidy::check(&workspace) {
+    if run_tidy && !tidy::check(&workspace, options.install || is_ci()) {
         failures.push("tidy".to_owned());
     }
     if is_ci() && options.cargo_args.is_empty() {
@@ -361,6 +361,7 @@ mod tests {
             name: name.into(),
             directory: name.into(),
             is_published: true,
+            rust_version: None,
             dependencies: Vec::new(),
             has_library,
         };
@@ -390,6 +391,7 @@ mod tests {
             name: name.into(),
             directory: name.into(),
             is_published: true,
+            rust_version: None,
             dependencies: Vec::new(),
             has_library: true,
         });

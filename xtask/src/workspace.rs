@@ -21,6 +21,7 @@ pub(crate) struct Crate {
     /// Relative to the root, like all paths in findings.
     pub(crate) directory: PathBuf,
     pub(crate) is_published: bool,
+    pub(crate) rust_version: Option<String>,
     pub(crate) dependencies: Vec<Dependency>,
     pub(crate) has_library: bool,
 }
@@ -70,9 +71,19 @@ impl Workspace {
         array(&metadata, "packages").map(|package| self.read_crate(package)).collect()
     }
 
+    /// Returns all packages of Cargo.lock that are built here, in the form of `cargo metadata`.
+    pub(crate) fn packages(&self) -> Result<Vec<Value>, Failure> {
+        let metadata = self.read_metadata(&["--locked", "--all-features"])?;
+        Ok(array(&metadata, "packages").cloned().collect())
+    }
+
     fn metadata(&self) -> Result<Value, Failure> {
-        let args = ["metadata", "--no-deps", "--format-version", "1"];
-        let metadata = output(self.cargo().args(args))?;
+        self.read_metadata(&["--no-deps"])
+    }
+
+    fn read_metadata(&self, options: &[&str]) -> Result<Value, Failure> {
+        let args = ["metadata", "--format-version", "1"];
+        let metadata = output(self.cargo().args(args).args(options))?;
         serde_json::from_str(&metadata).map_err(|error| failed(format!("cargo metadata: {error}")))
     }
 
@@ -112,6 +123,7 @@ impl Workspace {
             directory: directory.to_owned(),
             // An absent value allows any registry; an empty list is `publish = false`.
             is_published: !matches!(package.get("publish"), Some(Value::Array(to)) if to.is_empty()),
+            rust_version: text(package, "rust_version").ok().map(str::to_owned),
             dependencies: array(package, "dependencies")
                 .map(read_dependency)
                 .collect::<Result<_, _>>()?,

@@ -131,6 +131,7 @@ mod tests {
             name: name.to_owned(),
             directory: "a/folder".into(),
             is_published: !matches!(place(name), Some(Unpublished)),
+            rust_version: None,
             dependencies: dependencies.iter().map(|(name, kind)| dependency(name, *kind)).collect(),
             has_library: false,
         }

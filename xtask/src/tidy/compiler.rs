@@ -89,7 +89,7 @@ pub(super) fn package(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
     }
 }
 
-fn above(tool: &str, again: &str) -> Finding {
+pub(super) fn above(tool: &str, again: &str) -> Finding {
     Finding::new(
         "workspace",
         format!("{tool} reported problems, see above"),

@@ -5,8 +5,10 @@
 
 mod arrows;
 mod compiler;
+mod deny;
 mod idioms;
 mod length;
+mod msrv;
 mod sans_io;
 mod unused;
 mod words;
@@ -14,19 +16,24 @@ mod words;
 use std::fmt;
 
 use crate::workspace::Workspace;
-use crate::{Failure, failed, usage, wants_help};
+use crate::{Failure, failed, is_ci, usage, wants_help};
 
 const HELP: &str = "\
 Run all checks that do not run the program.
 
-Usage: cargo xtask tidy
+Usage: cargo xtask tidy [--install] [CHECK...]
+
+  --install  unpack the compiler that `msrv` needs into ~/.cache/tieline (Debian 12). CI=true in the
+             environment implies it.
 
   lock     Cargo.lock is up to date
   format   cargo fmt
   lints    clippy over all targets, without warnings
   features clippy over the library with each combination of its features
   docs     rustdoc, without warnings
+  msrv     the published crates build with the oldest Rust that they declare; a note if it is missing
   package  every crate can be packaged for publication
+  deny     dependencies come from crates.io and have licenses of deny.toml; also cargo-deny, if installed
   arrows   dependencies between the crates point down (ARCHITECTURE.md)
   sans-io  the protocol crate depends on no runtime (clippy finds sockets, files, clocks and threads)
   unused   every dependency is used in the sources it is declared for
@@ -80,6 +87,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("lints", compiler::lints),
     ("unused", unused::check),
     ("features", compiler::features),
+    ("msrv", msrv::check),
+    ("deny", deny::check),
     ("docs", compiler::docs),
     ("package", compiler::package),
 ];
@@ -89,19 +98,36 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
         println!("{HELP}");
         return Ok(());
     }
-    if let Some(arg) = args.first() {
-        return Err(usage(format!("unknown argument for tidy: {arg:?}")));
+    let (options, names): (Vec<&String>, Vec<&String>) =
+        args.iter().partition(|arg| *arg == "--install");
+    if let Some(unknown) = names.iter().find(|name| !CHECKS.iter().any(|(it, _)| it == *name)) {
+        return Err(usage(format!("unknown argument or check for tidy: {unknown:?}")));
     }
-    match check(&Workspace::here()?) {
+    let may_install = !options.is_empty() || is_ci();
+    let is_wanted = |name: &str| names.is_empty() || names.iter().any(|it| *it == name);
+    match check_some(&Workspace::here()?, may_install, is_wanted) {
         true => Ok(()),
         false => Err(failed("tidy found problems")),
     }
 }
 
-/// Runs all checks, then lists their findings. Returns true if there are no errors.
-pub(crate) fn check(workspace: &Workspace) -> bool {
+/// Runs all checks, then lists their findings. Returns true if there are no errors. Installs only if allowed.
+pub(crate) fn check(workspace: &Workspace, may_install: bool) -> bool {
+    check_some(workspace, may_install, |_| true)
+}
+
+fn check_some(workspace: &Workspace, may_install: bool, is_wanted: impl Fn(&str) -> bool) -> bool {
     let mut findings = Vec::new();
-    for (name, check) in CHECKS {
+    if may_install
+        && is_wanted("msrv")
+        && let Err(failure) = msrv::install(workspace)
+    {
+        let (Failure::Failed(why) | Failure::Usage(why)) = failure;
+        findings.push(Finding::new("rust-version", "the compiler was not installed", why).note());
+    }
+    let wanted = CHECKS.iter().filter(|(name, _)| is_wanted(name));
+    let count = wanted.clone().count();
+    for (name, check) in wanted {
         eprintln!("tidy: {name}");
         findings.extend(check(workspace).unwrap_or_else(|failure| {
             let (Failure::Failed(why) | Failure::Usage(why)) = failure;
@@ -115,6 +141,6 @@ pub(crate) fn check(workspace: &Workspace) -> bool {
     }
     let notes = findings.iter().filter(|finding| finding.is_note).count();
     let errors = findings.len() - notes;
-    eprintln!("tidy: {} checks, {errors} errors, {notes} notes", CHECKS.len());
+    eprintln!("tidy: {} checks, {errors} errors, {notes} notes", count);
     errors == 0
 }

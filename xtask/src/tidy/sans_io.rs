@@ -61,6 +61,7 @@ mod tests {
                 name: "tieline-proto".to_owned(),
                 directory: "c".into(),
                 is_published: true,
+                rust_version: None,
                 dependencies: vec![dependency],
                 has_library: true,
             };

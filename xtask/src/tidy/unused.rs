@@ -93,6 +93,7 @@ mod tests {
                 name: "c".to_owned(),
                 directory: "c".into(),
                 is_published: true,
+                rust_version: None,
                 has_library: false,
                 dependencies: vec![Dependency {
                     name: name.to_owned(),
