@@ -6,14 +6,15 @@ use std::time::Duration;
 use tieline_proto::ByteSize;
 use tieline_proto::json::{self, Limits};
 use tieline_proto::jsonrpc::InvalidProblem;
-use tieline_rpc::{Answer, CallError, Peer, PeerOptions, Router, TraceParent};
+use tieline_rpc::{Answer, CallError, NotSent, Peer, PeerOptions, Router, TraceParent};
 use tieline_transport::StopTimeouts;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::args::Call;
+use crate::args::{Call, Logging};
+use crate::children::StderrMode;
 use crate::lookup;
 use crate::pretty::pretty;
-use crate::report::Failure;
+use crate::report::{Failure, last_lines};
 use crate::signals::Signals;
 use crate::stdin::read_stdin;
 use crate::stdout::Printer;
@@ -21,7 +22,7 @@ use crate::stdout::Printer;
 /// How long an abandoned call may take to send its cancellation.
 const CANCEL_TIMEOUT: Duration = Duration::from_millis(200);
 
-pub(crate) async fn run(args: Call) -> Result<(), Failure> {
+pub(crate) async fn run(args: Call, logging: &Logging) -> Result<(), Failure> {
     let signals = Signals::listen()?;
     args.reach.end_with_parent(&signals)?;
     let stop = async {
@@ -30,7 +31,7 @@ pub(crate) async fn run(args: Call) -> Result<(), Failure> {
         sleep(CANCEL_TIMEOUT * 2).await;
     };
     tokio::select! {
-        called = call(&args, &signals) => called,
+        called = call(&args, logging, &signals) => called,
         () = stop => Err(stopped()),
     }
 }
@@ -52,11 +53,11 @@ fn stopped() -> Failure {
     Failure::other("stopped by a signal")
 }
 
-async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
+async fn call(args: &Call, logging: &Logging, signals: &Signals) -> Result<(), Failure> {
     let begun = Instant::now();
     args.reach.for_programs_at(&[&args.endpoint])?;
     args.web.check_for(&[&args.endpoint])?;
-    let mut options = args.reach.options();
+    let mut options = args.reach.options(logging);
     options.stop = in_all(options.stop.terminate);
     let params = params(args.params.as_deref(), options.channel.max_message).await?;
     let registry = args.web.registry()?;
@@ -99,7 +100,7 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
             call = call.trace(trace);
         }
         let called = tokio::select! {
-            called = call.call_raw() => called.map_err(|error| failed(args, &error)),
+            called = call.call_raw() => called.map_err(|error| failed(args, &error, args.reach.stderr(logging))),
             () = signals.first() => Err(stopped()),
             () = is_unread(args) => Err(unread()),
         };
@@ -126,13 +127,15 @@ async fn call(args: &Call, signals: &Signals) -> Result<(), Failure> {
 }
 
 /// Describes a failed call: its endpoint, method and cause.
-fn failed(args: &Call, error: &CallError) -> Failure {
+fn failed(args: &Call, error: &CallError, stderr: StderrMode) -> Failure {
     let sentence = format!("{}: {}: {}", args.endpoint.label(), args.method, explain(error));
-    let hint = match error {
-        CallError::Unknown(reason) => reason.hint().map(str::to_owned),
+    let reason = match error {
+        CallError::Unknown(reason) | CallError::NotSent(NotSent::Closed(reason)) => Some(reason),
         _ => None,
     };
-    Failure::Other { sentence, hint }
+    let hint = reason.and_then(|reason| reason.hint()).map(str::to_owned);
+    let stderr = last_lines(reason.and_then(|reason| reason.child_exit()), stderr);
+    Failure::Other { sentence, stderr, hint }
 }
 
 /// Divides `limit` among the stages of stopping a program, for a program whose response has arrived.
@@ -200,7 +203,7 @@ fn explain(error: &CallError) -> String {
         }
         other => match other.source() {
             Some(cause) => format!("{other}: {cause}"),
-            None => other.to_string(),
+            None => format!("{other:#}"),
         },
     }
 }

@@ -1,8 +1,14 @@
 //! Options for child processes, shared by all commands.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
-use tieline_transport::{Environment, Guardian, Options};
+use clap::ValueEnum;
+use tieline_transport::{
+    ChildStderr, Environment, Guardian, Options, ProcessAccount, StderrLines, StderrSink,
+};
+
+use crate::terminal;
 
 /// How long exiting waits for killed processes to be gone.
 pub(crate) const KILLED_TIMEOUT: Duration = Duration::from_secs(2);
@@ -33,6 +39,45 @@ pub(crate) fn environment(passed: Option<&[String]>) -> Environment {
         Some(names) => Environment::only(names),
         None => SECRETS.into_iter().fold(Environment::default(), Environment::without),
     }
+}
+
+/// What happens to what programs write to stderr.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StderrMode {
+    /// Written to stderr as it is
+    Passthrough,
+    /// Logged line by line
+    Log,
+    /// Discarded
+    Off,
+}
+
+/// Returns the option of the transport. `account` counts the programs.
+pub(crate) fn stderr(mode: StderrMode, account: &ProcessAccount) -> ChildStderr {
+    match mode {
+        StderrMode::Log => ChildStderr::Log,
+        StderrMode::Off => ChildStderr::Discard,
+        StderrMode::Passthrough => {
+            let (account, is_terminal) = (account.clone(), std::io::stderr().is_terminal());
+            ChildStderr::PassOn(StderrSink::new(move |lines| {
+                let is_one_of_several = account.counts().under_way() > 1;
+                crate::stderr::say(&passed_on(lines, is_one_of_several, is_terminal));
+            }))
+        }
+    }
+}
+
+/// Returns what is written to stderr: the lines as they are, with the program's name in front if several run, and
+/// with control characters escaped on a terminal.
+fn passed_on(lines: StderrLines<'_>, is_one_of_several: bool, is_terminal: bool) -> Vec<u8> {
+    let mut text = Vec::with_capacity(lines.text.len());
+    for line in lines.text.split_inclusive(|byte| *byte == b'\n') {
+        if is_one_of_several {
+            text.extend_from_slice(format!("{}[{}]: ", lines.program, lines.pid).as_bytes());
+        }
+        text.extend_from_slice(line);
+    }
+    if is_terminal { terminal::lines(&text) } else { text }
 }
 
 /// Reaps orphans that are reparented to this process, for example when it is PID 1 of a container. Returns

@@ -8,9 +8,9 @@ use tieline_proto::FramingKind;
 use tieline_rpc::Dialect;
 use tieline_transport::{Address, Endpoint, Registry};
 
-use crate::args::{Bridge, Connect, Line, Screen};
+use crate::args::{Bridge, Connect, Line, Logging, Screen};
 use crate::lookup;
-use crate::report::Failure;
+use crate::report::{Failure, last_lines};
 use crate::sessions;
 use crate::signals::Signals;
 use crate::terminal;
@@ -20,8 +20,8 @@ const BY_HAND: &[u8] = b"tieline: type one message per line; Ctrl-D ends the inp
 const NO_TERMINAL: &[u8] =
     b"tieline: the program has no terminal (/dev/tty), so it cannot ask for a password\n";
 
-pub(crate) async fn connect(args: Connect, quiet: bool) -> Result<(), Failure> {
-    let by_hand = std::io::stdin().is_terminal() && !quiet;
+pub(crate) async fn connect(args: Connect, logging: &Logging) -> Result<(), Failure> {
+    let by_hand = std::io::stdin().is_terminal() && !logging.is_quiet();
     if by_hand {
         crate::stderr::say(BY_HAND);
         if cfg!(unix) && matches!(args.endpoint.address(), Address::Exec(_)) {
@@ -30,15 +30,16 @@ pub(crate) async fn connect(args: Connect, quiet: bool) -> Result<(), Failure> {
     }
     let far = if args.resume { sessions::resumable(args.endpoint)? } else { args.endpoint };
     args.web.check_for(&[&far])?;
-    join(&args.web.registry()?, Endpoint::stdio(), far, args.dialect, args.screen, args.line).await
+    let (registry, near) = (args.web.registry()?, Endpoint::stdio());
+    join(&registry, near, far, args.dialect, args.screen, args.line, logging).await
 }
 
-pub(crate) async fn bridge(args: Bridge) -> Result<(), Failure> {
+pub(crate) async fn bridge(args: Bridge, logging: &Logging) -> Result<(), Failure> {
     args.web.check_for(&[&args.near, &args.far])?;
     let framings = [&args.near, &args.far].map(Endpoint::framing);
     let framing = framings.into_iter().flatten().find(|it| *it == FramingKind::LengthPrefix);
     let registry = args.web.registry_for(framing.unwrap_or_default())?;
-    join(&registry, args.near, args.far, args.dialect, args.screen, args.line).await
+    join(&registry, args.near, args.far, args.dialect, args.screen, args.line, logging).await
 }
 
 async fn join(
@@ -48,11 +49,12 @@ async fn join(
     dialect: Option<Dialect>,
     screen: Screen,
     line: Line,
+    logging: &Logging,
 ) -> Result<(), Failure> {
     line.for_programs_at(&[&near, &far])?;
     let signals = Signals::listen()?;
     line.end_with_parent(&signals)?;
-    let options = line.options();
+    let options = line.options(logging);
     // The far side first: nothing is read from the near side before the far side is connected.
     let far_endpoint = far;
     let far = lookup::connect(registry, &far_endpoint, &options).await?;
@@ -88,7 +90,8 @@ async fn join(
                 if let BridgeEnd::Near { .. } = end { near_endpoint } else { far_endpoint };
             let hint = end.hint().map(str::to_owned);
             return Err(Failure::Other {
-                sentence: format!("{}: the line has ended: {end}", endpoint.label()),
+                sentence: format!("{}: the line has ended: {end:#}", endpoint.label()),
+                stderr: last_lines(end.child_exit(), line.stderr(logging)),
                 hint,
             });
         }

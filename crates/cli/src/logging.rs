@@ -3,9 +3,11 @@
 use std::fmt::Debug;
 use std::io::{IsTerminal, Write};
 
+use tieline_gateway::PROGRAM_FAILURES;
+use tieline_link::RESTARTS;
 use tieline_proto::printable;
-use tracing::Subscriber;
 use tracing::field::Field;
+use tracing::{Level, Subscriber};
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
@@ -87,7 +89,10 @@ impl<W: Write> Write for Escaped<W> {
 }
 
 fn usual(logging: &Logging) -> Targets {
-    Targets::new().with_default(logging.level())
+    let level = logging.level();
+    // Failures of programs are logged even with --quiet.
+    let failures = [PROGRAM_FAILURES, RESTARTS].map(|target| (target, level.max(Level::WARN)));
+    Targets::new().with_default(level).with_targets(failures)
 }
 
 #[cfg(test)]

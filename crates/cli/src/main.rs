@@ -119,14 +119,14 @@ fn run(args: Args) -> Result<(), Failure> {
     let runtime = runtime.enable_all().build()?;
     #[cfg(target_os = "linux")]
     runtime.spawn(children::reap_orphans());
-    let quiet = args.logging.is_quiet();
+    let logging = &args.logging;
     match args.command {
-        Command::Serve(serve) => runtime.block_on(serve::run(*serve, &args.logging)),
-        Command::Connect(connect) => runtime.block_on(connect::connect(connect, quiet)),
-        Command::Call(call) => runtime.block_on(call::run(call)),
+        Command::Serve(serve) => runtime.block_on(serve::run(*serve, logging)),
+        Command::Connect(connect) => runtime.block_on(connect::connect(connect, logging)),
+        Command::Call(call) => runtime.block_on(call::run(call, logging)),
         #[cfg(unix)]
         Command::Claude(claude) => runtime.block_on(claude::run(claude)),
-        Command::Bridge(bridge) => runtime.block_on(connect::bridge(bridge)),
+        Command::Bridge(bridge) => runtime.block_on(connect::bridge(bridge, logging)),
         Command::Status(status) => runtime.block_on(status::run(status)),
         Command::Chaos(chaos) => runtime.block_on(chaos::run(chaos)),
         Command::Doctor(doctor) => doctor::run(doctor),

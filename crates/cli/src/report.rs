@@ -7,8 +7,9 @@ use std::time::SystemTime;
 
 use clap::ValueEnum;
 use serde_json::Value;
-use tieline_transport::{ErrorKind, TransportError};
+use tieline_transport::{ChildExit, ErrorKind, TransportError};
 
+use crate::children::StderrMode;
 use crate::terminal;
 
 /// How log lines and the error of a command are printed.
@@ -30,6 +31,8 @@ pub(crate) enum Failure {
     Other {
         /// What failed, on what, and why.
         sentence: String,
+        /// The last lines that a failed program wrote to stderr.
+        stderr: Vec<String>,
         /// What to do about it.
         hint: Option<String>,
     },
@@ -38,7 +41,7 @@ pub(crate) enum Failure {
 impl Failure {
     /// Returns a failure that is neither a transport error nor a usage error, without a hint.
     pub(crate) fn other(sentence: impl Into<String>) -> Self {
-        Self::Other { sentence: sentence.into(), hint: None }
+        Self::Other { sentence: sentence.into(), stderr: Vec::new(), hint: None }
     }
 
     /// Returns what failed, on what, and why.
@@ -77,25 +80,43 @@ impl Failure {
 
     /// Formats it as one JSON line, like the log's.
     fn json(&self) -> String {
+        let stderr = match self {
+            Self::Other { stderr, .. } if !stderr.is_empty() => Some(stderr.join("\n")),
+            _ => None,
+        };
         let (message, because, hint) = match self {
             Self::Usage(sentence) => (sentence.clone(), None, None),
-            Self::Other { sentence, hint } => (sentence.clone(), None, hint.as_deref()),
+            Self::Other { sentence, hint, .. } => (sentence.clone(), None, hint.as_deref()),
             Self::Transport(error) => {
                 let because = error.source().map(ToString::to_string);
                 (error.to_string(), because, error.hint())
             }
         };
-        let (because, hint) = (because.into(), hint.into());
-        json_line("ERROR", [("message", message.into()), ("because", because), ("hint", hint)])
+        let members = [
+            ("message", message.into()),
+            ("because", because.into()),
+            ("stderr", stderr.into()),
+            ("hint", hint.into()),
+        ];
+        json_line("ERROR", members)
     }
 
     /// Formats it as text. Each line is escaped, because it may quote the other side and go to a terminal.
     fn text(&self) -> String {
         let mut lines = match self {
             Self::Usage(sentence) => vec![format!("tieline: {sentence}")],
-            Self::Other { sentence, hint } => {
-                let hint = hint.iter().map(|hint| format!("  hint: {hint}"));
-                std::iter::once(format!("tieline: {sentence}")).chain(hint).collect()
+            Self::Other { sentence, stderr, hint } => {
+                let mut lines = vec![format!("tieline: {sentence}")];
+                match stderr.as_slice() {
+                    [] => {}
+                    [line] => lines.push(format!("  last line on stderr: {}", line.trim_start())),
+                    several => {
+                        lines.push("  last lines on stderr:".into());
+                        lines.extend(several.iter().map(|line| format!("    {line}")));
+                    }
+                }
+                lines.extend(hint.iter().map(|hint| format!("  hint: {hint}")));
+                lines
             }
             Self::Transport(error) => vec![format!("tieline: {error}")],
         };
@@ -109,6 +130,13 @@ impl Failure {
         }
         lines.iter().map(|line| terminal::line(line) + "\n").collect()
     }
+}
+
+/// Returns the last lines of a failed program for the error of a command. None are needed if they were just passed on
+/// to stderr.
+pub(crate) fn last_lines(exit: Option<&ChildExit>, mode: StderrMode) -> Vec<String> {
+    let is_shown = mode == StderrMode::Passthrough;
+    exit.filter(|_| !is_shown).map_or_else(Vec::new, ChildExit::last_lines)
 }
 
 /// Formats these members as a line of the JSON log.

@@ -10,12 +10,12 @@ use tieline_gateway::{Bridge, ProcessModel, Server, ServerReport, Tap};
 use tieline_http::ClientConfig;
 use tieline_proto::FramingKind;
 use tieline_transport::{
-    DynAcceptor, DynConnector, Endpoint, ErrorKind, Options, ProcessAccount, ProcessCounts,
-    Registry, redact, resolve,
+    DynAcceptor, DynConnector, Endpoint, ErrorKind, Options, ProcessCounts, Registry, redact,
+    resolve,
 };
 
 use crate::args::{Logging, Serve};
-use crate::children::KILLED_TIMEOUT;
+use crate::children::{KILLED_TIMEOUT, StderrMode};
 use crate::lookup;
 use crate::mcp;
 use crate::names::{self, Name};
@@ -34,9 +34,9 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     tieline_http::register(&mut registry, ClientConfig::default());
     let program = Program::of(&args)?;
     if args.line.is_isolated() {
-        try_isolation(&args, &program).await?;
+        try_isolation(&args, &program, logging).await?;
     }
-    let account = ProcessAccount::default();
+    let account = args.line.account().clone();
     let (tap, tap_end) = Tap::open_if_any(args.line.tap.as_deref())?;
     let grace = args.line.grace();
     let overflow = args.slow_client;
@@ -49,13 +49,15 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     processes.check(args.anonymous())?;
     server.processes(processes.processes()).map_err(|error| processes.refused(error))?;
     server.account(account.clone());
+    // Otherwise they are in the log already.
+    server.log_last_lines(args.line.stderr(logging) == StderrMode::Off);
     let mcp_dialect = mcp::dialect(dialect, args.framing);
     let mcp_name =
         mcp_dialect.map(|_| args.name.clone().unwrap_or_else(|| program.default_name(&args)));
     let mut sites = Sites::of(&program.name, mcp_name);
     let Listeners { acceptors, of_mcp, endpoints } =
-        listen_all(&args, &registry, &program, &mut sites).await?;
-    let target = target(&args, &registry, &program, &account)?;
+        listen_all(&args, &registry, &program, &mut sites, logging).await?;
+    let target = target(&args, &registry, &program, logging)?;
     for acceptor in acceptors {
         server.add(acceptor, target.clone());
     }
@@ -138,9 +140,9 @@ fn log_programs(programs: ProcessCounts) {
 }
 
 /// Checks that this machine allows isolation, before the endpoints are announced.
-async fn try_isolation(args: &Serve, program: &Program) -> Result<(), Failure> {
+async fn try_isolation(args: &Serve, program: &Program, logging: &Logging) -> Result<(), Failure> {
     let endpoint = Endpoint::exec("/proc/self/exe", ["--version"]);
-    let options = args.line.options();
+    let options = args.line.options(logging);
     match Registry::new().connect(&endpoint, &options).await {
         Ok(line) => drop(line),
         // The check ran this program, but the error is about the one to be served.
@@ -216,6 +218,7 @@ async fn listen_all(
     registry: &Registry,
     program: &Program,
     sites: &mut Sites,
+    logging: &Logging,
 ) -> Result<Listeners, Failure> {
     let (resume, most) = (args.resume, args.max_connections);
     let served = Served { resume, most, framing: args.framing };
@@ -231,7 +234,7 @@ async fn listen_all(
         // Checked before anything is opened.
         args.listen.iter().cloned().try_for_each(|it| sessions::resumable(it).map(drop))?;
     }
-    let options = client_options(args)?;
+    let options = client_options(args, logging)?;
     if let Some(name) = &args.name {
         let acceptor = lookup::listen(registry, name.endpoint(), &options, served).await?;
         endpoints.push(acceptor.endpoint().clone());
@@ -265,8 +268,8 @@ async fn listen_all(
 }
 
 /// Returns the options for clients' lines.
-fn client_options(args: &Serve) -> Result<Options, Failure> {
-    let mut options = args.listen_options()?;
+fn client_options(args: &Serve, logging: &Logging) -> Result<Options, Failure> {
+    let mut options = args.listen_options(logging)?;
     options.channel.stall_timeout = args.slow_client.stall_timeout(options.channel.stall_timeout);
     // Without a framing prefix, a client may use the program's framing or lines.
     options.detect_content_length = args.framing == FramingKind::ContentLength;
@@ -277,14 +280,13 @@ fn target(
     args: &Serve,
     registry: &Registry,
     program: &Program,
-    account: &ProcessAccount,
+    logging: &Logging,
 ) -> Result<Arc<dyn DynConnector>, Failure> {
     let (command, arguments) =
         program.argv.split_first().ok_or_else(|| Failure::other("there is no command"))?;
     let endpoint = Endpoint::exec(command, arguments).with_framing(args.framing);
     let env = args.environment();
-    let (cwd, account) = (args.cwd.clone(), Some(account.clone()));
-    let options = Options { cwd, env, account, ..args.line.options() };
+    let options = Options { cwd: args.cwd.clone(), env, ..args.line.options(logging) };
     Ok(Arc::from(registry.connector(&endpoint, &options)?))
 }
 

@@ -24,7 +24,8 @@ pub(crate) fn say(text: &[u8]) {
     match thread() {
         Some(thread) => {
             if thread.try_send(Job::Write(text.to_vec())).is_err() {
-                DROPPED.fetch_add(1, Relaxed);
+                let lines = text.iter().filter(|byte| **byte == b'\n').count();
+                DROPPED.fetch_add(lines.max(1) as u64, Relaxed);
             }
         }
         // The thread could not be started: write here.
@@ -77,7 +78,7 @@ fn run(jobs: &Receiver<Job>) {
             let _ = writeln!(
                 stderr,
                 "tieline: dropped {}: stderr was not read",
-                Count(dropped, "log line")
+                Count(dropped, "line")
             );
         }
         match job {

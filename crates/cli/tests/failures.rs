@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use support::site::{Site, TOKEN, status_of};
-use support::{Program, Talk, request, sh};
+use support::{Finished, Program, Serve, Talk, request, sh, tieline};
 
 /// Reads a line, complains and exits.
 const FAILS: &str =
@@ -61,4 +61,114 @@ fn every_web_client_is_told_that_the_program_failed_and_how() {
     assert_eq!(end, r#"{"code":1011,"reason":"the program has failed with exit status 3"}"#);
     assert_eq!(events.wait().code, Some(0));
     site.stop();
+}
+
+/// Runs `tieline ARGS exec:sh -c FAILS` with a line of input. `call` gets a method.
+fn fails(args: &[&str]) -> Finished {
+    let endpoint = json!(["sh", "-c", FAILS]);
+    let mut command = tieline(args);
+    command.arg(format!("exec:{endpoint}"));
+    if args[0] == "call" {
+        command.arg("add");
+    }
+    let finished = Program::run(&mut command, "hello\n");
+    assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
+    finished
+}
+
+const LAST_LINES: &str =
+    "  last lines on stderr:\n    first \"words\"\n      last \\u001b[1mwords\n";
+
+#[test]
+fn error_of_a_failed_program_has_its_status_and_its_last_lines() {
+    for args in [
+        &["connect", "--stderr", "off"][..],
+        &["connect", "--quiet"],
+        &["bridge", "--quiet", "stdio:"],
+        &["call", "--quiet"],
+    ] {
+        let stderr = fails(args).stderr;
+        let (sentence, lines) = stderr.split_once('\n').unwrap();
+        assert!(sentence.ends_with("the child process ended with exit status: 3"), "{stderr}");
+        assert_eq!(lines, LAST_LINES, "{args:?}");
+    }
+    let stderr = fails(&["connect", "--quiet", "--log-format", "json"]).stderr;
+    let error: Value = serde_json::from_str(&stderr).unwrap();
+    assert_eq!(error["stderr"], "first \"words\"\n  last \\u001b[1mwords");
+    assert!(error["message"].as_str().unwrap().ends_with("exit status: 3"), "{error}");
+}
+
+#[test]
+fn stderr_of_a_program_is_logged_unless_it_is_a_terminal_or_passed_on_as_it_is() {
+    for args in [&["connect"][..], &["connect", "--stderr", "log"], &["call"]] {
+        let stderr = fails(args).stderr;
+        assert!(stderr.contains(" INFO first \"words\" child=sh pid="), "{stderr}");
+        assert!(
+            stderr.contains("\\u001b[1mwords child=sh") && stderr.ends_with(LAST_LINES),
+            "{stderr}"
+        );
+    }
+    for args in [&["connect", "-q"][..], &["call"], &["bridge", "stdio:"]] {
+        let stderr = fails(&[args, &["--stderr", "passthrough"]].concat()).stderr;
+        let error = stderr.strip_prefix("first \"words\"\n  last \u{1b}[1mwords\n").unwrap();
+        // The lines are not shown again.
+        assert!(error.ends_with("ended with exit status: 3\n"), "{stderr}");
+        assert_eq!(error.lines().count(), 1, "{stderr}");
+    }
+}
+
+#[test]
+fn lines_of_several_programs_have_their_names_in_front() {
+    let script = "echo begun >&2; read line; echo ended >&2";
+    let serve = Serve::start([&["--stderr", "passthrough"], &sh(script)[..]].concat());
+    let mut first = serve.client();
+    serve.program.wait_stderr("\nbegun\n");
+    let mut second = serve.client();
+    serve.program.wait_stderr("]: begun\n");
+    second.send("go on");
+    serve.program.wait_stderr("]: ended\n");
+    drop(second);
+    serve.wait_processes(1);
+    first.send("go on");
+    serve.program.wait_stderr("\nended\n");
+    let stderr = serve.stop().stderr;
+    let named = stderr.lines().filter(|line| line.starts_with("sh[")).count();
+    assert_eq!((named, stderr.matches("begun").count()), (2, 2), "{stderr}");
+}
+
+#[test]
+fn quiet_server_logs_failures_of_programs_with_their_last_lines_and_nothing_else() {
+    let serve = Serve::start([&["--quiet"], &sh(FAILS)[..]].concat());
+    let mut client = serve.client();
+    client.send("hello");
+    assert_eq!(client.rest(), b"");
+    serve.program.wait_stderr("words\u{20}line=1");
+    let stderr = serve.stop().stderr;
+    let lines: Vec<_> = stderr.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+    assert_eq!(lines.len(), 3, "{stderr}");
+    let failure = " WARN the line has ended: the child process ended with exit status: 3 line=1 ";
+    assert!(lines[0].starts_with(failure), "{stderr}");
+    let last =
+        [" WARN stderr: first \"words\" line=1", " WARN stderr:   last \\u001b[1mwords line=1"];
+    assert_eq!(lines[1..], last);
+}
+
+#[test]
+fn quiet_server_logs_that_its_program_is_restarted() {
+    let options = ["--quiet", "--restart", "on-failure"];
+    let serve = Serve::start([&options, &sh(FAILS)[..]].concat());
+    let mut client = serve.client();
+    client.send("hello");
+    serve.program.wait_stderr("restarting in 0 ms: the child process ended with exit status: 3");
+    let stderr = serve.stop().stderr;
+    assert!(!stderr.contains("INFO"), "{stderr}");
+}
+
+#[test]
+fn stderr_option_is_refused_where_no_program_is_started() {
+    for args in [&["connect", "unix:/nowhere"][..], &["call", "unix:/nowhere", "add"]] {
+        let finished = Program::run(tieline(args).args(["--stderr", "off"]), "");
+        assert_eq!((finished.code, &*finished.stdout), (Some(2), ""), "{finished:?}");
+        assert!(finished.stderr.contains("--stderr has no effect"), "{finished:?}");
+    }
 }

@@ -71,6 +71,14 @@ fn programs_have_no_controlling_terminal() {
 }
 
 #[test]
+fn stderr_of_a_program_is_passed_on_to_a_terminal_with_control_characters_escaped() {
+    let script = "printf \"say 'it'\\n\\033[1mbold\\n\" >&2; read -r line";
+    let exec = format!("exec:{}", serde_json::json!(["sh", "-c", script]));
+    let lines = at_a_terminal(&["bridge", "stdio:", &exec], &["bold"]);
+    assert_eq!(lines, ["say 'it'", "\\u001b[1mbold"]);
+}
+
+#[test]
 fn served_programs_lead_their_own_session() {
     let serve = Serve::start(sh(WHERE));
     let mut client = serve.client();

@@ -10,7 +10,7 @@ use tieline_link::{Link, LinkOptions, Recovery};
 use tieline_proto::RestartPolicy;
 use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{
-    BoxChannel, Channel, CloseReason, DynConnector, MemoryBudget, TransportError,
+    BoxChannel, Channel, ChildExit, CloseReason, DynConnector, MemoryBudget, TransportError,
 };
 
 use crate::bridged_line::BridgedLine;
@@ -117,6 +117,15 @@ impl BridgeEnd {
         }
     }
 
+    /// Returns how the program ended on the side that ended the line, if there is one.
+    pub fn child_exit(&self) -> Option<&ChildExit> {
+        match self {
+            Self::Far(reason) | Self::Near { near: reason, .. } | Self::Stopped(reason) => {
+                reason.child_exit()
+            }
+        }
+    }
+
     /// Returns what the user can do about the problem, if anything.
     pub fn hint(&self) -> Option<&str> {
         match self {
@@ -127,12 +136,19 @@ impl BridgeEnd {
     }
 }
 
+/// The alternate form (`{:#}`) leaves out what a program wrote to stderr.
 impl fmt::Display for BridgeEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Far(reason) => reason.fmt(f),
-            Self::Near { near, .. } => write!(f, "the client's side has ended: {near}"),
-            Self::Stopped(reason) => write!(f, "stopped; {reason}"),
+            Self::Near { near, .. } => {
+                f.write_str("the client's side has ended: ")?;
+                near.fmt(f)
+            }
+            Self::Stopped(reason) => {
+                f.write_str("stopped; ")?;
+                reason.fmt(f)
+            }
         }
     }
 }

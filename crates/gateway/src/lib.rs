@@ -42,7 +42,7 @@ pub use bridge::{Bridge, BridgeEnd, BridgeReport, bridge, bridge_supervised};
 pub use chaos::{Chaos, ChaosReport, Faults};
 pub use outbox::{Overflow, UnknownOverflow};
 pub use processes::{NotShareable, ProcessModel, Processes, ProgramsView, UnknownProcessModel};
-pub use serve::{Server, ServerReport};
+pub use serve::{PROGRAM_FAILURES, Server, ServerReport};
 pub use tap::{Tap, TapEnd};
 pub use tieline_link::LineState;
 pub use tieline_transport::Traffic;

@@ -33,6 +33,7 @@ pub struct Server {
     restart: RestartPolicy,
     account: Option<ProcessAccount>,
     programs: Option<Programs>,
+    logs_last_lines: bool,
     watch: ServerWatch,
 }
 
@@ -42,6 +43,9 @@ struct Entrance {
     /// Instead of that of the bridge.
     dialect: Option<Dialect>,
 }
+
+/// The target of log lines about programs that fail.
+pub const PROGRAM_FAILURES: &str = "tieline_gateway::programs";
 
 /// The totals of a [`Server`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,7 +73,16 @@ impl Server {
     pub fn new(max_connections: usize, bridge: Bridge) -> Self {
         let (entrances, restart) = (Vec::new(), RestartPolicy::Never);
         let watch = ServerWatch::default();
-        Self { entrances, max_connections, bridge, restart, account: None, programs: None, watch }
+        Self {
+            entrances,
+            max_connections,
+            bridge,
+            restart,
+            account: None,
+            programs: None,
+            logs_last_lines: false,
+            watch,
+        }
     }
 
     /// Returns a handle to observe the server.
@@ -82,6 +95,12 @@ impl Server {
     /// programs have exited or 2 s after the last line has ended.
     pub fn account(&mut self, account: ProcessAccount) {
         self.account = Some(account);
+    }
+
+    /// Sets whether the last lines of a failed program's stderr are logged with its failure; false by default,
+    /// because stderr is usually [logged](tieline_transport::ChildStderr::Log) as it arrives.
+    pub fn log_last_lines(&mut self, is_on: bool) {
+        self.logs_last_lines = is_on;
     }
 
     /// Sets when a far side is restarted while its client is connected, as in
@@ -125,14 +144,23 @@ impl Server {
     ///
     /// Dropping the future closes everything at once.
     pub async fn run(self, stop: impl Future<Output = ()>) -> ServerReport {
-        let Self { entrances, max_connections, bridge, restart, account, programs, watch } = self;
+        let Self {
+            entrances,
+            max_connections,
+            bridge,
+            restart,
+            account,
+            programs,
+            logs_last_lines,
+            watch,
+        } = self;
         let (arrived, mut arrivals) = mpsc::channel(entrances.len().max(1));
         let mut entrances: JoinSet<()> =
             entrances.into_iter().map(|entrance| accept(entrance, arrived.clone())).collect();
         drop(arrived);
         let (stopping, _) = watch::channel(false);
         let grace = bridge.grace;
-        let mut lines = Lines { watch, ..Lines::default() };
+        let mut lines = Lines { watch, logs_last_lines, ..Lines::default() };
         let mut turned_away = JoinSet::new();
         let mut stop = pin!(stop);
         loop {
@@ -251,6 +279,7 @@ struct Lines {
     last: u64,
     report: ServerReport,
     watch: ServerWatch,
+    logs_last_lines: bool,
 }
 
 impl Lines {
@@ -283,27 +312,36 @@ impl Lines {
                 self.report.lost += lost;
                 self.report.unread += unread;
                 self.report.restarted += restarted;
-                if end.is_clean() && unread == 0 {
-                    tracing::info!(
-                        line,
-                        to_far,
-                        to_near,
-                        lost,
-                        unread,
-                        restarted,
-                        "the line has ended: {end}"
-                    );
-                } else {
-                    self.report.failed += u64::from(!end.is_clean());
-                    tracing::warn!(
-                        line,
-                        to_far,
-                        to_near,
-                        lost,
-                        unread,
-                        restarted,
-                        "the line has ended: {end}"
-                    );
+                self.report.failed += u64::from(!end.is_clean());
+                let end_text = match self.logs_last_lines {
+                    true => format!("{end:#}"),
+                    false => end.to_string(),
+                };
+                macro_rules! log {
+                    ($level:ident, $target:expr) => {
+                        tracing::$level!(
+                            target: $target,
+                            line,
+                            to_far,
+                            to_near,
+                            lost,
+                            unread,
+                            restarted,
+                            "the line has ended: {end_text}"
+                        )
+                    };
+                }
+                match &end {
+                    BridgeEnd::Far(reason) if !reason.is_clean() => log!(warn, PROGRAM_FAILURES),
+                    end if end.is_clean() && unread == 0 => log!(info, module_path!()),
+                    _ => log!(warn, module_path!()),
+                }
+                if let (true, false, Some(exit)) =
+                    (self.logs_last_lines, end.is_clean(), end.child_exit())
+                {
+                    for text in exit.last_lines() {
+                        tracing::warn!(target: PROGRAM_FAILURES, line, "stderr: {text}");
+                    }
                 }
             }
             Ok((_, None)) => self.report.refused += 1,
@@ -344,7 +382,10 @@ async fn run(
     let permit = match breaker.acquire() {
         Ok(permit) => permit,
         Err(open) => {
-            tracing::warn!("client refused: the program keeps failing: {open}");
+            tracing::warn!(
+                target: PROGRAM_FAILURES,
+                "client refused: the program keeps failing: {open}"
+            );
             let why = format!("the program was not started because it keeps failing: {open}");
             let turned_away = turn_away(client, how.dialect, &why, CloseReason::Overrun);
             tokio::select! {

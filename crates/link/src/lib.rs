@@ -261,4 +261,5 @@ pub use session::{
     Commits, LineOptions, Session, SessionExits, SessionOptions, SessionReceiver, SessionSender,
     Sessions, connect_session, connector, listen,
 };
+pub use shared_link::RESTARTS;
 pub use state::{LineState, LineStates};

@@ -91,12 +91,19 @@ pub enum NotSent {
     Message(EncodeError),
 }
 
+/// The alternate form (`{:#}`) leaves out what a child process wrote to stderr.
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Remote(error) => error.fmt(f),
-            Self::NotSent(why) => write!(f, "not sent: {why}"),
-            Self::Unknown(reason) => write!(f, "sent, but no response arrived: {reason}"),
+            Self::NotSent(why) => {
+                f.write_str("not sent: ")?;
+                why.fmt(f)
+            }
+            Self::Unknown(reason) => {
+                f.write_str("sent, but no response arrived: ")?;
+                reason.fmt(f)
+            }
             Self::TimedOut(meanwhile) => write!(f, "no response arrived in time{meanwhile}"),
             Self::BadAnswer(_) => f.write_str("the result is not of the expected type"),
             Self::InvalidResponse { problem, received } => {
@@ -122,9 +129,15 @@ impl Error for CallError {
 impl fmt::Display for NotSent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Closed(reason) => write!(f, "the line has ended: {reason}"),
+            Self::Closed(reason) => {
+                f.write_str("the line has ended: ")?;
+                reason.fmt(f)
+            }
             Self::Closing => f.write_str("the line is closing"),
-            Self::Reset(cause) => write!(f, "the line was lost: {cause}"),
+            Self::Reset(cause) => {
+                f.write_str("the line was lost: ")?;
+                cause.fmt(f)
+            }
             Self::Away => f.write_str("not connected at the moment"),
             Self::Params(_) => f.write_str("the parameters cannot be sent"),
             Self::Message(_) => f.write_str("the message cannot be sent"),

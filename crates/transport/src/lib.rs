@@ -51,6 +51,7 @@
 mod account;
 mod budget;
 mod channel;
+mod child_stderr;
 mod close;
 mod connection;
 mod control;
@@ -97,6 +98,7 @@ pub use channel::{
     ReceiverExt, Refused, Reset, SendError, Sender, SenderExt, SharedSender, StallClock,
     WriteQueue,
 };
+pub use child_stderr::{ChildStderr, StderrLines, StderrSink};
 pub use close::{ChildExit, CloseReason, GivenUp, LostBy, NotPassedOn, NotRestored, SessionLost};
 pub use connection::{
     BoxConnection, Connection, ConnectionExt, IoConnection, ReadEnd, ReadHalf, WriteEnd, WriteHalf,

@@ -7,6 +7,7 @@ use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE, FramingKind};
 
 use crate::account::ProcessAccount;
 use crate::budget::MemoryBudget;
+use crate::child_stderr::ChildStderr;
 use crate::environment::Environment;
 use crate::error::ConfigError;
 use crate::guardian::Guardian;
@@ -52,6 +53,8 @@ pub struct Options {
     pub guardian: Option<Guardian>,
     /// Counts child processes and how they ended; none by default.
     pub account: Option<ProcessAccount>,
+    /// What happens to the output of child processes on stderr; logged by default.
+    pub stderr: ChildStderr,
 }
 
 impl Default for Options {
@@ -73,6 +76,7 @@ impl Default for Options {
             stop: StopTimeouts::default(),
             guardian: None,
             account: None,
+            stderr: ChildStderr::Log,
         }
     }
 }

@@ -7,13 +7,14 @@ use std::time::Duration;
 use clap::Args as Group;
 use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE};
 use tieline_transport::{
-    Address, ChannelConfig, Endpoint, Hold, MemoryBudget, Options, StopTimeouts,
+    Address, ChannelConfig, Endpoint, Hold, MemoryBudget, Options, ProcessAccount, StopTimeouts,
 };
 
+use super::logging::Logging;
 use super::memory::Memory;
 use super::system::System;
 use super::values::{message_size, stall_timeout};
-use crate::children;
+use crate::children::{self, StderrMode};
 use crate::report::Failure;
 use crate::signals::Signals;
 
@@ -28,8 +29,18 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(crate) fn options(&self) -> Options {
-        self.reach.options()
+    pub(crate) fn options(&self, logging: &Logging) -> Options {
+        self.reach.options(logging)
+    }
+
+    /// Returns what happens to programs' output on stderr.
+    pub(crate) fn stderr(&self, logging: &Logging) -> StderrMode {
+        self.reach.stderr(logging)
+    }
+
+    /// Returns the account of the programs that these options start.
+    pub(crate) fn account(&self) -> &ProcessAccount {
+        &self.reach.account
     }
 
     /// Returns the memory budget that all lines share.
@@ -78,13 +89,27 @@ pub(crate) struct Reach {
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = stall_timeout)]
     #[arg(hide_short_help = true)]
     pub(crate) program_stall_timeout: Duration,
+    /// Pass on what programs write to stderr (passthrough), log it (log), or discard it (off)
+    /// [default: passthrough on a terminal, log elsewhere, off with --quiet]
+    ///
+    /// passthrough writes it to tieline's stderr line by line, with the program's name and process ID in front while
+    /// several programs run. On a terminal, control characters are escaped. log writes a log line for each line, at
+    /// most 100 per second. If a program fails, the error contains its last lines in any case.
+    #[arg(long, value_name = "MODE", hide_possible_values = true)]
+    stderr: Option<StderrMode>,
     #[command(flatten)]
     memory: Memory,
     #[command(flatten)]
     system: System,
+    #[arg(skip)]
+    account: ProcessAccount,
 }
 
 impl Reach {
+    pub(crate) fn stderr(&self, logging: &Logging) -> StderrMode {
+        self.stderr.unwrap_or_else(|| logging.usual_stderr_mode())
+    }
+
     fn hold(&self) -> Hold {
         self.system.hold()
     }
@@ -94,17 +119,21 @@ impl Reach {
         signals.end_with(self.system.with_parent())
     }
 
-    /// Refuses `--isolate` when no program is started.
+    /// Refuses `--isolate` and `--stderr` when no program is started.
     pub(crate) fn for_programs_at(&self, endpoints: &[&Endpoint]) -> Result<(), Failure> {
         let starts = endpoints.iter().any(|it| matches!(it.address(), Address::Exec(_)));
         if self.hold() == Hold::Isolated && !starts {
             let why = "--isolate has no effect: it needs an exec: endpoint, and there is none";
             return Err(Failure::Usage(why.into()));
         }
+        if self.stderr.is_some() && !starts {
+            let why = "--stderr has no effect: it needs an exec: endpoint, and there is none";
+            return Err(Failure::Usage(why.into()));
+        }
         Ok(())
     }
 
-    pub(crate) fn options(&self) -> Options {
+    pub(crate) fn options(&self, logging: &Logging) -> Options {
         let mut options = Options {
             channel: ChannelConfig {
                 max_message: self.max_message,
@@ -114,6 +143,8 @@ impl Reach {
             },
             memory: Some(self.memory.budget()),
             guardian: Some(children::guardian().with_hold(self.hold())),
+            account: Some(self.account.clone()),
+            stderr: children::stderr(self.stderr(logging), &self.account),
             stop: StopTimeouts { terminate: self.system.stop_timeout, ..StopTimeouts::default() },
             ..children::options()
         };

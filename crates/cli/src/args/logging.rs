@@ -1,7 +1,10 @@
 //! Logging options.
 
+use std::io::IsTerminal;
+
 use clap::Args as Group;
 
+use crate::children::StderrMode;
 use crate::report::LogFormat;
 
 #[derive(Group)]
@@ -10,7 +13,7 @@ pub(crate) struct Logging {
     /// Log more: -v for debug messages, -vv for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
-    /// Log errors only
+    /// Log errors and failures of programs only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
     /// Format of log lines: text or json
@@ -24,6 +27,16 @@ impl Logging {
     /// Returns whether only log lines may go to stderr: no hints, no start-up text.
     pub(crate) fn is_quiet(&self) -> bool {
         self.quiet || self.log_format == LogFormat::Json
+    }
+
+    /// Returns what happens to programs' output on stderr without an option.
+    pub(crate) fn usual_stderr_mode(&self) -> StderrMode {
+        match self.log_format {
+            _ if self.quiet => StderrMode::Off,
+            LogFormat::Text if std::io::stderr().is_terminal() => StderrMode::Passthrough,
+            // In a service's log, each line shows its time and its program.
+            _ => StderrMode::Log,
+        }
     }
 
     pub(crate) fn level(&self) -> tracing::Level {

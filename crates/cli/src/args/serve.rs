@@ -12,6 +12,7 @@ use tieline_transport::{Endpoint, Environment, Options};
 
 use super::endpoint::listener;
 use super::line::Line;
+use super::logging::Logging;
 use super::processes::ProcessModels;
 use super::system::Sockets;
 use super::values::{
@@ -132,8 +133,8 @@ struct Variables {
 
 impl Serve {
     /// Returns the options for listening.
-    pub(crate) fn listen_options(&self) -> Result<Options, Failure> {
-        let mut options = self.line.options();
+    pub(crate) fn listen_options(&self, logging: &Logging) -> Result<Options, Failure> {
+        let mut options = self.line.options(logging);
         // A name is that of a socket.
         let has_socket =
             self.name.is_some() || self.listen.is_empty() || self.listen.iter().any(is_unix_socket);

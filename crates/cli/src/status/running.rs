@@ -23,6 +23,7 @@ pub(crate) async fn not_running(name: &Name, why: &str) -> Failure {
     let hint = [other_meaning(name), start(name), running().await];
     Failure::Other {
         sentence,
+        stderr: Vec::new(),
         hint: Some(hint.into_iter().flatten().collect::<Vec<_>>().join("; ")),
     }
 }
@@ -41,6 +42,7 @@ pub(crate) async fn in_use(name: &Name) -> Failure {
     };
     Failure::Other {
         sentence: format!("cannot listen on {endpoint}: the name `{name}` is in use by {process}"),
+        stderr: Vec::new(),
         hint: Some("stop that process, or use another name".into()),
     }
 }

@@ -15,6 +15,7 @@ use tieline_transport::{
     PeerIdentity, Principal, Sender, Traffic,
 };
 
+pub use self::receiving::RESTARTS;
 pub(crate) use self::receiving::Receiving;
 
 pub(crate) struct SharedLink {

@@ -16,6 +16,9 @@ use super::SharedLink;
 use crate::recovery::{Decider, Next, WELL_AFTER};
 use crate::state::LineState;
 
+/// The target of log lines about child processes that ended and are restarted.
+pub const RESTARTS: &str = "tieline_link::restarts";
+
 /// The incoming half of the current line, or the attempt to connect the next one.
 pub(crate) struct Receiving {
     stage: Stage,
@@ -160,7 +163,13 @@ impl Receiving {
                         tracing::info!(%endpoint, "a session has lost its connection: {cause}");
                     }
                     false => {
-                        tracing::warn!(%endpoint, "{what} in {} ms: {cause}", after.as_millis());
+                        let after = after.as_millis();
+                        match is_child {
+                            true => {
+                                tracing::warn!(target: RESTARTS, %endpoint, "{what} in {after} ms: {cause}");
+                            }
+                            false => tracing::warn!(%endpoint, "{what} in {after} ms: {cause}"),
+                        }
                     }
                 }
                 // If lines end as soon as they are connected, the timer lets other tasks run in between.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tieline_proto::ByteSize;
 
 use crate::account::ProcessAccount;
+use crate::child_stderr::ChildStderr;
 use crate::endpoint::Endpoint;
 use crate::environment::Environment;
 use crate::error::ConfigError;
@@ -35,6 +36,8 @@ pub struct ProcessConfig {
     pub guardian: Option<Guardian>,
     /// Counts the child and how it ended.
     pub account: Option<ProcessAccount>,
+    /// What happens to its output on stderr; logged by default.
+    pub stderr: ChildStderr,
 }
 
 impl fmt::Debug for ProcessConfig {
@@ -46,6 +49,7 @@ impl fmt::Debug for ProcessConfig {
             .field("stop", &self.stop)
             .field("guardian", &self.guardian)
             .field("account", &self.account)
+            .field("stderr", &self.stderr)
             .finish()
     }
 }
@@ -61,6 +65,7 @@ impl ProcessConfig {
             stop: StopTimeouts::default(),
             guardian: None,
             account: None,
+            stderr: ChildStderr::Log,
         }
     }
 

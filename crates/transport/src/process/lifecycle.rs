@@ -18,6 +18,7 @@ use super::held::{self, Held};
 use super::stderr::Stderr;
 use super::unread::Unread;
 use crate::account::ProcessAccount;
+use crate::child_stderr::ChildStderr;
 use crate::close::ChildExit;
 use crate::control::{Backing, BoxFuture};
 use crate::info::Health;
@@ -81,6 +82,7 @@ struct Life {
     is_stopped: AtomicBool,
     stops: WarnThrottle,
     stderr: Stderr,
+    stderr_mode: ChildStderr,
     stop: StopTimeouts,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -111,6 +113,7 @@ impl Lifecycle {
                 tracing::warn!(pid, count, "the program was stopped more times by signals");
             }),
             stderr: Stderr::default(),
+            stderr_mode: config.stderr.clone(),
             stop: config.stop,
             tasks: Mutex::new(Vec::new()),
         })))
@@ -148,7 +151,8 @@ impl Lifecycle {
             }
             None => return Ok(()),
         };
-        let drain = self.0.stderr.drain(stderr, self.0.name.clone(), self.0.pid);
+        let mode = self.0.stderr_mode.clone();
+        let drain = self.0.stderr.drain(stderr, mode, self.0.name.clone(), self.0.pid);
         let life = self.0.clone();
         let wait = tokio::spawn(async move {
             if life.exited(ended.await) {

@@ -91,6 +91,7 @@ impl Transport for Process {
             stop: options.stop,
             guardian: options.guardian.clone(),
             account: options.account.clone(),
+            stderr: options.stderr.clone(),
             ..ProcessConfig::new(program).with_args(args)
         })
     }

@@ -1,5 +1,5 @@
 //! A child's stderr. It is always read, so that the child never blocks on it. Its end is kept for the
-//! close reason, and its lines are logged at a limited rate.
+//! close reason, and its lines are logged at a limited rate, passed on, or discarded.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -12,11 +12,16 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use crate::child_stderr::{ChildStderr, StderrLines, StderrSink};
+
 /// How many bytes of the end are kept.
 const TAIL: usize = 64 * 1024;
 
 /// Longer lines of stderr are not logged.
 const LONGEST_LINE: ByteSize = ByteSize::kib(8);
+
+/// Longer lines are divided when they are passed on.
+const LONGEST_PASSED: usize = 64 * 1024;
 
 /// The maximum number of lines logged per second.
 const LINES_A_SECOND: u32 = 100;
@@ -52,23 +57,23 @@ impl Stderr {
     pub(crate) fn drain<R: AsyncRead + Send + Unpin>(
         &self,
         mut pipe: R,
+        mode: ChildStderr,
         name: String,
         pid: u32,
     ) -> impl Future<Output = ()> + Send + use<R> {
         let this = self.clone();
         async move {
-            let mut log = LineLog::new(name, pid);
-            let mut lines = Lines::new(LONGEST_LINE);
+            let mut output = Output::of(mode, name, pid);
             let mut buffer = BytesMut::with_capacity(8 * 1024);
             loop {
                 let kept = buffer.len();
                 let read = pipe.read_buf(&mut buffer);
-                let read = match log.announces_at() {
+                let read = match output.announces_at() {
                     None => read.await,
                     Some(at) => match timeout_at(at, read).await {
                         Ok(read) => read,
                         Err(_) => {
-                            log.say_suppressed();
+                            output.announce();
                             continue;
                         }
                     },
@@ -77,14 +82,10 @@ impl Stderr {
                     Ok(1..) => this.keep(buffer.get(kept..).unwrap_or_default()),
                     Ok(0) | Err(_) => break,
                 }
-                while let Ok(Some(frame)) = lines.decode(&mut buffer) {
-                    log.frame(&frame);
-                }
+                output.take(&mut buffer);
             }
-            if let Ending::Unterminated(line) = lines.finish(&mut buffer) {
-                log.frame(&Frame::Message(line));
-            }
-            drop(log);
+            output.finish(&mut buffer);
+            drop(output);
             this.finished.send_replace(true);
         }
     }
@@ -96,6 +97,81 @@ impl Stderr {
         let dropped = excess.min(tail.len());
         tail.drain(..dropped);
         tail.extend(fresh);
+    }
+}
+
+/// Where the output goes.
+enum Output {
+    Log(LineLog, Lines),
+    Discard,
+    PassOn { sink: StderrSink, program: String, pid: u32 },
+}
+
+impl Output {
+    fn of(mode: ChildStderr, program: String, pid: u32) -> Self {
+        match mode {
+            ChildStderr::Log => Self::Log(LineLog::new(program, pid), Lines::new(LONGEST_LINE)),
+            ChildStderr::Discard => Self::Discard,
+            ChildStderr::PassOn(sink) => Self::PassOn { sink, program, pid },
+        }
+    }
+
+    /// Takes the whole lines from the buffer.
+    fn take(&mut self, buffer: &mut BytesMut) {
+        match self {
+            Self::Log(log, lines) => {
+                while let Ok(Some(frame)) = lines.decode(buffer) {
+                    log.frame(&frame);
+                }
+            }
+            Self::Discard => buffer.clear(),
+            Self::PassOn { .. } => {
+                if let Some(last) = buffer.iter().rposition(|byte| *byte == b'\n') {
+                    let text = buffer.split_to(last + 1);
+                    self.pass_on(&text);
+                }
+                if buffer.len() >= LONGEST_PASSED {
+                    self.finish(buffer);
+                }
+            }
+        }
+    }
+
+    /// Takes what is left: a line without a newline.
+    fn finish(&mut self, buffer: &mut BytesMut) {
+        match self {
+            Self::Log(log, lines) => {
+                if let Ending::Unterminated(line) = lines.finish(buffer) {
+                    log.frame(&Frame::Message(line));
+                }
+            }
+            Self::PassOn { .. } if !buffer.is_empty() => {
+                buffer.extend_from_slice(b"\n");
+                let text = buffer.split();
+                self.pass_on(&text);
+            }
+            Self::Discard | Self::PassOn { .. } => buffer.clear(),
+        }
+    }
+
+    fn pass_on(&self, text: &[u8]) {
+        if let Self::PassOn { sink, program, pid } = self {
+            sink.write(StderrLines { program, pid: *pid, text });
+        }
+    }
+
+    /// Returns when [`announce`](Self::announce) has to be called, if it has to.
+    fn announces_at(&self) -> Option<Instant> {
+        match self {
+            Self::Log(log, _) => log.announces_at(),
+            _ => None,
+        }
+    }
+
+    fn announce(&mut self) {
+        if let Self::Log(log, _) = self {
+            log.say_suppressed();
+        }
     }
 }
 
@@ -182,6 +258,47 @@ mod tests {
         assert!(tail.ends_with(b"xz"));
         stderr.keep(&[b'w'; 3 * TAIL]);
         assert_eq!(stderr.tail(), vec![b'w'; TAIL]);
+    }
+
+    /// Writes these parts to a pipe one after the other, and returns what was passed on for each.
+    async fn passed_on(parts: &[&[u8]]) -> Vec<Vec<u8>> {
+        let passed: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+        let sink = passed.clone();
+        let sink = StderrSink::new(move |lines| {
+            assert_eq!((lines.program, lines.pid), ("child", 7));
+            sink.lock().unwrap().push(lines.text.to_vec());
+        });
+        let (mut writer, reader) = tokio::io::duplex(256 * 1024);
+        let stderr = Stderr::default();
+        let draining =
+            tokio::spawn(stderr.drain(reader, ChildStderr::PassOn(sink), "child".into(), 7));
+        for part in parts {
+            tokio::io::AsyncWriteExt::write_all(&mut writer, part).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        drop(writer);
+        draining.await.unwrap();
+        assert!(parts.concat().ends_with(&stderr.tail()));
+        passed.lock().unwrap().clone()
+    }
+
+    #[tokio::test]
+    async fn output_is_passed_on_in_whole_lines_as_it_arrives() {
+        let parts: &[&[u8]] = &[b"one\r\ntw", b"o\n\n\x1b[1mthr", b"", b"ee\xff"];
+        let passed = passed_on(parts).await;
+        assert_eq!(passed.concat(), b"one\r\ntwo\n\n\x1b[1mthree\xff\n");
+        assert!(passed.iter().all(|text| text.ends_with(b"\n")), "{passed:?}");
+        assert!(passed_on(&[]).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn long_lines_are_divided_and_nothing_is_lost() {
+        let line = vec![b'x'; 3 * LONGEST_PASSED + 1];
+        let passed = passed_on(&[&line, b"\nend"]).await.concat();
+        assert!(passed.ends_with(b"\nend\n"));
+        assert_eq!(passed.iter().filter(|byte| **byte == b'x').count(), line.len());
+        let longest = passed.split(|byte| *byte == b'\n').map(<[u8]>::len).max();
+        assert!(longest <= Some(2 * LONGEST_PASSED), "{longest:?}");
     }
 
     #[test]
