@@ -9,6 +9,7 @@ mod debian;
 mod fixtures;
 mod harness;
 mod macos;
+mod man;
 mod needs;
 mod processes;
 mod test;
@@ -31,6 +32,7 @@ Commands:
   bench        run the benchmarks and write bench/RESULTS.md
   conformance  run the MCP conformance suite against `tieline serve`
   tidy         check format, lints, docs and the project's own rules
+  man          make the manual pages and completion scripts
   macos        type-check the workspace for macOS
   windows      build the workspace for Windows and run its tests under Wine
 
@@ -64,6 +66,7 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
         "bench" => bench::run(args),
         "conformance" => conformance::run(args),
         "tidy" => tidy::run(args),
+        "man" => man::run(args),
         "macos" => macos::run(args),
         "windows" => windows::run(args),
         "help" | "--help" | "-h" => {

@@ -30,6 +30,7 @@ const FOR_TESTS: &[Program] = &[
     program("curl", &["curl", "--version"], &["curl"]),
     // In a directory that is only in the PATH of root.
     program("nginx", &["sh", "-c", "PATH=$PATH:/usr/sbin nginx -v"], &["nginx-light"]),
+    program("groff", &["groff", "--version"], &["groff-base"]),
     program("socat", &["socat", "-V"], &["socat"]),
     program("python3", &["python3", "--version"], &["python3"]),
     program("python3 venv", &["python3", "-c", "import ensurepip, venv"], &["python3-venv"]),

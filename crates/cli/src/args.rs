@@ -12,6 +12,7 @@ mod line;
 mod logging;
 mod memory;
 mod processes;
+mod renamed;
 mod serve;
 mod status;
 #[cfg_attr(windows, path = "args/windows.rs")]
@@ -21,7 +22,7 @@ mod values;
 mod web;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use tieline_transport::redact;
 
@@ -130,10 +131,22 @@ Examples:
   echo '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"add\",\"params\":[2,3]}' | tieline demo-agent
   tieline connect 'exec:tieline demo-agent'")]
     DemoAgent,
+    /// Write the manual pages, one for each command, into a directory
+    ///
+    /// Prints the name of each page, which replaces a file of that name.
+    #[command(after_help = "\
+Examples:
+  mkdir -p ~/.local/share/man/man1 && tieline man ~/.local/share/man/man1
+  man tieline-serve")]
+    Man {
+        /// Directory for the pages
+        directory: std::path::PathBuf,
+    },
     /// Print a completion script for a shell
     #[command(after_help = "\
 Examples:
   tieline completions bash > ~/.local/share/bash-completion/completions/tieline
+  tieline completions zsh > ~/.zfunc/_tieline              (~/.zfunc must be in fpath)
   tieline completions fish > ~/.config/fish/completions/tieline.fish")]
     Completions {
         /// Name of the shell
@@ -145,6 +158,14 @@ impl Args {
     /// Parses the command line; on a usage error, prints it and exits.
     pub(crate) fn parse_or_exit() -> Self {
         Self::try_parse().unwrap_or_else(|error| with_tip(without_secrets(error)).exit())
+    }
+}
+
+/// Logs a warning for each option that was given by its old name.
+pub(crate) fn warn_of_old_names() {
+    let typed: Vec<_> = std::env::args_os().collect();
+    for warning in renamed::warnings(&Args::command(), &typed) {
+        tracing::warn!("{warning}");
     }
 }
 
@@ -210,7 +231,6 @@ fn tip(word: &str, usage: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn command_line_definition_is_consistent() {

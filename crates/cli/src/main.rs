@@ -13,6 +13,7 @@ mod doctor;
 mod limits;
 mod logging;
 mod lookup;
+mod man;
 mod mcp;
 mod memory;
 mod names;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
     }
     let args = Args::parse_or_exit();
     logging::start(&args.logging);
+    args::warn_of_old_names();
     adopt_orphans();
     let format = args.logging.log_format;
     let status = match run(args) {
@@ -131,6 +133,11 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Chaos(chaos) => runtime.block_on(chaos::run(chaos)),
         Command::Doctor(doctor) => doctor::run(doctor),
         Command::DemoAgent => runtime.block_on(demo::run()),
+        Command::Man { directory } => {
+            let mut pages = man::write(Args::command(), &directory)?.join("\n");
+            pages.push('\n');
+            Ok(std::io::stdout().write_all(pages.as_bytes())?)
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "tieline", &mut script);

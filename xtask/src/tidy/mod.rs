@@ -1,4 +1,4 @@
-//! `cargo xtask tidy`: all checks of the checkout that do not run the program.
+//! `cargo xtask tidy`: all checks of the checkout except its tests.
 //!
 //! Each check is a function from the checkout to findings. All checks run, even if an earlier one found
 //! something, so that one run shows all findings.
@@ -16,10 +16,10 @@ mod words;
 use std::fmt;
 
 use crate::workspace::Workspace;
-use crate::{Failure, failed, is_ci, usage, wants_help};
+use crate::{Failure, failed, is_ci, man, usage, wants_help};
 
 const HELP: &str = "\
-Run all checks that do not run the program.
+Run all checks except the tests.
 
 Usage: cargo xtask tidy [--install] [CHECK...]
 
@@ -34,6 +34,7 @@ Usage: cargo xtask tidy [--install] [CHECK...]
   msrv     the published crates build with the oldest Rust that they declare; a note if it is missing
   package  every crate can be packaged for publication
   deny     dependencies come from crates.io and have licenses of deny.toml; also cargo-deny, if installed
+  man      manual pages and completion scripts can be made (`cargo xtask man`)
   arrows   dependencies between the crates point down (ARCHITECTURE.md)
   sans-io  the protocol crate depends on no runtime (clippy finds sockets, files, clocks and threads)
   unused   every dependency is used in the sources it is declared for
@@ -44,7 +45,7 @@ Usage: cargo xtask tidy [--install] [CHECK...]
 Each finding is one line: where, what, and what to do. Notes do not fail.";
 
 /// A problem to fix, or a note.
-struct Finding {
+pub(crate) struct Finding {
     place: String,
     what: String,
     remedy: String,
@@ -52,7 +53,7 @@ struct Finding {
 }
 
 impl Finding {
-    fn new(
+    pub(crate) fn new(
         place: impl fmt::Display,
         what: impl Into<String>,
         remedy: impl Into<String>,
@@ -91,6 +92,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("deny", deny::check),
     ("docs", compiler::docs),
     ("package", compiler::package),
+    ("man", man::check),
 ];
 
 pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
