@@ -112,7 +112,7 @@ impl HttpServer {
     ///
     /// # Errors
     /// The configuration is out of bounds, TLS cannot be set up from its files, the address is in use, or
-    /// [`Unauthenticated`](ErrorKind::Unauthenticated): the server would be reachable from other machines
+    /// [`Unauthenticated`](tieline_transport::ErrorKind::Unauthenticated): the server would be reachable from other machines
     /// without a token and TLS.
     pub async fn listen(
         mut config: ServerConfig,
