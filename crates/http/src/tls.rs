@@ -85,7 +85,7 @@ pub struct ClientTls {
     pub extra_roots: Option<PathBuf>,
     /// The client certificate, for servers that ask for one.
     pub identity: Option<ClientIdentity>,
-    /// Accepts every certificate, whoever issued it and for whichever name: anyone on the network path can
+    /// Accepts every certificate, of any issuer and for any name: an attacker on the network path can
     /// pretend to be the server, read everything, and change it. Each client that is created with this logs a
     /// warning. It excludes [`extra_roots`](Self::extra_roots). False by default.
     pub accept_any_certificate: bool,

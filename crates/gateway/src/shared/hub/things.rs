@@ -84,10 +84,10 @@ impl Hub {
         let client = reply.client;
         match self.things.0.get_mut(&name) {
             Some(opened) if opened.result.is_none() => {
-                if self.begin_wait(&reply, &request)
-                    && let Some(opened) = self.things.0.get_mut(&name)
-                {
-                    opened.waiting.push_back((reply, request));
+                if self.begin_wait(&reply, &request) {
+                    if let Some(opened) = self.things.0.get_mut(&name) {
+                        opened.waiting.push_back((reply, request));
+                    }
                 }
             }
             Some(opened) if closes => {
@@ -196,10 +196,10 @@ impl Hub {
             let place = opened.waiting.iter().position(is_it)?;
             opened.waiting.remove(place)
         });
-        if let Some((reply, request)) = found
-            && self.end_wait(&reply, &request)
-        {
-            self.no_reply(&reply);
+        if let Some((reply, request)) = found {
+            if self.end_wait(&reply, &request) {
+                self.no_reply(&reply);
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 //! | `inbound` | what waits for the consumer |
 //! | `reading` | who reads the connection |
 //! | `liveness` | the heartbeat of the connection |
-//! | `progress` | timed messages, and connections lost in vain |
+//! | `progress` | timed messages, and connections lost without progress |
 //! | `renewal` | the replacement of a lost session |
 //! | `ending` | the ends of both directions and of the session |
 //! | `wakers` | the tasks to wake |

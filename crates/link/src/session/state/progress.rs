@@ -1,5 +1,5 @@
 //! Whether a session gets on: what both ends have received, how long that takes, and connections that were
-//! lost in vain.
+//! lost without progress.
 
 use std::time::Duration;
 
