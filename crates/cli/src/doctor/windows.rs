@@ -1,6 +1,6 @@
 //! Checks on Windows.
 
-use tieline_transport::{Acceptor, Address, Endpoint, Options, Registry, TransportError};
+use tieline_transport::{Address, Endpoint, Options, Registry, TransportError};
 use tokio::time::timeout;
 
 use super::{Finding, LIMIT};
@@ -18,8 +18,8 @@ pub(super) async fn lines() -> Vec<Finding> {
     let connecting = async {
         let (registry, options) = (Registry::new(), Options::default());
         let mut acceptor = registry.listen(&endpoint, &options).await?;
-        let (client, server) =
-            tokio::join!(registry.connect(&endpoint, &options), Acceptor::accept(&mut acceptor));
+        let connected = registry.connect(&endpoint, &options);
+        let (client, server) = tokio::join!(connected, acceptor.accept());
         client.and(server).map(drop)
     };
     let connected: Result<Result<(), TransportError>, _> = timeout(LIMIT, connecting).await;

@@ -84,7 +84,10 @@ fn run(tasks: &Receiver<Task>) {
             }
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        for one in dying.extract_if(.., |it| it.job.active().unwrap_or(0) == 0) {
+        let is_over = |it: &Dying| it.job.active().unwrap_or(0) == 0;
+        let (over, rest): (Vec<_>, Vec<_>) = dying.into_iter().partition(is_over);
+        dying = rest;
+        for one in over {
             // A job that cannot be queried is not waited for.
             let left = one.job.active().is_some().then_some(one.left);
             one.over(left);
