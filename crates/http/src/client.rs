@@ -13,7 +13,6 @@ use tieline_transport::{
 };
 
 use crate::address::WebAddress;
-use crate::channel::{Content, Made, WebChannel, WebSocketConfig};
 use crate::client_config::ClientConfig;
 use crate::credentials::unsendable;
 use crate::dial_error::{gone, no_session};
@@ -23,6 +22,7 @@ use crate::handshake::{HALF_CLOSE, RESUMABLE, accept, has_word, key, one};
 use crate::subprotocol::Subprotocol;
 use crate::switch::{Empty, switch};
 use crate::tls::Trust;
+use crate::websocket::{Content, Made, WebChannel, WebSocketConfig};
 
 /// Registers `ws:`, `wss:` and `ws-unix:` for WebSockets, and `http:`, `https:` and `http-unix:` for events and
 /// POSTs, all with `config`.

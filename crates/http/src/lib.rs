@@ -45,7 +45,6 @@
 //! ```
 
 mod address;
-mod channel;
 mod client;
 mod client_config;
 mod credentials;
@@ -65,9 +64,9 @@ mod switch;
 mod task;
 mod tls;
 mod token;
+mod websocket;
 
 pub use address::{Place, WebAddress};
-pub use channel::{WebChannel, WebReceiver, WebSender, WebSocketConfig};
 pub use client::{connect, register};
 pub use client_config::ClientConfig;
 pub use events::{EventChannel, EventReceiver, EventSender};
@@ -82,3 +81,4 @@ pub use server::{
 pub use subprotocol::Subprotocol;
 pub use tls::{ClientIdentity, ClientTls, ServerTls, system_roots};
 pub use token::Token;
+pub use websocket::{WebChannel, WebReceiver, WebSender, WebSocketConfig};

@@ -15,7 +15,7 @@ use tieline_transport::{
 
 use super::backend::ChannelBackend;
 use super::queues::{Counts, QueuesState, SharedQueues, length_of, register, wake};
-use crate::channel::close_for;
+use crate::websocket::close_for;
 
 /// The parameters of a new channel.
 pub(crate) struct ChannelParams {

@@ -26,7 +26,6 @@ use super::posting::{FullBody, PostBody, PostClient};
 use super::reference::resolve;
 use super::{BINARY, END, ENDPOINT, EVENT_STREAM, HALF_CLOSE, PROTOCOL, YES};
 use crate::address::WebAddress;
-use crate::channel::reason_of;
 use crate::credentials::unsendable;
 use crate::dial_error::{gone, lost, no_session};
 use crate::dialer::{Client, Dialer};
@@ -35,6 +34,7 @@ use crate::handshake::{PLAIN, RESUMABLE};
 use crate::stream::Hyper;
 use crate::switch::MAX_HEADERS;
 use crate::task::Task;
+use crate::websocket::reason_of;
 
 /// A tieline server that is silent for this long is gone: it sends a comment every 15 s.
 const SILENCE: Duration = Duration::from_secs(40);

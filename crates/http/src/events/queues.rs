@@ -14,8 +14,8 @@ use tieline_transport::{
 };
 
 use super::stream::Progress;
-use crate::channel::close_for;
 use crate::lock::lock;
+use crate::websocket::close_for;
 
 /// What each message costs in addition to its bytes, so that empty messages are bounded, too.
 const EACH: usize = 64;

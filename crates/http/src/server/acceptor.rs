@@ -7,8 +7,8 @@ use tieline_transport::{
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use crate::channel::WebChannel;
 use crate::events::EventChannel;
+use crate::websocket::WebChannel;
 
 /// Yields the lines of an [`HttpServer`](super::HttpServer). Dropping it refuses further ones, and
 /// those that were not accepted yet.

@@ -11,11 +11,11 @@ use tieline_transport::{
 use super::added::Route;
 use super::routes::Routes;
 use crate::address::{Place, WebAddress, authority_of};
-use crate::channel::WebSocketConfig;
 use crate::public_url::PublicUrl;
 use crate::subprotocol::Subprotocol;
 use crate::tls::ServerTls;
 use crate::token::Token;
+use crate::websocket::WebSocketConfig;
 
 /// The configuration of an HTTP server. The defaults are safe; anything weaker has to be set explicitly.
 #[derive(Clone, Debug)]

@@ -57,10 +57,10 @@ use self::limiter::ConnectionLimiter;
 use self::listen::{Socket, endpoint_of, keep};
 use self::routes::Routes;
 use crate::address::Place;
-use crate::channel::{Shared, WebSocketConfig};
 use crate::lock::lock;
 use crate::public_url::PublicUrl;
 use crate::subprotocol::Subprotocol;
+use crate::websocket::{SharedSocket, WebSocketConfig};
 
 /// A listening HTTP server. Dropping it stops listening and ends the event streams; open WebSockets go on.
 pub struct HttpServer {
@@ -96,7 +96,7 @@ struct Server {
     /// Knows how the programs of sessions ended.
     exits: Mutex<Option<Arc<Exits>>>,
     /// The open WebSockets, by the ids of their connection permits.
-    present: Mutex<HashMap<u64, Weak<Shared>>>,
+    present: Mutex<HashMap<u64, Weak<SharedSocket>>>,
     /// True once the server shuts down.
     closing: watch::Sender<bool>,
 }
@@ -292,14 +292,14 @@ impl Server {
 
     /// Adds a WebSocket to the open ones. Returns false if the server is closing, and so has not told it.
     #[must_use]
-    fn present(&self, id: u64, shared: &Arc<Shared>) -> bool {
+    fn present(&self, id: u64, shared: &Arc<SharedSocket>) -> bool {
         let mut present = lock(&self.present);
         present.insert(id, Arc::downgrade(shared));
         !*self.closing.borrow()
     }
 
     /// Marks the server as closing and returns the WebSockets that are open until then.
-    fn begin_closing(&self) -> Vec<Arc<Shared>> {
+    fn begin_closing(&self) -> Vec<Arc<SharedSocket>> {
         let present = lock(&self.present);
         self.closing.send_replace(true);
         present.values().filter_map(Weak::upgrade).collect()

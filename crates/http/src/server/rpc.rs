@@ -24,8 +24,8 @@ use super::count::count;
 use super::events::open_call;
 use super::exits;
 use super::route::busy;
-use crate::channel::failed;
 use crate::events::{ChannelBackend, Outward};
+use crate::websocket::failed;
 
 /// The path of calls by a POST of their own.
 pub(super) const RPC_PATH: &str = "/rpc";

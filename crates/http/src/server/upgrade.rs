@@ -19,9 +19,9 @@ use super::body::{Body, Inbound, line};
 use super::count::count;
 use super::route::{ConnectionContext, busy};
 use super::{Server, WebLine};
-use crate::channel::{Content, Made, WebChannel};
 use crate::handshake::{HALF_CLOSE, PLAIN, RESUMABLE, TOKEN_PREFIX, accept, has_word, is_key};
 use crate::stream::Hyper;
+use crate::websocket::{Content, Made, WebChannel};
 
 /// How long writing the 101 response may take.
 const SWITCHING: Duration = Duration::from_secs(10);

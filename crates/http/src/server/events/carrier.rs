@@ -15,12 +15,12 @@ use super::QUIET;
 use super::plain::until;
 use super::session::Session;
 use super::table::Stream;
-use crate::channel::{close_for, failed, going_away};
 use crate::events::message::{event, last as last_event};
 use crate::events::stream::BodyWriter;
 use crate::events::{ChannelBackend, Outward};
 use crate::server::Server;
 use crate::server::exits::failure_of;
+use crate::websocket::{close_for, failed, going_away};
 
 /// How long a disconnected client may reconnect for the last event.
 const LINGER: Duration = Duration::from_secs(30);
@@ -104,10 +104,10 @@ impl Carrier<'_> {
                     let mut next = Some(frame);
                     while let Some(frame) = next {
                         match self.handle(frame, reader.as_mut()) {
-                            Heard::Nothing => {}
-                            Heard::Over => return Ended::Over,
-                            Heard::Overtaken => return Ended::Overtaken,
-                            Heard::End => {
+                            FrameOutcome::Nothing => {}
+                            FrameOutcome::Over => return Ended::Over,
+                            FrameOutcome::Overtaken => return Ended::Overtaken,
+                            FrameOutcome::End => {
                                 reader = None;
                                 linger_until = Some(Instant::now() + LINGER);
                             }
@@ -180,10 +180,10 @@ impl Carrier<'_> {
     }
 
     /// Handles a frame of the session.
-    fn handle(&self, frame: Bytes, reader: Option<&mut Reader>) -> Heard {
+    fn handle(&self, frame: Bytes, reader: Option<&mut Reader>) -> FrameOutcome {
         let taken = {
             let Some(mut core) = self.session.mine(self.generation) else {
-                return Heard::Overtaken;
+                return FrameOutcome::Overtaken;
             };
             let had_room = core.machine.has_room();
             let now = self.session.now();
@@ -205,7 +205,7 @@ impl Carrier<'_> {
             }
         };
         match taken {
-            Ok(None) => Heard::Nothing,
+            Ok(None) => FrameOutcome::Nothing,
             Ok(Some(Taken::Event { sequence, message })) if message.is_empty() => {
                 // An EventSource ignores an event without data.
                 let text = format!(
@@ -215,7 +215,7 @@ impl Carrier<'_> {
                 self.session.core().is_lost = true;
                 last(reader, Close::because(CloseCode::INTERNAL, &*text), sequence - 1);
                 send_bye(self.session, self.generation, &self.backend, text);
-                Heard::Over
+                FrameOutcome::Over
             }
             Ok(Some(Taken::Event { sequence, message })) => {
                 if let Some(reader) = reader {
@@ -224,11 +224,11 @@ impl Carrier<'_> {
                     reader.marks.push_back((at, sequence));
                     reader.quiet = Instant::now() + QUIET;
                 }
-                Heard::Nothing
+                FrameOutcome::Nothing
             }
             Ok(Some(Taken::End { sequence })) => {
                 last(reader, self.orderly(), sequence);
-                Heard::End
+                FrameOutcome::End
             }
             Ok(Some(Taken::Bye(Farewell { text, .. }))) => {
                 let close = match text.is_empty() {
@@ -237,7 +237,7 @@ impl Carrier<'_> {
                 };
                 let sequence = self.session.core().machine.last();
                 last(reader, close, sequence);
-                Heard::Over
+                FrameOutcome::Over
             }
             Err(violation) => {
                 tracing::warn!(endpoint = %self.server.endpoint, "session closed: {violation}");
@@ -249,7 +249,7 @@ impl Carrier<'_> {
                     core.machine.last()
                 };
                 last(reader, close, sequence);
-                Heard::Over
+                FrameOutcome::Over
             }
         }
     }
@@ -327,7 +327,7 @@ fn send_bye(session: &Session, generation: u64, backend: &ChannelBackend, text: 
 }
 
 /// The result of handling a frame.
-enum Heard {
+enum FrameOutcome {
     Nothing,
     /// The last event was written.
     End,

@@ -11,7 +11,6 @@ use tokio::time::{Instant, sleep_until};
 
 use super::table::{Line, Stream};
 use super::{GOODBYE, QUIET, TOO_MANY, begin, channel_of, torn, welcome};
-use crate::channel::going_away;
 use crate::events::message::{carried, event, last};
 use crate::events::stream::BodyWriter;
 use crate::events::{ChannelBackend, HALF_CLOSE, Outward, YES, pair};
@@ -20,6 +19,7 @@ use crate::server::body::Body;
 use crate::server::count::count;
 use crate::server::route::{ConnectionContext, busy};
 use crate::server::{Server, WebLine};
+use crate::websocket::going_away;
 
 /// Opens a stream, if its line can be queued for the acceptor.
 pub(super) fn open(

@@ -182,12 +182,12 @@ pub(super) async fn open(
     let Line::Session(session) = &stream.line else {
         return line(StatusCode::NOT_FOUND, UNKNOWN_STREAM);
     };
-    let mut attending =
-        Attending { server, stream: &stream, owner, is_new: id.is_none(), generation: None };
+    let mut pending =
+        PendingGet { server, stream: &stream, owner, is_new: id.is_none(), generation: None };
     let params = channel_of(server, owner, true);
-    match connect(server, params, session, last, &mut attending.generation).await {
+    match connect(server, params, session, last, &mut pending.generation).await {
         Ok((generation, backend)) => {
-            attending.is_done();
+            pending.is_done();
             let (mut writer, response) = begin(server, context, None);
             welcome(&mut writer, &stream, Some(last));
             count(&server.counters.event_streams);
@@ -195,16 +195,16 @@ pub(super) async fn open(
             tokio::spawn(run(server.clone(), stream.clone(), generation, backend, writer, params));
             response
         }
-        Err(Unopened::Stale(Stale::Over)) => {
-            attending.is_done();
+        Err(OpenError::Stale(Stale::Over)) => {
+            pending.is_done();
             leave(server, owner, &stream);
             no_content()
         }
-        Err(Unopened::Stale(Stale::NeverSent)) => {
+        Err(OpenError::Stale(Stale::NeverSent)) => {
             line(StatusCode::BAD_REQUEST, "Last-Event-ID names an event that was not sent")
         }
-        Err(Unopened::Stale(Stale::Gone { last, oldest })) => {
-            attending.is_done();
+        Err(OpenError::Stale(Stale::Gone { last, oldest })) => {
+            pending.is_done();
             let end = {
                 let mut core = session.core();
                 core.is_lost = true;
@@ -215,23 +215,25 @@ pub(super) async fn open(
             leave(server, owner, &stream);
             gone(last, Some(end))
         }
-        Err(Unopened::Refused(refused)) => match refused {
+        Err(OpenError::Refused(refused)) => match refused {
             Refused::Full | Refused::Draining => busy(server, TOO_MANY),
             _ => {
-                attending.is_done();
+                pending.is_done();
                 session.core().is_lost = true;
                 bury(server, &stream);
                 gone(last, None)
             }
         },
-        Err(Unopened::Busy) => busy(server, TOO_MANY),
-        Err(Unopened::Overtaken) => line(StatusCode::CONFLICT, "a newer GET has replaced this one"),
+        Err(OpenError::Busy) => busy(server, TOO_MANY),
+        Err(OpenError::Overtaken) => {
+            line(StatusCode::CONFLICT, "a newer GET has replaced this one")
+        }
     }
 }
 
 /// A GET that has no stream yet. If it fails or is cancelled, its session is cleaned up: a new one is
 /// removed, an existing one waits for the client as after a lost connection.
-struct Attending<'a> {
+struct PendingGet<'a> {
     server: &'a Arc<Server>,
     stream: &'a Arc<Stream>,
     owner: Owner,
@@ -240,14 +242,14 @@ struct Attending<'a> {
     generation: Option<u64>,
 }
 
-impl Attending<'_> {
+impl PendingGet<'_> {
     /// Nothing is left to clean up here.
     fn is_done(&mut self) {
         (self.is_new, self.generation) = (false, None);
     }
 }
 
-impl Drop for Attending<'_> {
+impl Drop for PendingGet<'_> {
     fn drop(&mut self) {
         if self.is_new {
             self.server.events.remove(self.stream);
@@ -268,7 +270,7 @@ impl Drop for Attending<'_> {
 }
 
 /// Why a GET gets no stream.
-enum Unopened {
+enum OpenError {
     Stale(Stale),
     Refused(Refused),
     /// A newer GET has replaced this one.
@@ -285,12 +287,12 @@ async fn connect(
     session: &Session,
     last: Sequence,
     takes_over: &mut Option<u64>,
-) -> Result<(u64, ChannelBackend), Unopened> {
+) -> Result<(u64, ChannelBackend), OpenError> {
     let place = timeout(HANDSHAKE, server.resumable.clone().reserve_owned());
-    let place = place.await.ok().and_then(Result::ok).ok_or(Unopened::Busy)?;
+    let place = place.await.ok().and_then(Result::ok).ok_or(OpenError::Busy)?;
     let (generation, hello) = {
         let mut core = session.core();
-        let hello = core.machine.hello(session.now(), last).map_err(Unopened::Stale)?;
+        let hello = core.machine.hello(session.now(), last).map_err(OpenError::Stale)?;
         core.generation += 1;
         core.is_open = false;
         (core.generation, hello)
@@ -301,16 +303,16 @@ async fn connect(
     backend.push(Incoming::Message(Frame::Hello(hello).to_bytes()));
     place.send(WebLine::Events(channel));
     let answer = timeout(HANDSHAKE, backend.take()).await;
-    let mut core = session.mine(generation).ok_or(Unopened::Overtaken)?;
-    let Ok(Outward::Message(answer)) = answer else { return Err(Unopened::Busy) };
+    let mut core = session.mine(generation).ok_or(OpenError::Overtaken)?;
+    let Ok(Outward::Message(answer)) = answer else { return Err(OpenError::Busy) };
     backend.handed_on();
     match Frame::decode(answer) {
         Ok(Frame::Welcome(welcome)) => {
-            core.machine.welcome(&welcome).map_err(Unopened::Refused)?;
+            core.machine.welcome(&welcome).map_err(OpenError::Refused)?;
             core.is_open = true;
         }
-        Ok(Frame::Refused { refusal, .. }) => return Err(Unopened::Refused(refusal)),
-        _ => return Err(Unopened::Refused(Refused::Malformed)),
+        Ok(Frame::Refused { refusal, .. }) => return Err(OpenError::Refused(refusal)),
+        _ => return Err(OpenError::Refused(Refused::Malformed)),
     }
     drop(core);
     session.changed.send_replace(());

@@ -16,7 +16,7 @@ use crate::lock::lock;
 use crate::token::random_bits;
 
 /// How many ended streams are remembered.
-const EPITAPHS: usize = 1024;
+const MAX_ENDED: usize = 1024;
 
 /// The length of a stream's name in base64 without padding.
 const NAME: usize = 22;
@@ -24,7 +24,7 @@ const NAME: usize = 22;
 pub(in crate::server) struct Table {
     live: Mutex<HashMap<String, Arc<Stream>>>,
     /// Oldest first.
-    over: Mutex<VecDeque<Epitaph>>,
+    over: Mutex<VecDeque<EndedStream>>,
     max: usize,
 }
 
@@ -48,7 +48,7 @@ pub(super) enum Line {
 }
 
 /// A stream that has ended.
-struct Epitaph {
+struct EndedStream {
     name: String,
     owner: Owner,
     last: Option<Sequence>,
@@ -91,7 +91,7 @@ impl Table {
         let now = Instant::now();
         let known = over.iter().rev().find(|it| it.name == name && it.owner == owner);
         match known.filter(|it| it.until >= now) {
-            Some(epitaph) => Found::Over(epitaph.last),
+            Some(ended) => Found::Over(ended.last),
             None => Found::Nothing,
         }
     }
@@ -107,11 +107,11 @@ impl Table {
         }
         let mut over = lock(&self.over);
         let now = Instant::now();
-        while over.len() >= EPITAPHS || over.front().is_some_and(|oldest| oldest.until < now) {
+        while over.len() >= MAX_ENDED || over.front().is_some_and(|oldest| oldest.until < now) {
             over.pop_front();
         }
         let (name, owner) = (stream.name.clone(), stream.owner);
-        over.push_back(Epitaph { name, owner, last, until: now + grace });
+        over.push_back(EndedStream { name, owner, last, until: now + grace });
     }
 }
 

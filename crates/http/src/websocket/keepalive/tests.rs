@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::super::out::Out;
 use super::super::receiver::Reader;
 use super::super::sender::WebSender;
-use super::super::shared::{Counts, Lifeline};
+use super::super::shared_socket::{Counts, Lifeline};
 use super::super::{Content, PROFILE};
 use super::*;
 use crate::stream::{BoxRead, BoxWrite};
@@ -38,7 +38,7 @@ fn web_socket() -> (WebSender, Reader, DuplexStream) {
     let (control, config) = (builder.build(), WebSocketConfig::default());
     let (read, write) = IoConnection::new(read, write, control.clone()).into_split();
     let out = Out::new(write, Role::Server, &config.channel, None);
-    let shared = Shared::new(out, Content::Plain(None), config, false, counts, control);
+    let shared = SharedSocket::new(out, Content::Plain(None), config, false, counts, control);
     let shared = Arc::new(shared);
     let reader = Reader::new(read, BytesMut::new(), Role::Server, false, shared.clone(), None);
     let lifeline = Arc::new(Lifeline::new(shared.clone()));

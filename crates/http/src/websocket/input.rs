@@ -8,7 +8,7 @@ use tieline_proto::websocket::Kind;
 use tieline_transport::{CloseReason, Incoming, Receiver};
 
 use super::receiver::Reader;
-use super::shared::{Lifeline, Shared, Side};
+use super::shared_socket::{Lifeline, SharedSocket, Side};
 
 /// The incoming half of a [`WebChannel`](super::WebChannel).
 ///
@@ -19,12 +19,12 @@ pub struct WebReceiver {
     reader: Option<Box<Reader>>,
     /// The kind of the last message.
     kind: Kind,
-    shared: Arc<Shared>,
+    shared: Arc<SharedSocket>,
     lifeline: Arc<Lifeline>,
 }
 
 impl WebReceiver {
-    pub(super) fn new(reader: Reader, shared: Arc<Shared>, lifeline: Arc<Lifeline>) -> Self {
+    pub(super) fn new(reader: Reader, shared: Arc<SharedSocket>, lifeline: Arc<Lifeline>) -> Self {
         Self { reader: Some(Box::new(reader)), kind: Kind::Text, shared, lifeline }
     }
 

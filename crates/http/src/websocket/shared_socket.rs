@@ -19,7 +19,7 @@ use crate::lock::lock;
 use crate::task::Task;
 
 /// The state that both halves of a WebSocket share.
-pub(crate) struct Shared {
+pub(crate) struct SharedSocket {
     out: Mutex<Out>,
     pub(super) content: Content,
     /// The other side has sent a binary message.
@@ -51,7 +51,7 @@ pub(super) enum Side {
     Keeper,
 }
 
-impl Shared {
+impl SharedSocket {
     pub(super) fn new(
         out: Out,
         content: Content,
@@ -164,13 +164,13 @@ impl Shared {
 
 /// Owned by both halves. Dropping it ends the line.
 pub(super) struct Lifeline {
-    shared: Arc<Shared>,
+    shared: Arc<SharedSocket>,
     /// The task that reads on after the end of the other side's input.
     reader: Mutex<Option<Task>>,
 }
 
 impl Lifeline {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<SharedSocket>) -> Self {
         Self { shared, reader: Mutex::new(None) }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   WebSender ───▶ ┌──────────────────────────┐
-//!                  │ Shared: queue, masks,    ├──▶ one write for many frames
-//!   WebReceiver ──▶│ close; under one lock    │
+//!                  │ SharedSocket: queue,     ├──▶ one write for many frames
+//!   WebReceiver ──▶│ masks, close; one lock   │
 //!     ▲  pongs,    └──────────────────────────┘
 //!     │  pings, close
 //!     └── read ── Decoder ── messages
@@ -19,7 +19,7 @@ mod out;
 mod reason;
 mod receiver;
 mod sender;
-mod shared;
+mod shared_socket;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,11 +36,11 @@ use tieline_transport::{
 pub use input::WebReceiver;
 pub(crate) use reason::{close_for, failed, reason_of};
 pub use sender::WebSender;
-pub(crate) use shared::Shared;
+pub(crate) use shared_socket::SharedSocket;
 
 use self::out::Out;
 use self::receiver::Reader;
-use self::shared::{Counts, Lifeline};
+use self::shared_socket::{Counts, Lifeline};
 use crate::stream::Stream;
 
 /// The configuration of a WebSocket.
@@ -159,7 +159,7 @@ impl WebChannel {
         };
         let memory = made.memory.as_ref();
         let out = Out::new(write, made.role, &config.channel, memory);
-        let shared = Shared::new(out, content, config, ends_input, counts, control.clone());
+        let shared = SharedSocket::new(out, content, config, ends_input, counts, control.clone());
         let shared = Arc::new(shared);
         let reader = Reader::new(read, made.read, made.role, expects_end, shared.clone(), memory);
         let lifeline = Arc::new(Lifeline::new(shared.clone()));
@@ -170,7 +170,7 @@ impl WebChannel {
         }
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<SharedSocket> {
         self.sender.shared()
     }
 }

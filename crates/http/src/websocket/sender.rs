@@ -12,11 +12,11 @@ use tieline_transport::{CloseReason, Outgoing, Refused, SendError, Sender};
 use super::Content;
 use super::keepalive::Keepalive;
 use super::reason::close_for;
-use super::shared::{Lifeline, Shared, Side};
+use super::shared_socket::{Lifeline, SharedSocket, Side};
 
 /// The outgoing half of a [`WebChannel`](super::WebChannel).
 pub struct WebSender {
-    shared: Arc<Shared>,
+    shared: Arc<SharedSocket>,
     /// This side has closed and everything is written.
     is_done: bool,
     kind: Option<Kind>,
@@ -25,7 +25,7 @@ pub struct WebSender {
 }
 
 impl WebSender {
-    pub(super) fn new(shared: Arc<Shared>, lifeline: Arc<Lifeline>) -> Self {
+    pub(super) fn new(shared: Arc<SharedSocket>, lifeline: Arc<Lifeline>) -> Self {
         let keepalive = Keepalive::of(&shared.config);
         Self { shared, is_done: false, kind: None, keepalive, _lifeline: lifeline }
     }
@@ -40,7 +40,7 @@ impl WebSender {
         self.kind = kind;
     }
 
-    pub(super) fn shared(&self) -> &Arc<Shared> {
+    pub(super) fn shared(&self) -> &Arc<SharedSocket> {
         &self.shared
     }
 

@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::Content;
 use super::reason::{close_for, reason_of};
-use super::shared::{Shared, Side};
+use super::shared_socket::{SharedSocket, Side};
 use crate::stream::BoxRead;
 
 /// How long the other side has to read why the line ends after it violated the protocol.
@@ -47,7 +47,7 @@ pub(super) struct Reader {
     side: Side,
     /// This side waits for the answer to its close frame.
     answer: Option<Answer>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedSocket>,
     stage: Stage,
     keeps_sender_open: bool,
     begun: Instant,
@@ -84,7 +84,7 @@ impl Reader {
         buffer: BytesMut,
         role: Role,
         expects_end: bool,
-        shared: Arc<Shared>,
+        shared: Arc<SharedSocket>,
         memory: Option<&MemoryBudget>,
     ) -> Self {
         let begun = Instant::now();

@@ -15,7 +15,7 @@ use tokio::task::coop;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::WebSocketConfig;
-use super::shared::Shared;
+use super::shared_socket::SharedSocket;
 
 /// The shortest interval: with zero the timer would never be pending.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -47,7 +47,7 @@ impl Keepalive {
     #[inline]
     pub(super) fn poll(
         &mut self,
-        shared: &Shared,
+        shared: &SharedSocket,
         cx: &mut Context<'_>,
     ) -> Result<bool, SendError> {
         let is_armed = self.timer.as_ref().is_some_and(|timer| !timer.is_elapsed())
@@ -56,7 +56,11 @@ impl Keepalive {
     }
 
     #[cold]
-    fn poll_timer(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Result<bool, SendError> {
+    fn poll_timer(
+        &mut self,
+        shared: &SharedSocket,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, SendError> {
         let interval = self.interval;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(interval)));
         self.waker = Some(cx.waker().clone());
@@ -69,7 +73,7 @@ impl Keepalive {
         if is_due { self.ping(shared) } else { Ok(false) }
     }
 
-    fn ping(&mut self, shared: &Shared) -> Result<bool, SendError> {
+    fn ping(&mut self, shared: &SharedSocket) -> Result<bool, SendError> {
         let mut out = shared.out();
         if shared.drives_heartbeat(self.interval / 10) || out.has_ended() {
             self.still = None;
