@@ -7,13 +7,13 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{Finished, LIMIT, Program, Talk, children_of, claude, is_running, tieline, until};
+use tieline_testkit::executable;
 
 /// Returns a command that runs the real program with these arguments, in a temporary home directory.
 fn asking(home: &Path, service: &str, args: &[&str]) -> Command {
@@ -101,8 +101,7 @@ fn the_program_is_not_told_that_it_runs_inside_itself() {
     // The program prints its environment as a result message.
     let script = r#"#!/bin/sh
         printf '{"type":"result","subtype":"success","entry":"%s%s"}\n' "${CLAUDECODE+there}" "$CLAUDE_CODE_ENTRYPOINT""#;
-    std::fs::write(&program, script).unwrap();
-    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
+    executable::write(&program, script);
     let program = program.to_str().unwrap();
     let mut command = tieline(["claude", "-p", "hello", "--output=json", "--program", program]);
     command.env("CLAUDECODE", "1").env("CLAUDE_CODE_ENTRYPOINT", "cli");
@@ -114,8 +113,7 @@ fn the_program_is_not_told_that_it_runs_inside_itself() {
 /// Returns a command that runs a script instead of the real program.
 fn scripted(home: &Path, script: &str) -> Command {
     let program = home.join("program");
-    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
+    executable::write(&program, &format!("#!/bin/sh\n{script}\n"));
     tieline(["claude", "-p", "hello", "--program", program.to_str().unwrap()])
 }
 

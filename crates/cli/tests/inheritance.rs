@@ -5,13 +5,13 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
 use rustix::process::Signal;
 use support::{Client, Finished, Program, Serve, Talk, copied, path_of, sh, tieline};
+use tieline_testkit::executable;
 
 /// Prints the environment of the program, and then that of its guardian.
 const VARIABLES: &str = "env; echo guardian; tr '\\0' '\\n' < /proc/$PPID/environ; echo end";
@@ -53,8 +53,7 @@ fn no_command_passes_the_token_to_a_program_or_its_guardian() {
 
     // These two commands do not print the program's output, so it writes a file.
     let (script, left) = (directory.path().join("script"), directory.path().join("left"));
-    fs::write(&script, format!("#!/bin/sh\n({VARIABLES}) > {}\n", left.display())).unwrap();
-    fs::set_permissions(&script, PermissionsExt::from_mode(0o700)).unwrap();
+    executable::write(&script, &format!("#!/bin/sh\n({VARIABLES}) > {}\n", left.display()));
     let script = script.to_str().unwrap();
     let call = ["call", &format!("exec:{script}"), "method"];
     let claude = ["claude", "-p", "hello", "--program", script];

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use support::{Finished, Program, Talk, tieline};
+use tieline_testkit::executable;
 
 const OTHER: u32 = 65_534;
 const THIRD: u32 = 65_533;
@@ -26,7 +27,7 @@ impl Place {
         let place = Self(folder);
         place.set_mode(0o755);
         // Other users may not be able to access the build directory.
-        std::fs::copy(env!("CARGO_BIN_EXE_tieline"), place.program()).unwrap();
+        executable::copy(Path::new(env!("CARGO_BIN_EXE_tieline")), &place.program());
         place
     }
 

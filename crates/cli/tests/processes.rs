@@ -12,6 +12,7 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{Finished, Program, Serve, Talk, request, sh, tieline};
+use tieline_testkit::executable;
 
 /// Starts a server that must fail, and checks that it leaves no socket.
 #[track_caller]
@@ -133,8 +134,7 @@ fn environment_and_working_directory_reach_the_program() {
     let directory = tempfile::tempdir().unwrap();
     let place = directory.path().canonicalize().unwrap();
     let program = place.join("program");
-    fs::write(&program, "#!/bin/sh\npwd\necho \"$A|$B|$C|$PATH\"\n").unwrap();
-    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    executable::write(&program, "#!/bin/sh\npwd\necho \"$A|$B|$C|$PATH\"\n");
     let cwd = place.to_str().unwrap();
     let args = ["--cwd", cwd, "--env", "A=1", "--env", "B=x y=z", "--env", "C=", "--", "./program"];
     let serve = Serve::start(args);

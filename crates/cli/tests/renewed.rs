@@ -7,6 +7,7 @@ mod support;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{Program, Serve, Talk, tieline};
+use tieline_testkit::executable;
 
 /// Requires a handshake before other requests. `hang` is never answered, `fail` ends it.
 const PROGRAM: &str = r#"ready=no
@@ -183,14 +184,11 @@ fn a_restarted_program_gets_the_recorded_handshake() {
 
 #[test]
 fn a_client_gets_an_error_if_its_program_cannot_be_started() {
-    use std::os::unix::fs::PermissionsExt;
-
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("program");
     let text = program.to_str().unwrap();
     for dialect in ["mcp", "lsp"] {
-        std::fs::write(&program, "#!/bin/sh\n").unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+        executable::write(&program, "#!/bin/sh\n");
         let serve = Serve::start(["--dialect", dialect, "--", text]);
         std::fs::remove_file(&program).unwrap();
         let request = json!({"jsonrpc": "2.0", "id": "a", "method": "initialize"});

@@ -6,11 +6,11 @@ mod support;
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use support::tieline;
+use tieline_testkit::executable;
 
 /// Runs the command with stdout on a terminal. Returns what it printed there and on stderr.
 fn on_a_terminal(command: &mut Command) -> (String, String) {
@@ -76,8 +76,7 @@ fn the_text_of_an_answer_is_escaped_on_a_terminal() {
     let path = home.path().join("program");
     let said = r#"{"type":"assistant","message":{"content":[{"type":"text","text":"\u001b[1mone\ntwo\u009b"}]}}"#;
     let result = r#"{"type":"result","subtype":"success","result":""}"#;
-    std::fs::write(&path, format!("#!/bin/sh\nprintf '%s\\n' '{said}' '{result}'\n")).unwrap();
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).unwrap();
+    executable::write(&path, &format!("#!/bin/sh\nprintf '%s\\n' '{said}' '{result}'\n"));
     let mut command = tieline(["claude", "-p", "hello", "--program", path.to_str().unwrap()]);
     let (printed, said) = on_a_terminal(&mut command);
     assert_eq!(printed, "\\u001b[1mone\ntwo\\u009b\n", "{said}");

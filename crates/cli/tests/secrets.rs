@@ -4,10 +4,9 @@
 
 mod support;
 
-use std::os::unix::fs::PermissionsExt;
-
 use rustix::process::Signal;
 use support::{Program, Talk, tieline, until};
+use tieline_testkit::executable;
 
 /// A text that occurs nowhere else in the program's output, arguments or environment.
 const SECRET: &str = "Xyzzy-7";
@@ -39,8 +38,7 @@ fn exec(program: &str) -> String {
 fn failing_commands_print_no_secret_of_an_endpoint() {
     let directory = tempfile::tempdir().unwrap();
     let broken = directory.path().join("broken");
-    std::fs::write(&broken, "#!/no/such/interpreter\n").unwrap();
-    std::fs::set_permissions(&broken, PermissionsExt::from_mode(0o755)).unwrap();
+    executable::write(&broken, "#!/no/such/interpreter\n");
     let broken = exec(broken.to_str().unwrap());
     let (missing, failing) = (exec("no-such-program"), exec("false"));
     let url = format!("ws://me:{SECRET}@127.0.0.1:1/ws?token={SECRET}");

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use support::site::{Site, status_of};
 use support::{Finished, Program, Serve, Talk, is_running, request, sh, tieline, until};
 use tempfile::TempDir;
+use tieline_testkit::executable;
 
 /// A runtime directory for one test.
 struct Place(TempDir);
@@ -273,7 +274,7 @@ fn only_the_owner_can_use_the_status_socket() {
     // Other users may not be able to access the build directory.
     let elsewhere = tempfile::tempdir().unwrap();
     let program = elsewhere.path().join("tieline");
-    fs::copy(env!("CARGO_BIN_EXE_tieline"), &program).unwrap();
+    executable::copy(Path::new(env!("CARGO_BIN_EXE_tieline")), &program);
     fs::set_permissions(elsewhere.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let as_nobody = |args: &[&str]| {
         let mut command = Command::new(&program);

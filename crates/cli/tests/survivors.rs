@@ -5,7 +5,6 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -15,6 +14,7 @@ use support::{
     Client, Finished, Program, Serve, Talk, children_of, copied, is_running, path_of, tieline,
     until,
 };
+use tieline_testkit::executable;
 use tieline_testkit::misbehave::{self, survivors};
 
 /// Starts a server of a program that does this. Returns it with the mark of the program's processes.
@@ -292,8 +292,7 @@ fn an_interrupted_or_killed_claude_command_leaves_no_process() {
         let quoted = words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''")));
         let script = format!("#!/bin/sh\nexec {}\n", quoted.collect::<Vec<_>>().join(" "));
         let program = home.path().join("claude");
-        fs::write(&program, script).unwrap();
-        fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
+        executable::write(&program, &script);
         let args = ["claude", "-p", "hello", "--program", program.to_str().unwrap()];
         let mut asked = Program::start(&mut tieline(args));
         // Not a whole line: the answer may continue.

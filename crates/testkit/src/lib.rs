@@ -18,6 +18,8 @@
 pub mod clock;
 pub mod conformance;
 pub mod duplex;
+#[cfg(unix)]
+pub mod executable;
 #[cfg(any(unix, windows))]
 pub mod helper;
 #[cfg(target_os = "linux")]

@@ -1,11 +1,9 @@
 //! A shell script in place of the real program.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-
 use serde_json::Value;
 use tempfile::TempDir;
 use tieline_agents::claude::{Inbox, Message, Options};
+use tieline_testkit::executable;
 
 use crate::next;
 
@@ -28,8 +26,7 @@ report_all() { while :; do read_line; report; done; }
 pub(crate) fn scripted(script: &str) -> (TempDir, Options) {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("scripted");
-    fs::write(&program, format!("{PRELUDE}{script}\n")).unwrap();
-    fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
+    executable::write(&program, &format!("{PRELUDE}{script}\n"));
     let cwd = Some(directory.path().to_owned());
     (directory, Options { program: Some(program), cwd, ..Options::default() })
 }

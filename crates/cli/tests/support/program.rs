@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use tieline_testkit::executable;
+
 use super::{LIMIT, Talk};
 
 /// Returns a command for the program under test, without environment variables that affect it.
@@ -29,10 +31,7 @@ pub(crate) fn tieline<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Com
 pub(crate) fn copied(directory: &Path) -> PathBuf {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).expect("our directory");
     let copy = directory.join("tieline");
-    // Copied by another process: a file open for writing in one of our threads could not be executed.
-    let original = env!("CARGO_BIN_EXE_tieline");
-    let status = Command::new("cp").args([Path::new(original), &copy]).status();
-    assert!(status.expect("cp runs").success());
+    executable::copy(Path::new(env!("CARGO_BIN_EXE_tieline")), &copy);
     copy
 }
 
