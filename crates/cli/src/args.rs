@@ -73,7 +73,7 @@ Exit status: 0 success, 1 failure, 2 usage error.";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Serve a stdio program on a socket or the web, with one process per client or for several
+    /// Serve a stdio program on a socket or the web, with one process per client or a shared one
     ///
     /// Prints each endpoint that it listens on to stdout, one per line; everything else goes to stderr.
     ///
@@ -101,7 +101,7 @@ pub(crate) enum Command {
     /// Send a prompt to the Claude CLI and stream its answer
     ///
     /// Tools that need a permission are not used unless an option allows them. After the answer, or on
-    /// Ctrl-C, the program and everything it started are ended. The exit status is 1 if the program is missing
+    /// Ctrl-C, the program and everything it started are stopped. The exit status is 1 if the program is missing
     /// or the answer is an error.
     #[cfg(unix)]
     Claude(Claude),
@@ -110,20 +110,20 @@ pub(crate) enum Command {
     /// Each `tieline serve` answers its own user on a socket next to the default ones, unless it runs with
     /// --no-status. Messages and bytes are counted from the server's side: "in" is what clients sent.
     Status(Status),
-    /// Check what works on this machine, and print what to do about the rest
+    /// Check what works on this machine, and print how to fix what does not
     ///
     /// Prints one line for each check: ok, warning (something optional does not work) or problem (a command
-    /// will fail). The exit status is 1 if there is a problem. It starts this program as a child, creates the
-    /// runtime directory if there is none, and leaves nothing else.
+    /// will fail). The exit status is 1 if there is a problem. The command starts itself as a child,
+    /// creates the runtime directory if there is none, and leaves nothing else behind.
     Doctor(Doctor),
     /// Proxy connections and cut, delay, throttle, discard or corrupt their bytes
     ///
     /// For testing how a client or a server copes with a bad connection. The proxy forwards bytes and does
     /// not parse messages. Each client gets its own connection to TARGET.
     ///
-    /// Prints the endpoint that it listens on to stdout; everything else goes to stderr, with -v also each
-    /// connection and each cut. SIGINT, SIGTERM or SIGHUP stops it, closes all connections and prints a
-    /// summary.
+    /// Prints the endpoint that it listens on to stdout; everything else goes to stderr. With -v this
+    /// includes each connection and each cut. SIGINT, SIGTERM or SIGHUP stops the proxy, closes all connections
+    /// and prints a summary.
     Chaos(Chaos),
     /// Run the built-in JSON-RPC agent on stdio: echo, add, sleep, count, crash, flood
     #[command(after_help = "\

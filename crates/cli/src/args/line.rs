@@ -79,13 +79,14 @@ pub(crate) struct Reach {
     pub(crate) max_message: ByteSize,
     /// End the line of a client that has read nothing for TIME, for example 10s or 5m
     ///
-    /// For a command that connects, the client is what reads its stdout.
+    /// With `connect`, `call` and `bridge`, the client is the process that reads stdout.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = stall_timeout)]
     #[arg(hide_short_help = true)]
     pub(crate) stall_timeout: Duration,
     /// End the line of a program or server that has read nothing for TIME
     ///
-    /// A server counts as the program behind it, whatever --stall-timeout says. Until a program reads its first byte, the limit is 10 minutes, or TIME if that is longer.
+    /// A server that tieline connects to has the same limit, whatever --stall-timeout says. Until a program
+    /// reads its first byte, the limit is 10 minutes, or TIME if that is longer.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = stall_timeout)]
     #[arg(hide_short_help = true)]
     pub(crate) program_stall_timeout: Duration,
@@ -94,7 +95,7 @@ pub(crate) struct Reach {
     ///
     /// passthrough writes it to tieline's stderr line by line, with the program's name and process ID in front while
     /// several programs run. On a terminal, control characters are escaped. log writes a log line for each line, at
-    /// most 100 per second. If a program fails, the error contains its last lines in any case.
+    /// most 100 per second. With any MODE, the error of a failed program contains its last lines.
     #[arg(long, value_name = "MODE", hide_possible_values = true)]
     stderr: Option<StderrMode>,
     #[command(flatten)]

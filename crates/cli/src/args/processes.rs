@@ -12,9 +12,10 @@ use crate::report::Failure;
 pub(crate) struct ProcessModels {
     /// Clients that use the same program: per-client (none), shared (all) or per-user
     ///
-    /// With shared and per-user, --dialect must be mcp or strict. Requests, progress and subscriptions keep
-    /// their clients; other notifications of the program reach all of them. The program's own requests go
-    /// to the only client with a call in flight; otherwise they get an error.
+    /// With shared and per-user, --dialect must be mcp or strict. Responses, progress and
+    /// updates of subscribed resources go to the clients that asked for them; other notifications reach all
+    /// clients. The program's own requests go to the only client with a call in flight; otherwise they get
+    /// an error.
     #[arg(long, value_name = "MODEL", default_value = "per-client", value_parser = process_model)]
     process: ProcessModel,
     /// Stop a shared program that has had no client for TIME

@@ -36,10 +36,10 @@ Examples:
   tieline serve --listen unix:/run/agent/a.sock --socket-group staff -- my-agent
   tieline serve --listen http://127.0.0.1:8080 -- my-agent")]
 pub(crate) struct Serve {
-    /// Listen as NAME, which clients write instead of an endpoint [default: the name of the script,
+    /// Listen as NAME, which clients use instead of an endpoint [default: the name of the script,
     /// package or program, unless there is a --listen]
     ///
-    /// A name has at most 40 letters, digits, `_` and `-`. `tieline connect NAME` finds it, for the same user.
+    /// A name has at most 40 letters, digits, `_` and `-`. Only clients of the same user find it.
     #[arg(long, value_name = "NAME", value_parser = Name::to_serve)]
     pub(crate) name: Option<Name>,
     /// Listen on ENDPOINT; may be repeated

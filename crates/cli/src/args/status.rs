@@ -16,9 +16,9 @@ pub(crate) struct Status {
     /// Show only the server that listens on ENDPOINT, or has this name [default: all of this user's servers]
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]
     pub(crate) endpoint: Option<Endpoint>,
-    /// Print a URL that logs in a browser, once, for each web listener; nothing else
+    /// Print only a one-time URL that logs a browser in, for each web listener
     ///
-    /// Opening it again does not work, so do not share it. A new one is made each time.
+    /// Each run of this command prints new URLs, and each URL works once. Do not share them.
     #[arg(long, conflicts_with_all = ["json", "watch"])]
     pub(crate) url: bool,
     /// Print one JSON object, {"serves": [...]}, on one line

@@ -34,7 +34,7 @@ pub(super) struct System {
     isolate: bool,
     /// Stop, as on SIGTERM, when the process PID ends [default PID: the process that started tieline]
     ///
-    /// Use it when the end of stdin does not show this because other processes hold it open.
+    /// Use it if stdin may stay open when that process ends because other processes hold it open.
     #[arg(long, value_name = "PID", num_args = 0..=1, require_equals = true,
           default_missing_value = "parent")]
     #[arg(hide_short_help = true)]
@@ -70,8 +70,8 @@ impl System {
 pub(crate) struct Sockets {
     /// Create Unix sockets with these permission bits, for example 660 [default: 600]
     ///
-    /// Every user whom they allow to connect is accepted, unless another option lists the users. The default
-    /// is 660 with --socket-group.
+    /// Every user that these bits allow to connect is accepted, unless another option lists the users. The
+    /// default is 660 with --socket-group.
     #[arg(long, value_name = "MODE", value_parser = mode)]
     #[arg(hide_short_help = true)]
     socket_mode: Option<u32>,
