@@ -73,7 +73,7 @@ Exit status: 0 success, 1 failure, 2 usage error.";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Serve a stdio program on a socket or the web, with one process per client or a shared one
+    /// Serve a stdio program on a socket or the web: one process per client, or a shared one
     ///
     /// Prints each endpoint that it listens on to stdout, one per line; everything else goes to stderr.
     ///
