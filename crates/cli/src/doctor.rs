@@ -193,7 +193,7 @@ fn memory() -> Finding {
     let limit = memory::default_limit();
     // The rest of a mebibyte is of no interest.
     let limit = ByteSize::mib(limit.bytes() >> 20);
-    let found = format!("all lines together may hold {limit} (--max-memory)");
+    let found = format!("limited to {limit} for all lines together (--max-memory)");
     match limit.bytes() < 4 * DEFAULT_MAX_MESSAGE.bytes() {
         false => Finding::ok(CHECK, found),
         true => Finding::warning(

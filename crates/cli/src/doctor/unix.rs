@@ -10,9 +10,9 @@ use crate::{limits, names};
 
 /// What holds a program.
 pub(super) const HELD: &str = if cfg!(target_os = "linux") {
-    "they start under a guardian, which ends everything that they start"
+    "started under a guardian, which ends everything that they start"
 } else {
-    "they start under a guardian, which ends their process group"
+    "started under a guardian, which ends their process group"
 };
 
 /// The descriptors of a client with a program, and those of a server without clients.
@@ -66,7 +66,7 @@ pub(super) async fn lines() -> Vec<Finding> {
                 listening.and_then(|listener| talk(&listener, || UnixStream::connect(&path)));
             let _ = std::fs::remove_file(&path);
             findings.push(match talked {
-                Ok(()) => Finding::ok("Unix sockets", "they work in the runtime directory"),
+                Ok(()) => Finding::ok("Unix sockets", "usable in the runtime directory"),
                 Err(error) => Finding::problem(
                     "Unix sockets",
                     format!("none can be created at {}: {error}", path.display()),
