@@ -181,7 +181,7 @@ pub(crate) struct WebServer {
     /// Accept web clients without a token: every user of this machine can connect
     #[arg(long, conflicts_with_all = ["token", "token_file"])]
     allow_unauthenticated_web: bool,
-    /// Listen on an address that other machines can reach without a token or without TLS
+    /// Listen without a token or TLS even on an address that other machines can reach
     #[arg(long)]
     #[arg(hide_short_help = true)]
     expose_without_token_and_tls: bool,
