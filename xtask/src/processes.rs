@@ -68,7 +68,7 @@ pub(crate) fn end_tree(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// Waits until a process does not exist any more or is a zombie.
+/// Waits until a process no longer exists or is a zombie.
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) fn until_gone(id: &str) {
     let is_there = || {

@@ -216,7 +216,7 @@ async fn slightly_invalid_responses_complete_their_request() {
             r#"{"jsonrpc":"2.0","id":1}"#,
             error(
                 -32000,
-                "the program's answer is not valid: `result` is missing; \
+                "the program's response is not valid: `result` is missing; \
                  received: \"{\\\"jsonrpc\\\":\\\"2.0\\\",\\\"id\\\":1}\"",
             ),
         ),

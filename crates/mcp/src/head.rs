@@ -1,4 +1,4 @@
-//! What is read of the head of an HTTP request.
+//! The parts of an HTTP request's head that MCP uses.
 
 use crate::Refusal;
 
@@ -12,7 +12,7 @@ pub const LAST_EVENT_ID: &str = "last-event-id";
 /// The longest value of a header that may be repeated in a response or stored.
 const MAX_VALUE: usize = 256;
 
-/// The headers that matter.
+/// The headers of a request that MCP uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     accepts_json: bool,

@@ -1,7 +1,7 @@
 //! The Model Context Protocol over HTTP, in front of a program that speaks it on stdio.
 //!
-//! Nothing here owns a socket, a clock, a random source or a runtime. An HTTP server passes heads and bodies
-//! of requests in, and the messages of the program; it gets messages for the program, responses and events.
+//! Nothing here owns a socket, a clock, a random source or a runtime. An HTTP server passes in the heads and
+//! bodies of requests and the program's messages. It gets responses, events, and messages for the program.
 //!
 //! ```text
 //!   POST, GET ─▶ Head, Posted ─▶ Session ─▶ messages for the program

@@ -230,7 +230,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Whatever is appended, and however many bytes each write takes.
+        /// Holds for any messages, and any number of bytes per write.
         #[test]
         fn bytes_are_written_in_order(
             pieces in proptest::collection::vec((any::<u8>(), 0usize..40_000, any::<bool>()), 0..12),
@@ -263,7 +263,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(512))]
 
-        /// Whatever was written in between.
+        /// Holds for any writes in between.
         #[test]
         fn refused_line_appends_nothing(
             steps in proptest::collection::vec(

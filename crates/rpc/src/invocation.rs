@@ -175,15 +175,15 @@ impl<'a> Invocation<'a> {
     }
 }
 
-/// Whether the connection is lost and being re-established.
+/// Returns whether the connection is lost and being re-established.
 fn is_away(peer: &Peer) -> bool {
     let control = peer.control();
     control.health() == Health::Down && control.close_reason().is_none()
 }
 
-/// The next deadline: `timeout` from now, but not after `end`.
+/// Returns the next deadline: `timeout` from now, but not after `end`.
 fn deadline(timeout: Option<Duration>, end: Option<Instant>) -> Option<Instant> {
-    // A deadline beyond the range of the clock is no deadline.
+    // A deadline beyond the range of the clock counts as none.
     let soon = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     match (soon, end) {
         (Some(soon), Some(end)) => Some(soon.min(end)),

@@ -160,7 +160,9 @@
 //! | `rpc` | the module `rpc`: JSON-RPC 2.0 | yes |
 //! | `web` | the module `web`, and the schemes `ws`, `wss`, `ws-unix`, `http`, `https` and `http-unix` | no |
 //!
-//! All of this needs a Tokio runtime with time and I/O enabled.
+//! A build without features (`default-features = false`) has all other endpoints, sessions, links and pools.
+//!
+//! All of this needs Rust 1.85, and a Tokio runtime with time and I/O enabled.
 
 use std::sync::LazyLock;
 
@@ -220,7 +222,7 @@ static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
     registry
 });
 
-/// The schemes of a build without the feature `web`: they say what is missing.
+/// The schemes of a build without the feature `web`. Their errors name the missing feature.
 #[cfg(any(test, not(feature = "web")))]
 mod without_web {
     use tieline_transport::{

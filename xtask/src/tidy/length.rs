@@ -1,5 +1,4 @@
-//! Files must be short enough to be read in one sitting. Near the first limit, a file may be two
-//! things.
+//! Files must be short enough to be read in one sitting. A file above the first limit may contain two things.
 
 use std::fs;
 

@@ -167,7 +167,7 @@ impl Options {
         self.write(Args(Vec::new())).0
     }
 
-    /// The command line, and the files that it refers to.
+    /// Returns the command line, and the files that it refers to.
     pub(super) fn args_and_files(&self) -> io::Result<(Vec<OsString>, Option<Files>)> {
         let is_long = |text: &Option<String>| text.as_ref().is_some_and(|it| it.len() > MAX_INLINE);
         let is_json = |text: &String| text.trim_start().starts_with('{');
@@ -405,7 +405,7 @@ mod tests {
 
     #[test]
     fn slow_start_is_waited_for() {
-        // The program has as long to read as to answer what it reads.
+        // The program may take as long to read a request as to answer it.
         let options = Options::default();
         assert!(options.channel.program_stall_timeout >= options.request_timeout);
     }

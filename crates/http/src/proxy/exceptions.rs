@@ -15,14 +15,14 @@ struct Exception {
 #[derive(Clone, Debug)]
 enum Servers {
     All,
-    /// The addresses that begin with the same bits, of which this many count.
+    /// The addresses whose first bits, this many of them, are those of the given address.
     Network(IpAddr, u32),
     /// A name, and all names below it.
     Domain(String),
 }
 
 impl Exceptions {
-    /// Parses a list. An entry that cannot be understood matches nothing.
+    /// Parses a list. An invalid entry matches nothing.
     pub(super) fn of(list: &str) -> Self {
         let entries = list.split([',', ' ', '\t']).filter(|entry| !entry.is_empty());
         Self(entries.filter_map(exception).collect())
@@ -48,7 +48,7 @@ fn exception(entry: &str) -> Option<Exception> {
     if let Some((ip, bits)) = entry.split_once('/') {
         return network(ip, bits).map(|servers| Exception { servers, port: None });
     }
-    // An IPv6 address may be without brackets, if there is no port.
+    // An IPv6 address without a port may omit its brackets.
     if let Ok(ip) = entry.parse::<IpAddr>() {
         return Some(Exception { servers: single(ip), port: None });
     }
@@ -82,7 +82,7 @@ fn network(ip: &str, bits: &str) -> Option<Servers> {
     (bits <= most).then_some(Servers::Network(ip, bits))
 }
 
-/// Returns whether an address begins with the first `bits` of a network's.
+/// Returns whether the first `bits` bits of an address are those of the network.
 fn is_in(ip: IpAddr, network: IpAddr, bits: u32) -> bool {
     let (ip, network, width) = match (ip, network) {
         (IpAddr::V4(ip), IpAddr::V4(network)) => {
@@ -92,7 +92,7 @@ fn is_in(ip: IpAddr, network: IpAddr, bits: u32) -> bool {
         _ => return false,
     };
     let rest = width - bits.min(width);
-    // A shift by all bits is not defined: a network of 0 bits has every address.
+    // A network of 0 bits contains every address, but a shift by the full width is not defined.
     ip.checked_shr(rest).unwrap_or(0) == network.checked_shr(rest).unwrap_or(0)
 }
 

@@ -7,8 +7,8 @@ use tieline_transport::{Account, Holding, MemoryBudget};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// The first bytes of each body, which are not counted, so that short bodies are accepted however many long
-/// ones are being read. The number of connections bounds them, like the heads of requests.
+/// How many bytes of each body are not counted, so that short bodies are accepted even while many long ones
+/// are being read. The number of connections bounds them, like the heads of requests.
 pub(super) const SHORT: usize = 16 * 1024;
 
 /// The budget that bodies share. Waiters are served in order of arrival.
@@ -31,7 +31,7 @@ impl Held {
 }
 
 impl BodyBudget {
-    /// Creates a budget of `bytes` beyond one body of `longest`, so that one body always fits.
+    /// Creates a budget of `bytes` plus one body of the length `longest`, so that one body always fits.
     pub(super) fn new(bytes: usize, longest: usize) -> Self {
         let all = bytes.saturating_add(longest).min(Semaphore::MAX_PERMITS);
         Self { free: Arc::new(Semaphore::new(all)), all }

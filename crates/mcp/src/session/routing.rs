@@ -25,7 +25,7 @@ const INVALID_RESPONSE: i64 = -31001;
 const SHOWN: usize = 200;
 
 impl Session {
-    /// Takes a message of the program. Returns the streams that got something.
+    /// Routes a message of the program. Returns the streams that it went to.
     ///
     /// Each message goes to one stream: a response to that of its request; progress to that of its token; what
     /// concerns the session to the general one; all else to the stream of the only POST without a response,
@@ -71,7 +71,7 @@ impl Session {
                     let shown = String::from_utf8_lossy(shown.get(..SHOWN).unwrap_or(shown));
                     let problem = invalid.response_problem();
                     let text = format!(
-                        "the program's answer is not valid: {problem}; received: {shown:?}"
+                        "the program's response is not valid: {problem}; received: {shown:?}"
                     );
                     let error = write_error(&Dialect::MCP, &id, INVALID_RESPONSE, &text, None);
                     self.answered(now, call.stream, error.into());
@@ -199,7 +199,7 @@ impl Session {
         self.make_room_within(self.limits.kept_bytes);
     }
 
-    /// Drops the oldest of what is kept until it is within the limits.
+    /// Drops the oldest streams and messages that are kept until the rest is within the limits.
     pub(super) fn make_room(&mut self) {
         let finished = |it: &&Stream| it.finished_at.is_some() && it.connection.is_none();
         while self.streams.values().filter(finished).count() > self.limits.finished {
@@ -209,7 +209,7 @@ impl Session {
     }
 
     pub(super) fn make_room_within(&mut self, limit: usize) {
-        // What waits for a connection has its own limit.
+        // Messages that wait for a connection have their own limit.
         while self.kept.saturating_sub(self.waiting) > limit {
             if !self.remove_oldest() && !self.evict_one() {
                 break;
@@ -226,7 +226,7 @@ impl Session {
         true
     }
 
-    /// Drops one message of the stream that holds most. Returns whether that was possible.
+    /// Drops one message of the largest stream. Returns whether that was possible.
     fn evict_one(&mut self) -> bool {
         let mut streams: Vec<&mut Stream> = self.streams.values_mut().collect();
         streams.sort_unstable_by_key(|stream| std::cmp::Reverse(stream.cost()));

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 /// The value of a `traceparent`: the trace that a call belongs to, and the span that made the call.
 ///
-/// Its text form is `00-TRACE-PARENT-FLAGS`, in lower-case hexadecimal. Of versions later than 00 the known
-/// fields are parsed, as required by W3C Trace Context, section 3.2.4, and printed as version 00.
+/// Its text form is `00-TRACE-PARENT-FLAGS`, in lower-case hexadecimal. The known fields of later versions are
+/// parsed, as W3C Trace Context, section 3.2.4, requires, and printed as version 00.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TraceParent {
     trace: u128,
@@ -16,8 +16,7 @@ pub struct TraceParent {
 
 impl TraceParent {
     /// Creates a trace context from a trace id, the id of the calling span, and flags, of which 1 means
-    /// "sampled".
-    /// `None` if one of the ids is 0, which is invalid.
+    /// "sampled". Returns `None` if one of the ids is 0, which is invalid.
     pub fn new(trace: u128, parent: u64, flags: u8) -> Option<Self> {
         (trace != 0 && parent != 0).then_some(Self { trace, parent, flags })
     }
@@ -72,7 +71,7 @@ fn hex(text: &str, digits: usize) -> Option<u128> {
     (is_hex && text.len() == digits).then(|| u128::from_str_radix(text, 16).ok())?
 }
 
-/// The error of parsing a [`TraceParent`] from text that is not one.
+/// The error for text that is not a valid [`TraceParent`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoTraceParent;
 

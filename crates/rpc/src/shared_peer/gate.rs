@@ -1,4 +1,4 @@
-//! Decides which calls may use the current line of a Link, whose lines follow one another.
+//! Decides which calls may use the current line of a Link, which has one line at a time.
 
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering::Relaxed;
@@ -41,7 +41,7 @@ impl Default for EpochGate {
 }
 
 impl EpochGate {
-    /// Whether a message may be queued now. Returns false while the reset handler goes first.
+    /// Returns whether a message may be queued now: false while the reset handler goes first.
     fn check(&self, bound: Option<Bound>) -> Result<bool, NotSent> {
         let is_late = bound.is_some_and(|bound| bound.line != self.line);
         match &self.stands {
@@ -110,7 +110,7 @@ impl SharedPeer {
         self.lock().gate.stands = Stands::Ajar;
     }
 
-    /// The number of the current line.
+    /// Returns the number of the current line.
     pub(crate) fn line(&self) -> u64 {
         self.lock().gate.line
     }

@@ -160,10 +160,10 @@ fn announces_secret(word: &str) -> bool {
     (is_name && is_secret_name(word)) || is_bare || SECRET_OPTIONS.contains(&word)
 }
 
-/// Returns the option of one letter to which a secret is attached: `-p` of `-pSECRET`.
+/// Returns the one-letter option to which a secret is attached: `-p` in `-pSECRET`.
 ///
-/// A secret can look like anything, so a port (`-p80`) or an option of several letters behind one dash (`-print`)
-/// is shown as `-p…` as well.
+/// A secret can look like anything, so a port (`-p80`) or a long option with a single dash (`-print`) is
+/// shown as `-p…` as well.
 fn option_with_secret(word: &str) -> Option<&'static str> {
     SECRET_OPTIONS.into_iter().find(|option| word.len() > option.len() && word.starts_with(option))
 }

@@ -1,6 +1,6 @@
 //! Programs that run something else: interpreters, package runners and wrappers.
 
-/// What the first argument that is not an option is, or the value of an option.
+/// What the first argument after the options stands for, or the value of an option.
 #[derive(Clone, Copy)]
 pub(super) enum Argument {
     /// A file to run.
@@ -11,7 +11,7 @@ pub(super) enum Argument {
     Image,
     /// A name.
     Name,
-    /// Nothing that names the program, which is that of the directory.
+    /// Nothing that names the program: it is named after the directory.
     Folder,
     /// Another command, after variables and this many other words.
     Command {
@@ -23,7 +23,7 @@ pub(super) enum Argument {
 /// A program that runs something else. Short options are written with one dash and one letter.
 pub(super) struct Tool {
     pub(super) programs: &'static [&'static str],
-    /// The first words of its arguments without options; this row is for all of them. Empty if it has none.
+    /// The subcommands that this row is for; empty if it is for all arguments.
     subcommands: &'static [&'static str],
     pub(super) argument: Argument,
     /// Options that take the next word as their value.
@@ -68,7 +68,7 @@ const UV: Valued = These(&[
     "--refresh-package",
 ]);
 
-/// Known programs. Of several rows that fit, the first counts.
+/// Known programs. If several rows match, the first one is used.
 pub(super) const TOOLS: &[Tool] = &[
     Tool {
         valued: These(&["-X", "-W"]),
@@ -216,7 +216,7 @@ const NPM: Valued = These(&[
     "--registry",
 ]);
 
-/// What the arguments of a tool say.
+/// What a tool's arguments say about the program that it runs.
 pub(super) enum Found<'a> {
     /// The value of an option.
     Value(Argument, &'a str),

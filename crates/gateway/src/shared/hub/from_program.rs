@@ -137,7 +137,7 @@ impl Hub {
         self.out.push_back(Output::Refusal(error.into()));
     }
 
-    /// Passes a request of the program to the one client that can be meant.
+    /// Passes a request of the program to the only client that it can be meant for.
     fn program_asked(&mut self, request: &Request) {
         let method = request.method();
         let id = request.id();

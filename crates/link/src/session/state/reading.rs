@@ -1,4 +1,4 @@
-//! Who reads the connection: the session's task, or the consumer while it is being polled.
+//! What reads the connection: the session's task, or the consumer while it is being polled.
 
 use std::time::Duration;
 

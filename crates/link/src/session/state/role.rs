@@ -1,4 +1,4 @@
-//! Which end of a session this is, and what only that end knows.
+//! Which end of a session this is, and the state that only that end has.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 /// Which end of the session this is.
 pub(in crate::session) enum Role {
-    /// The ticket to resume the session; `None` before it was granted.
+    /// The ticket to resume the session; `None` until it is granted.
     Client(Option<Ticket>),
     Server(Box<ServerRole>),
 }
@@ -70,7 +70,7 @@ impl ServerRole {
         self.first.is_some()
     }
 
-    /// Returns a connection that was offered, and what tells of the next one.
+    /// Returns the offered connection, if any, and the notification of the next one.
     pub(in crate::session) fn take_offer(&mut self) -> (Option<Offer>, Arc<Notify>) {
         (self.offer.take(), self.offered.clone())
     }

@@ -24,7 +24,7 @@ pub fn resolve(program: &OsStr, cwd: Option<&Path>) -> Result<PathBuf, Transport
     resolve_in(program, cwd, &path, &endings.to_string_lossy())
 }
 
-/// The extensions of files that can be started: by the system, or batch files by `cmd.exe`.
+/// The extensions of files that can be started: programs by the system, batch files by `cmd.exe`.
 const STARTABLE: [&str; 4] = [".COM", ".EXE", ".BAT", ".CMD"];
 
 fn resolve_in(
