@@ -262,7 +262,8 @@ impl Waiting {
             let message = invalid.message();
             let shown = String::from_utf8_lossy(message.get(..SHOWN).unwrap_or(message));
             let problem = invalid.response_problem();
-            let text = format!("the program's response is not valid: {problem}; received: {shown:?}");
+            let text =
+                format!("the program's response is not valid: {problem}; received: {shown:?}");
             self.answers.push(error(&id, SERVER_ERROR, &text));
         }
     }
