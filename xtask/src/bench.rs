@@ -55,7 +55,7 @@ fn built(workspace: &Workspace, find: Find) -> Result<Fixture, Failure> {
     Ok(others)
 }
 
-/// Whether one of the rows is selected, or no row is named.
+/// Returns whether one of the rows is selected, or no row is named.
 fn wants(rows: &[&str], args: &[String]) -> bool {
     let mut named = args.iter().filter(|arg| !arg.starts_with('-')).peekable();
     named.peek().is_none() || named.any(|row| rows.contains(&row.as_str()))

@@ -58,7 +58,7 @@ impl Target {
         Ok(cargo)
     }
 
-    /// The target folder. It can be deleted at any time and is then rebuilt.
+    /// Returns the target folder. It can be deleted at any time and is then rebuilt.
     pub(crate) fn directory(&self) -> Result<PathBuf, Failure> {
         Ok(cache()?.join(format!("{}-target", self.name)))
     }

@@ -28,7 +28,7 @@ impl fmt::Display for TestOutcome {
 
 const MODES: [&str; 3] = [" - should panic", " - compile fail", " - compile"];
 
-/// The tests that a harness reports, and their outcomes.
+/// Returns the tests that a harness reports, and their outcomes.
 pub(crate) fn results(stdout: &str) -> impl Iterator<Item = (&str, TestOutcome)> {
     stdout.lines().filter_map(|line| {
         let (test, outcome) = line.trim_end().strip_prefix("test ")?.split_once(" ... ")?;
@@ -114,7 +114,7 @@ pub(crate) fn failures(stdout: &str, code: Result<i32, &str>) -> Vec<Failed> {
     failures
 }
 
-/// Whether the line is a harness's first line, such as `running 3 tests`.
+/// Returns whether the line is a harness's first line, such as `running 3 tests`.
 pub(crate) fn is_opening(line: &str) -> bool {
     let words: Vec<_> = line.split_whitespace().collect();
     matches!(words[..], ["running", count, "test" | "tests"] if count.parse::<usize>().is_ok())

@@ -92,12 +92,12 @@ fn failed(why: impl Display) -> Failure {
     Failure::Failed(why.to_string())
 }
 
-/// Whether help is requested. Arguments after `--` are not ours.
+/// Returns whether help is requested. Arguments after `--` are not ours.
 fn wants_help(args: &[String]) -> bool {
     args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--help" || arg == "-h")
 }
 
-/// Whether this is a CI machine, where everything may be installed and everything is checked.
+/// Returns whether this is a CI machine, where everything may be installed and everything is checked.
 fn is_ci() -> bool {
     env::var_os("CI").is_some_and(|value| value == "true")
 }

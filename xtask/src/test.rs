@@ -316,7 +316,7 @@ impl<'a> Options<'a> {
         ])
     }
 
-    /// Whether one of these options precedes the `--`, alone or with its value attached.
+    /// Returns whether one of these options precedes the `--`, alone or with its value attached.
     fn names(&self, options: &[&str]) -> bool {
         self.cargo_args.iter().take_while(|arg| **arg != "--").any(|arg| {
             let name = arg.split_once('=').map_or(*arg, |(name, _)| name);

@@ -43,7 +43,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Whether the results may be written: only if all rows run in full.
+    /// Returns whether the results may be written: only if all rows run in full.
     pub(crate) fn is_full(&self) -> bool {
         !self.quick && !self.all_cores && self.rows.is_empty()
     }

@@ -90,7 +90,8 @@ impl WebAddress {
         Ok(Self { place: Place::Tcp { host, port }, is_secure, target })
     }
 
-    /// Whether the server is on this machine: on a Unix socket, or on a host that is [loopback](is_loopback).
+    /// Returns whether the server is on this machine: on a Unix socket, or on a host that is
+    /// [loopback](is_loopback).
     pub fn is_on_this_machine(&self) -> bool {
         match &self.place {
             Place::Unix(_) => true,

@@ -173,7 +173,7 @@ impl WebConnector {
         request.body(Empty).map_err(|_| unsendable("the path"))
     }
 
-    /// Whether to offer the half-close. The session protocol has its own end of input.
+    /// Returns whether to offer the half-close. The session protocol has its own end of input.
     fn offers_half_close(&self) -> bool {
         self.content != Content::Carrier
     }
@@ -213,7 +213,7 @@ impl WebConnector {
         Ok(has_half_close)
     }
 
-    /// The subprotocols to offer.
+    /// Returns the subprotocols to offer.
     fn offered(&self) -> impl Iterator<Item = &str> {
         let session = (self.content == Content::Carrier).then_some(RESUMABLE);
         let named = &self.dialer.client.config.subprotocols;

@@ -29,7 +29,8 @@ pub(crate) fn gone(what: fn(String) -> TransportError) -> impl Fn(hyper::Error) 
     }
 }
 
-/// Whether TLS has failed: a server that requires a client certificate says so only after the handshake.
+/// Returns whether TLS has failed: a server that requires a client certificate says so only after the
+/// handshake.
 fn is_tls(error: &(dyn Error + 'static)) -> bool {
     std::iter::successors(Some(error), |&error| error.source()).any(|error| {
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);

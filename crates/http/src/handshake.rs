@@ -31,14 +31,14 @@ pub(crate) fn key() -> Result<String, TransportError> {
     Ok(BASE64_STANDARD.encode(random_bits::<16>()?))
 }
 
-/// Whether `text` is a key: sixteen bytes in base64.
+/// Returns whether `text` is a key: sixteen bytes in base64.
 pub(crate) fn is_key(text: &str) -> bool {
     // Some clients use random base64 digits, so that the unused last bits are not zero.
     let is_digit = |digit: char| alphabet::STANDARD.as_str().contains(digit);
     text.len() == 24 && text.strip_suffix("==").is_some_and(|it| it.chars().all(is_digit))
 }
 
-/// Whether a header that is a comma-separated list contains `word`, ignoring case.
+/// Returns whether a header that is a comma-separated list contains `word`, ignoring case.
 pub(crate) fn has_word(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
     words(headers, name).any(|known| known.eq_ignore_ascii_case(word))
 }

@@ -32,12 +32,12 @@ pub struct PublicUrl {
 }
 
 impl PublicUrl {
-    /// Whether clients use TLS.
+    /// Returns whether clients use TLS.
     pub fn is_secure(&self) -> bool {
         self.is_secure
     }
 
-    /// The path of the server. It begins and ends with `/`.
+    /// Returns the path of the server. It begins and ends with `/`.
     pub fn path(&self) -> &str {
         &self.path
     }

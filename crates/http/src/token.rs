@@ -44,7 +44,7 @@ impl Token {
         &self.0
     }
 
-    /// Whether `other` is this token. Takes the same time however much of it is right.
+    /// Returns whether `other` is this token. Takes the same time however much of it is right.
     pub fn matches(&self, other: &str) -> bool {
         self.fingerprint() == Fingerprint::of(other)
     }

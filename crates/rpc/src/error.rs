@@ -212,7 +212,7 @@ impl Error for ErrorObject {}
 mod tests {
     use super::*;
 
-    /// The messages of an error and its sources, outermost first.
+    /// Returns the messages of an error and its sources, outermost first.
     fn messages(error: &dyn Error) -> Vec<String> {
         let mut messages = vec![error.to_string()];
         let mut cause = error.source();

@@ -137,17 +137,17 @@ impl<H: Handler> Inbound<H> {
         notification.message().len().max(LEAST_NOTIFICATION)
     }
 
-    /// Whether more notifications are waiting than allowed.
+    /// Returns whether more notifications are waiting than allowed.
     pub(crate) fn is_full(&self) -> bool {
         self.notifications_weight >= self.shared.options.queue.bytes()
     }
 
-    /// Whether a request that was held back can start now.
+    /// Returns whether a request that was held back can start now.
     pub(crate) fn can_resume(&self) -> bool {
         self.held_back && !self.shared.is_clogged()
     }
 
-    /// Whether everything was handled and answered.
+    /// Returns whether everything was handled and answered.
     pub(crate) fn is_idle(&self) -> bool {
         self.notifications.is_empty()
             && self.handling.is_none()
@@ -334,7 +334,7 @@ impl<H: Handler> Inbound<H> {
     }
 }
 
-/// The span for everything logged while a request is handled, with the trace it carries.
+/// Returns the span for everything logged while a request is handled, with the trace it carries.
 fn span(dialect: &Dialect, request: &Request) -> Span {
     let span =
         debug_span!("request", method = field::Empty, id = field::Empty, trace = field::Empty);

@@ -25,7 +25,7 @@ pub(crate) fn instead_of(message: &Bytes, why: &EncodeError, dialect: &Dialect) 
     }
 }
 
-/// The id of the request that the message answers.
+/// Returns the id of the request that the message answers.
 fn id_of(answer: &Message) -> Option<&[u8]> {
     match answer {
         Message::Response(response) => Some(response.id()),

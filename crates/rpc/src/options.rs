@@ -63,8 +63,8 @@ impl PeerOptions {
 /// The minimum weight of a message in a queue.
 const LEAST_WEIGHT: usize = 64 * 1024;
 
-/// The weight of a message: its length, with a minimum that keeps 16 MiB below 256 messages. A message
-/// larger than the queue takes all of it.
+/// Returns the weight of a message: its length, with a minimum that keeps 16 MiB below 256 messages. A
+/// message larger than the queue takes all of it.
 pub(crate) fn weight(length: usize, queue: ByteSize) -> usize {
     length.max(LEAST_WEIGHT).min(queue.bytes().max(1))
 }

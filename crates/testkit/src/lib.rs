@@ -40,7 +40,7 @@ macro_rules! test_name {
     }};
 }
 
-/// The part of an item's path that the test harness uses as the name of the test.
+/// Returns the part of an item's path that the test harness uses as the name of the test.
 #[doc(hidden)]
 pub fn test_name_of(item: &'static str) -> String {
     let (_crate, item) = item.split_once("::").unwrap_or_default();

@@ -92,13 +92,13 @@ pub fn until_ended(pid: u32) {
     until(&format!("the end of process {pid}"), || !is_running(pid));
 }
 
-/// Whether the process exists and has not ended.
+/// Returns whether the process exists and has not ended.
 #[cfg(target_os = "linux")]
 pub fn is_running(pid: u32) -> bool {
     !matches!(state_of(pid), None | Some('Z' | 'X'))
 }
 
-/// The state letter in `/proc`.
+/// Returns the state letter in `/proc`.
 #[cfg(target_os = "linux")]
 fn state_of(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

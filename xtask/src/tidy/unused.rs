@@ -57,7 +57,7 @@ fn judge(it: &Crate, sources: &[(PathBuf, String)]) -> Vec<Finding> {
         .collect()
 }
 
-/// Whether the text contains the identifier as a whole word.
+/// Returns whether the text contains the identifier as a whole word.
 fn names(text: &str, identifier: &str) -> bool {
     let is_part = |character: char| character.is_alphanumeric() || character == '_';
     text.match_indices(identifier).any(|(at, _)| {

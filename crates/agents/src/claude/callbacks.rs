@@ -158,7 +158,7 @@ impl Callbacks {
         self
     }
 
-    /// Whether there are no callbacks.
+    /// Returns whether there are no callbacks.
     pub fn is_empty(&self) -> bool {
         self.can_use_tool.is_none() && self.hooks.is_empty() && self.mcp.is_empty()
     }

@@ -136,7 +136,7 @@ impl Cli {
         line.ended(reason)
     }
 
-    /// Whether messages can be written: the program is alive and its input has not ended.
+    /// Returns whether messages can be written: the program is alive and its input has not ended.
     pub fn is_ready(&self) -> bool {
         let line = &*self.0;
         line.end.get().is_none()
@@ -150,7 +150,7 @@ impl Cli {
         self.0.end.get().cloned()
     }
 
-    /// The line's control: counts, health, and the child's process id.
+    /// Returns the line's control: counts, health, and the child's process id.
     pub fn control(&self) -> &Control {
         &self.0.control
     }

@@ -104,7 +104,7 @@ pub struct End {
 }
 
 impl End {
-    /// Whether the program ended by itself and with a failure.
+    /// Returns whether the program ended by itself and with a failure.
     pub fn is_failure(&self) -> bool {
         !self.by_us && !self.reason.is_clean()
     }

@@ -107,13 +107,13 @@ fn excerpt(line: &[u8]) -> String {
     format!("{:?}", String::from_utf8_lossy(line.get(..SHOWN).unwrap_or(line)))
 }
 
-/// Whether this is the beginning of a response to one of our requests. Only the first bytes of a
+/// Returns whether this is the beginning of a response to one of our requests. Only the first bytes of a
 /// discarded line are known, and they may not be JSON.
 pub(super) fn is_lost_answer(head: &[u8]) -> bool {
     head.trim_ascii_start().starts_with(b"{") && contains(head, b"\"control_response\"")
 }
 
-/// Whether the text contains the id.
+/// Returns whether the text contains the id.
 pub(super) fn names(head: &[u8], id: &str) -> bool {
     contains(head, format!("\"{id}\"").as_bytes())
 }

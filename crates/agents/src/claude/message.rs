@@ -66,7 +66,7 @@ impl System {
         text(&self.0, "subtype")
     }
 
-    /// Whether the session has become idle: no turn or background agent is running
+    /// Returns whether the session has become idle: no turn or background agent is running
     /// ([`Options::session_state_events`](super::Options::session_state_events)).
     pub fn is_idle(&self) -> bool {
         self.subtype() == "session_state_changed" && text(&self.0, "state") == "idle"
@@ -134,7 +134,7 @@ impl TurnResult {
         text(&self.0, "subtype")
     }
 
-    /// Whether the turn failed.
+    /// Returns whether the turn failed.
     pub fn is_error(&self) -> bool {
         self.0.get("is_error").and_then(Value::as_bool).unwrap_or(self.subtype() != "success")
     }

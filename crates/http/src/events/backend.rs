@@ -134,12 +134,12 @@ impl ChannelBackend {
         }
     }
 
-    /// Whether the other side has ended its input, so that no message may follow.
+    /// Returns whether the other side has ended its input, so that no message may follow.
     pub(crate) fn is_half_closed(&self) -> bool {
         self.0.state().is_half_closed
     }
 
-    /// Whether the end to be sent is only that of the input.
+    /// Returns whether the end to be sent is only that of the input.
     pub(crate) fn ends_input(&self) -> bool {
         self.0.state().is_ending_input
     }
@@ -183,7 +183,7 @@ impl ChannelBackend {
         self.0.control.reason_to_report()?.child_exit().cloned()
     }
 
-    /// Whether both halves of the channel are dropped or the line has ended.
+    /// Returns whether both halves of the channel are dropped or the line has ended.
     pub(crate) fn is_over(&self) -> bool {
         let state = self.0.state();
         state.is_left || state.is_cut

@@ -323,7 +323,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// The next item; `None` at the end of the stream.
+    /// Returns the next item; `None` at the end of the stream.
     async fn next(
         &mut self,
         backend: Option<&ChannelBackend>,

@@ -38,7 +38,7 @@ pub(super) fn resolve(base: &WebAddress, reference: &str) -> Option<String> {
     target_of(&target)
 }
 
-/// The scheme of a reference and what follows its colon.
+/// Returns the scheme of a reference and what follows its colon.
 fn scheme_of(reference: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = reference.split_once(':')?;
     let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())

@@ -48,7 +48,7 @@ impl Progress {
         self.is_under_way.store(false, Relaxed);
     }
 
-    /// Whether the kernel may still hold written bytes.
+    /// Returns whether the kernel may still hold written bytes.
     pub(crate) fn is_under_way(&self) -> bool {
         self.is_under_way.load(Relaxed)
     }
@@ -78,7 +78,7 @@ impl Progress {
         self.has_body.load(Relaxed)
     }
 
-    /// Whether the other side may still be sending bytes that are not read.
+    /// Returns whether the other side may still be sending bytes that are not read.
     pub(crate) fn has_unread(&self) -> bool {
         self.has_unread.load(Relaxed)
     }
@@ -194,12 +194,12 @@ impl BodyWriter {
         .await;
     }
 
-    /// Whether the connection was given up because the other side stopped reading.
+    /// Returns whether the connection was given up because the other side stopped reading.
     pub(crate) fn has_stalled(&self) -> bool {
         self.progress.has_stalled.load(Relaxed)
     }
 
-    /// Whether the connection is gone or has to be closed.
+    /// Returns whether the connection is gone or has to be closed.
     pub(crate) fn is_torn(&self) -> bool {
         self.refused.get().is_some() || lock(&self.state).is_torn
     }

@@ -61,9 +61,9 @@ pub(super) struct Origin {
     port: u16,
 }
 
-/// Whether the request is not a browser's cross-site request. Requests for images and scripts have no Origin
-/// header, but browsers state their site (W3C Fetch Metadata). The check is needed because cookies are shared
-/// between the ports of a host.
+/// Returns whether the request is not a browser's cross-site request. Requests for images and scripts
+/// have no Origin header, but browsers state their site (W3C Fetch Metadata). The check is needed
+/// because cookies are shared between the ports of a host.
 fn is_own_fetch(headers: &HeaderMap) -> bool {
     let mut sites = headers.get_all(SITE).iter();
     sites.all(|site| site == "same-origin" || site == "none")
@@ -278,7 +278,7 @@ impl AccessPolicy {
         }
     }
 
-    /// Whether no token is needed.
+    /// Returns whether no token is needed.
     pub(super) fn is_open(&self) -> bool {
         self.token.is_none()
     }
@@ -368,7 +368,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Whether the request is a CORS preflight. Preflights carry no token.
+/// Returns whether the request is a CORS preflight. Preflights carry no token.
 pub(super) fn is_preflight(request: &Parts) -> bool {
     request.method == Method::OPTIONS
         && request.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)

@@ -167,7 +167,7 @@ fn field(form: &[u8], name: &[u8]) -> Option<String> {
     String::from_utf8(decoded).ok()
 }
 
-/// Whether the client asks for HTML, as browsers do when a person opens a URL.
+/// Returns whether the client asks for HTML, as browsers do when a person opens a URL.
 fn accepts_html(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|it| it.to_str().ok());
     accepted.flat_map(|it| it.split(',')).any(|it| {

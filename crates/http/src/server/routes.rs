@@ -101,8 +101,8 @@ impl Routes {
         Self { rows: own.chain(added).collect() }
     }
 
-    /// Whether the routes can be added: absolute paths that are not taken, each with methods in upper case, and
-    /// lower-case names of headers.
+    /// Returns whether the routes can be added: absolute paths that are not taken, each with methods in
+    /// upper case, and lower-case names of headers.
     pub(super) fn can_add(added: &[Route]) -> bool {
         let mut table = Self::new(Vec::new());
         added.iter().all(|route| {

@@ -60,22 +60,23 @@ impl Out {
         }
     }
 
-    /// Whether pings, pongs and the close frame may be sent.
+    /// Returns whether pings, pongs and the close frame may be sent.
     fn takes_control(&self) -> bool {
         matches!(self.stage, Stage::Open | Stage::InputEnded)
     }
 
-    /// Whether this side has ended its input, and not closed yet.
+    /// Returns whether this side has ended its input, and not closed yet.
     pub(super) fn has_ended_input(&self) -> bool {
         matches!(self.stage, Stage::InputEnded)
     }
 
-    /// Whether this side has sent its own close frame and waits for the answer.
+    /// Returns whether this side has sent its own close frame and waits for the answer.
     pub(super) fn awaits_answer(&self) -> bool {
         matches!(self.stage, Stage::Closing(CloseReason::ByUs))
     }
 
-    /// Whether nothing sent will be read, because the other side has closed or the line has ended.
+    /// Returns whether nothing sent will be read, because the other side has closed or the line has
+    /// ended.
     pub(super) fn is_gone(&self) -> bool {
         match &self.stage {
             Stage::Open | Stage::InputEnded => false,

@@ -154,7 +154,7 @@ impl Receiver for SessionReceiver {
         !self.taken.is_empty() || self.shared.state().has_inbound()
     }
 
-    /// The bytes of messages that were not returned, and so not acknowledged.
+    /// Returns how many bytes of messages were not handed out, and so not acknowledged.
     fn unread(&self) -> u64 {
         let state = self.shared.state();
         self.taken.iter().map(Item::length).sum::<u64>() + state.unread()

@@ -114,7 +114,7 @@ impl Sender for SessionSender {
         self.shared.state().poll_gone(cx.waker())
     }
 
-    /// The bytes of messages that the other end has not acknowledged, also after the session has ended.
+    /// Returns how many bytes of messages the other end has not acknowledged, also after the session ended.
     fn unwritten(&self) -> usize {
         self.shared.state().unacknowledged()
     }

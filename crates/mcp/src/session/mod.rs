@@ -321,8 +321,8 @@ impl Session {
         self.make_room();
     }
 
-    /// Whether another message of the program may be taken. If not, wait until a stream has written something
-    /// or was detached.
+    /// Returns whether another message of the program may be taken. If not, wait until a stream has
+    /// written something or was detached.
     pub fn has_room(&self) -> bool {
         self.waiting < self.limits.waiting_bytes
     }
@@ -371,7 +371,7 @@ impl Session {
         self.is_over = true;
     }
 
-    /// Whether the session has ended.
+    /// Returns whether the session has ended.
     pub fn is_over(&self) -> bool {
         self.is_over
     }

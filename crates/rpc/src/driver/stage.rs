@@ -68,7 +68,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         self.stage = Stage::Stopping(Stopping { reason, stopped, ends, grace });
     }
 
-    /// Whether all requests and calls in both directions are finished.
+    /// Returns whether all requests and calls in both directions are finished.
     fn is_idle(&self) -> bool {
         self.unsent.is_none() && self.inbound.is_idle() && self.shared.is_idle()
     }

@@ -180,7 +180,8 @@ impl SharedPeer {
         Meanwhile { unfinished: unfinished.load(Relaxed), unreadable: unreadable.load(Relaxed) }
     }
 
-    /// Whether the other side may still be processing a notification or response that it was sent.
+    /// Returns whether the other side may still be processing a notification or response that it was
+    /// sent.
     pub(crate) fn may_be_unread(&self) -> bool {
         self.lock().unread.is_some()
     }
@@ -222,13 +223,13 @@ impl SharedPeer {
         Ok(())
     }
 
-    /// Whether nothing is waiting to be sent and no call is pending.
+    /// Returns whether nothing is waiting to be sent and no call is pending.
     pub(crate) fn is_idle(&self) -> bool {
         let mut state = self.lock();
         state.outgoing.is_empty() && !state.calls.iter_mut().any(|(_, it)| it.answer.is_none())
     }
 
-    /// Whether so much is waiting to be sent that no further requests should be started. Reading
+    /// Returns whether so much is waiting to be sent that no further requests should be started. Reading
     /// continues, because the other side may be waiting for this side to read as well.
     pub(crate) fn is_clogged(&self) -> bool {
         let state = self.lock();
@@ -236,7 +237,7 @@ impl SharedPeer {
             || state.outgoing_bytes >= self.options.queue.bytes().saturating_mul(2)
     }
 
-    /// Whether so many refusals are waiting to be sent that reading should stop.
+    /// Returns whether so many refusals are waiting to be sent that reading should stop.
     pub(crate) fn is_flooded(&self) -> bool {
         self.refusal_bytes.load(Relaxed) >= self.options.queue.bytes().saturating_mul(2)
     }

@@ -164,7 +164,7 @@ impl Network {
         Events { cuts: state.events.cuts + cuts, ..state.events }
     }
 
-    /// Whether no other handle exists: no transport, and no connector created from one.
+    /// Returns whether no other handle exists: no transport, and no connector created from one.
     pub fn is_alone(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }

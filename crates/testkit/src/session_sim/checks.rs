@@ -4,7 +4,7 @@ use super::end::End;
 use super::world::{Kind, World};
 
 impl World<'_> {
-    /// The client's session and the server's end of it.
+    /// Returns the client's session and the server's end of it.
     fn both(&self) -> Option<(&End, &End)> {
         let served = self.table.get(self.client.record?)?.as_ref()?;
         Some((&self.client, &served.end))
@@ -21,7 +21,7 @@ impl World<'_> {
         server.agrees_with(client)
     }
 
-    /// Whether everything was delivered and both ends know it.
+    /// Returns whether everything was delivered and both ends know it.
     pub(super) fn is_complete(&mut self) -> Result<bool, String> {
         let Some((client, server)) = self.both() else { return Ok(false) };
         if !client.session.is_settled() || !server.session.is_settled() {

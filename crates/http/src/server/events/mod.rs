@@ -191,7 +191,7 @@ async fn take(
     }
 }
 
-/// Whether a content type is that of length-prefixed messages, with any parameters.
+/// Returns whether a content type is that of length-prefixed messages, with any parameters.
 fn is_frames(kind: &HeaderValue) -> bool {
     let kind = kind.to_str().unwrap_or_default();
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(FRAMES))

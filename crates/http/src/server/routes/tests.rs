@@ -123,7 +123,7 @@ impl Site {
         self.ask(method, path, &format!("{}{BEARER}{lines}", self.host())).await
     }
 
-    /// Whether a line was opened, for which a program would be started.
+    /// Returns whether a line was opened, for which a program would be started.
     fn has_line(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         self.acceptors.iter_mut().any(|acceptor| {
