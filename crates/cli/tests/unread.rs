@@ -136,6 +136,14 @@ fn web_and_session_clients_learn_what_the_program_did_not_read() {
     names_place_and_hint(&finished, serve.endpoint());
     serve.stop();
 
+    // It fails instead.
+    let failing = [&["--resume"][..], &["--", "sh", "-c", "read -r line; echo \"$line\"; exit 3"]];
+    let serve = Serve::start(failing.concat());
+    let finished = Program::run(&mut serve.connect(), TWO);
+    assert_eq!((finished.code, &*finished.stdout), (Some(1), "{\"a\":1}\n"), "{finished:?}");
+    assert!(finished.stderr.contains(told), "{finished:?}");
+    serve.stop();
+
     let serve = Serve::start(["--resume", "--", "true"]);
     for args in [&["connect"][..], &["bridge", "stdio:"], &["call"]] {
         let args =

@@ -428,9 +428,15 @@ impl<'a> BridgedLine<'a> {
             self.unread.fetch_add(unread, Relaxed);
         }
         let unread = self.unread.load(Relaxed);
-        let leaves_unread = unread > 0 && matches!(&end, BridgeEnd::Far(far) if far.is_clean());
+        // A session has acknowledged what was not read, and cannot say that the program failed.
+        let leaves_unread = unread > 0
+            && match &end {
+                BridgeEnd::Far(far) => is_session || far.is_clean(),
+                BridgeEnd::Stopped(_) => true,
+                BridgeEnd::Near { .. } => false,
+            };
         match &end {
-            BridgeEnd::Far(_) if leaves_unread => {
+            _ if leaves_unread => {
                 control.report_at_close(CloseReason::InputUnread(unread));
             }
             BridgeEnd::Far(reason) => control.report_at_close(reason.clone()),

@@ -5,11 +5,12 @@
 //! what happens to a message that cannot be passed on.
 
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::task::Poll;
-use std::time::Instant;
+use std::task::{Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tieline_proto::json::{self, Limits};
@@ -21,6 +22,7 @@ use tieline_transport::{
 };
 use tokio::sync::Notify;
 use tokio::task::coop;
+use tokio::time::{Sleep, sleep};
 
 use crate::Bridge;
 use crate::dialogue::{Dialogue, Settled, Verdict};
@@ -53,8 +55,8 @@ pub(crate) struct Passing {
     /// The source is a session: received messages count as delivered, so one that cannot be passed on ends
     /// the direction.
     from_session: bool,
-    /// The sink is this process's stdout: bytes that wait when its reader is gone are lost output. Elsewhere they may
-    /// be bytes that only were not acknowledged yet.
+    /// The sink is this process's stdout: bytes that wait when its reader is gone, and messages that arrive later, are
+    /// lost output. Elsewhere waiting bytes may be bytes that only were not acknowledged yet.
     to_stdio: bool,
 }
 
@@ -121,6 +123,9 @@ impl Drop for InHand<'_> {
 
 /// Messages up to this length are not counted while they wait for room.
 const SMALL: usize = 64 * 1024;
+
+/// How long the source may take to end after the reader of stdout has gone, before its output counts as cut off.
+const CUT_OFF: Duration = Duration::from_secs(1);
 
 /// The limits for a message that has to be JSON to be passed on.
 const LIMITS: Limits = Limits { depth: 128, keys: 100_000 };
@@ -219,6 +224,7 @@ impl<'a> Direction<'a> {
     ) -> PumpEnd {
         let mut turn = Turn::default();
         let mut number = 0;
+        let mut reader_gone: Option<Pin<Box<Sleep>>> = None;
         loop {
             turn.count().await;
             let next = poll_fn(|cx| {
@@ -235,11 +241,15 @@ impl<'a> Direction<'a> {
                 }
                 let watches = watch_sink.is_some_and(|watch| watch.load(Relaxed));
                 if watches && sink.poll_gone(cx).is_ready() {
-                    let is_cut = watch.passing.to_stdio && sink.outgoing().waiting > 0;
-                    let reason = match is_cut {
-                        true => std::io::Error::from(std::io::ErrorKind::BrokenPipe).into(),
-                        false => CloseReason::ByPeer,
-                    };
+                    let mut reason = CloseReason::ByPeer;
+                    if watch.passing.to_stdio {
+                        // Whether output is lost is only known when more arrives, or the source ends.
+                        let cut_off = reader_gone.get_or_insert_with(|| Box::pin(sleep(CUT_OFF)));
+                        if sink.outgoing().waiting == 0 {
+                            ready!(cut_off.as_mut().poll(cx));
+                        }
+                        reason = std::io::Error::from(std::io::ErrorKind::BrokenPipe).into();
+                    }
                     return Poll::Ready(Err(SendError::Closed(Box::new(reason))));
                 }
                 Poll::Pending
@@ -438,7 +448,7 @@ fn closed(error: SendError) -> CloseReason {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::panic)]
+    #![allow(clippy::panic, clippy::unwrap_used)]
 
     use std::task::Context;
 
@@ -446,12 +456,23 @@ mod tests {
 
     use super::*;
 
-    /// A source that sends nothing.
-    struct Silent;
+    /// A source that sends these, one per 100 ms, and then nothing.
+    struct Later(Vec<Incoming>, Pin<Box<Sleep>>);
 
-    impl Receiver for Silent {
-        fn poll_recv(&mut self, _: &mut Context<'_>) -> Poll<Incoming> {
-            Poll::Pending
+    impl Later {
+        fn new(mut incoming: Vec<Incoming>) -> Self {
+            incoming.reverse();
+            Self(incoming, Box::pin(sleep(PAUSE)))
+        }
+    }
+
+    const PAUSE: Duration = Duration::from_millis(100);
+
+    impl Receiver for Later {
+        fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+            ready!(self.1.as_mut().poll(cx));
+            self.1 = Box::pin(sleep(PAUSE));
+            self.0.pop().map_or(Poll::Pending, Poll::Ready)
         }
     }
 
@@ -460,15 +481,19 @@ mod tests {
 
     impl Sender for Gone {
         fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-            Poll::Pending
+            Poll::Ready(Ok(()))
         }
 
-        fn start_send(&mut self, _: Bytes) -> Result<(), SendError> {
+        fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
+            self.0 += message.len() as u64;
             Ok(())
         }
 
         fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-            Poll::Pending
+            match self.0 {
+                0 => Poll::Ready(Ok(())),
+                _ => Poll::Pending,
+            }
         }
 
         fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SendError>> {
@@ -484,18 +509,37 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn output_that_waits_when_the_reader_of_stdout_goes_is_an_error() {
+    /// Returns how a direction ends whose sink is gone.
+    async fn end_of(incoming: Vec<Incoming>, to_stdio: bool, waiting: u64) -> PumpEnd {
         let options = Bridge::default();
         let is_watched = AtomicBool::new(true);
-        for (to_stdio, waiting, is_clean) in [(true, 0, true), (true, 1, false), (false, 1, true)] {
-            let passing = Passing { to_stdio, ..Passing::default() };
-            let watch = Watch { passing, ..Watch::default() };
-            let direction = Direction::new(&options, Side::Server);
-            let (mut source, mut sink) = (Silent, Gone(waiting));
-            let end = direction.pump(&mut source, &mut sink, watch, Some(&is_watched));
-            let PumpEnd::Sink(reason) = end.await else { panic!("the sink has not ended") };
+        let passing = Passing { to_stdio, ..Passing::default() };
+        let watch = Watch { passing, ..Watch::default() };
+        let direction = Direction::new(&options, Side::Server);
+        let (mut source, mut sink) = (Later::new(incoming), Gone(waiting));
+        let end = direction.pump(&mut source, &mut sink, watch, Some(&is_watched));
+        tokio::time::timeout(Duration::from_secs(60), end).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn output_that_waits_when_the_reader_of_stdout_goes_is_an_error() {
+        // Without bytes that wait, the source may have more to say: it has not ended.
+        for (to_stdio, waiting, is_clean) in [(true, 0, false), (true, 1, false), (false, 1, true)]
+        {
+            let end = end_of(Vec::new(), to_stdio, waiting).await;
+            let PumpEnd::Sink(reason) = end else { panic!("the sink has not ended") };
             assert_eq!(reason.is_clean(), is_clean, "{to_stdio} {waiting}: {reason}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn output_that_arrives_after_the_reader_of_stdout_has_gone_is_an_error() {
+        let message = || Incoming::Message(Bytes::from_static(b"{}"));
+        let end = || Incoming::End(CloseReason::ByPeer);
+        let cut = end_of(vec![message(), end()], true, 0).await;
+        assert!(matches!(cut, PumpEnd::Sink(CloseReason::Io(_))));
+        // Nothing was lost if nothing more arrives.
+        let whole = end_of(vec![end()], true, 0).await;
+        assert!(matches!(whole, PumpEnd::Source(CloseReason::ByPeer)));
     }
 }
