@@ -1,6 +1,6 @@
 //! Tells clients whose user is not allowed why they are disconnected.
 
-use std::io;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,7 +10,8 @@ use tokio::time::timeout;
 
 use crate::transport::RefusalNotice;
 
-/// How many clients are told at the same time. Further ones are disconnected without a reason.
+/// How many clients are waited for at the same time. Further ones are disconnected as soon as they are told, so one
+/// that is still writing may get an error before it reads the reason.
 const MAX_CLIENTS: usize = 16;
 /// How long a client may take to read the reason and to disconnect.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,7 +29,14 @@ impl Refused {
     /// Tells a client in a task, and disconnects it.
     pub(super) fn tell(&mut self, stream: UnixStream) {
         while self.clients.try_join_next().is_some() {}
-        if self.notice.bytes.is_empty() || self.clients.len() >= MAX_CLIENTS {
+        if self.notice.bytes.is_empty() {
+            return;
+        }
+        if self.clients.len() >= MAX_CLIENTS {
+            if let (Ok(mut stream), false) = (stream.into_std(), self.notice.is_response) {
+                // Does not block, and fits into the empty buffer of a new connection.
+                let _ = stream.write(&self.notice.bytes);
+            }
             return;
         }
         let notice = self.notice.clone();
@@ -47,4 +55,32 @@ async fn tell(mut stream: UnixStream, notice: RefusalNotice) -> io::Result<()> {
     // A client that is still writing would get an error before it reads the reason.
     tokio::io::copy(&mut stream.take(MAX_DISCARDED), &mut tokio::io::sink()).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_client_gets_the_reason_however_many_there_are() {
+        let notice = RefusalNotice { bytes: "no\n".into(), is_response: false };
+        let mut refused = Refused { notice, clients: JoinSet::new() };
+        let mut clients = Vec::new();
+        for _ in 0..3 * MAX_CLIENTS {
+            let (mut client, end) = UnixStream::pair().unwrap();
+            client.write_all(b"hello\n").await.unwrap();
+            refused.tell(end);
+            clients.push(client);
+        }
+        for client in &mut clients {
+            let mut reason = [0; 3];
+            timeout(Duration::from_secs(60), client.read_exact(&mut reason))
+                .await
+                .unwrap()
+                .unwrap();
+            assert_eq!(&reason, b"no\n");
+        }
+    }
 }
