@@ -243,11 +243,10 @@ impl<'a> Direction<'a> {
                 if watches && sink.poll_gone(cx).is_ready() {
                     let mut reason = CloseReason::ByPeer;
                     if watch.passing.to_stdio {
-                        // Whether output is lost is only known when more arrives, or the source ends.
+                        // Whether output is lost is only known when a write fails, or the source ends. Bytes
+                        // that its reader has taken may still count as waiting.
                         let cut_off = reader_gone.get_or_insert_with(|| Box::pin(sleep(CUT_OFF)));
-                        if sink.outgoing().waiting == 0 {
-                            ready!(cut_off.as_mut().poll(cx));
-                        }
+                        ready!(cut_off.as_mut().poll(cx));
                         reason = std::io::Error::from(std::io::ErrorKind::BrokenPipe).into();
                     }
                     return Poll::Ready(Err(SendError::Closed(Box::new(reason))));
