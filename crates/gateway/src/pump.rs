@@ -475,21 +475,28 @@ mod tests {
         }
     }
 
-    /// A sink whose reader is gone, with this many bytes that were not written.
-    struct Gone(u64);
+    /// A sink whose reader is gone. It counts bytes as waiting, and writing a message fails.
+    struct Gone {
+        waiting: u64,
+        writes: bool,
+    }
 
     impl Sender for Gone {
         fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SendError>> {
             Poll::Ready(Ok(()))
         }
 
-        fn start_send(&mut self, message: Bytes) -> Result<(), SendError> {
-            self.0 += message.len() as u64;
+        fn start_send(&mut self, _: Bytes) -> Result<(), SendError> {
+            self.writes = true;
             Ok(())
         }
 
         fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-            match self.0 {
+            if self.writes {
+                let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+                return Poll::Ready(Err(SendError::Closed(Box::new(broken.into()))));
+            }
+            match self.waiting {
                 0 => Poll::Ready(Ok(())),
                 _ => Poll::Pending,
             }
@@ -504,7 +511,7 @@ mod tests {
         }
 
         fn outgoing(&self) -> Outgoing {
-            Outgoing::new(0, self.0)
+            Outgoing::new(0, self.waiting)
         }
     }
 
@@ -515,7 +522,7 @@ mod tests {
         let passing = Passing { to_stdio, ..Passing::default() };
         let watch = Watch { passing, ..Watch::default() };
         let direction = Direction::new(&options, Side::Server);
-        let (mut source, mut sink) = (Later::new(incoming), Gone(waiting));
+        let (mut source, mut sink) = (Later::new(incoming), Gone { waiting, writes: false });
         let end = direction.pump(&mut source, &mut sink, watch, Some(&is_watched));
         tokio::time::timeout(Duration::from_secs(60), end).await.unwrap()
     }
