@@ -142,7 +142,8 @@ fn log_programs(programs: ProcessCounts) {
 /// Checks that this machine allows isolation, before the endpoints are announced.
 async fn try_isolation(args: &Serve, program: &Program, logging: &Logging) -> Result<(), Failure> {
     let endpoint = Endpoint::exec("/proc/self/exe", ["--version"]);
-    let options = args.line.options(logging);
+    // The program of the check is not one of those that are served.
+    let options = Options { account: None, ..args.line.options(logging) };
     match Registry::new().connect(&endpoint, &options).await {
         Ok(line) => drop(line),
         // The check ran this program, but the error is about the one to be served.
