@@ -24,7 +24,7 @@ const MUCH_BYTES: u64 = 4 << 20;
 pub enum Received {
     /// The next message. It is never received again.
     Message {
-        /// Its number, to be [committed](super::Session::commit).
+        /// Its number, to be [committed](super::SessionMachine::commit).
         sequence: Sequence,
         /// The message.
         message: Bytes,

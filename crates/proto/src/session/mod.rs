@@ -92,7 +92,7 @@ pub struct SessionConfig {
     /// How many bytes of unacknowledged messages are kept; 8 MiB by default. An empty buffer accepts one
     /// message of any size. Less than 1 MiB has the same effect as fewer than 128 messages.
     pub replay_bytes: usize,
-    /// Whether a received message is acknowledged only when the consumer [commits](Session::commit) it, and
+    /// Whether a received message is acknowledged only when the consumer [commits](SessionMachine::commit) it, and
     /// not when it is handed to the consumer; false by default.
     pub commits: bool,
 }
