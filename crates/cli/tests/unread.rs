@@ -157,6 +157,22 @@ fn web_and_session_clients_learn_what_the_program_did_not_read() {
     serve.stop();
 }
 
+/// The program is busy, and the server is stopped.
+#[test]
+fn acknowledged_input_that_a_stopped_server_leaves_unread_fails_the_command() {
+    let program = ["--resume", "--", "sh", "-c", "read -r line; echo \"$line\"; exec sleep 100"];
+    let serve = Serve::start(program);
+    let mut connect = Program::start(&mut serve.connect());
+    connect.send_raw(TWO.as_bytes());
+    assert_eq!(connect.line().as_deref(), Some("{\"a\":1}"));
+    serve.stop();
+    let finished = connect.wait();
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    // The second message may not have been acknowledged yet.
+    let told = ["without reading the last 8 bytes of its input", "messages sent were acknowledged"];
+    assert!(told.iter().any(|words| finished.stderr.contains(words)), "{finished:?}");
+}
+
 /// The server's program can end between the arrival of a message and the check for unread input, so the
 /// server's session ends without a word about it.
 #[test]
