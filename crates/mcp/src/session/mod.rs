@@ -36,7 +36,7 @@ pub struct SessionLimits {
     pub waiting_bytes: usize,
     /// Finished streams that may be resumed; 64 by default.
     pub finished: usize,
-    /// How long a finished stream may be resumed; 60 s by default.
+    /// How long a finished stream may be resumed after its connection has ended; 60 s by default.
     pub finished_for: Duration,
     /// How long a session without a stream is kept; 30 min by default.
     pub idle: Duration,
@@ -167,7 +167,7 @@ impl Session {
             limits,
             initialize: Some(Id::from(opening.id())),
             version: None,
-            streams: BTreeMap::from([(GENERAL, Stream::new(0))]),
+            streams: BTreeMap::from([(GENERAL, Stream::new(1))]),
             open: BTreeSet::new(),
             calls: HashMap::new(),
             tokens: HashMap::new(),
@@ -300,7 +300,7 @@ impl Session {
         let before = stream.unwritten();
         let is_written = stream.write_next(place.stream, opening, out);
         let written = before - stream.unwritten();
-        let is_finished = stream.open == 0 && place.stream != GENERAL;
+        let is_finished = stream.open == 0;
         self.waiting -= written;
         match is_written {
             true => Next::Event,
@@ -312,8 +312,7 @@ impl Session {
     /// Ends a connection: its client is gone, or it was written to the end. The stream can be resumed.
     pub fn detach(&mut self, now: Duration, place: Place) {
         let Some(stream) = self.stream(place) else { return };
-        stream.connection = None;
-        stream.undecided_until = None;
+        stream.detach(now);
         let unwritten = stream.unwritten();
         self.waiting -= unwritten;
         self.attached -= 1;
@@ -344,7 +343,7 @@ impl Session {
 
     /// Returns when [`expire`](Self::expire) has something to do.
     pub fn deadline(&self) -> Option<Duration> {
-        let finished = self.streams.values().filter_map(|stream| stream.finished_at).min();
+        let finished = self.idle_streams().map(|(_, since)| since).min();
         let finished = finished.map(|at| at.saturating_add(self.limits.finished_for));
         let idle = (self.attached == 0).then(|| self.last_use.saturating_add(self.limits.idle));
         [finished, idle].into_iter().flatten().min()
@@ -353,11 +352,8 @@ impl Session {
     /// Removes what has expired. Returns whether the session itself has: it was idle for too long.
     pub fn expire(&mut self, now: Duration) -> bool {
         let age = self.limits.finished_for;
-        let is_old = |at: Duration| at.saturating_add(age) <= now;
-        let streams = self.streams.iter();
-        let old =
-            streams.filter(|(_, it)| it.connection.is_none() && it.finished_at.is_some_and(is_old));
-        let old: Vec<_> = old.map(|(number, _)| *number).collect();
+        let old = self.idle_streams().filter(|(_, since)| since.saturating_add(age) <= now);
+        let old: Vec<_> = old.map(|(number, _)| number).collect();
         old.into_iter().for_each(|number| self.remove(number));
         let is_idle = self.attached == 0 && self.last_use.saturating_add(self.limits.idle) <= now;
         if is_idle {
@@ -434,6 +430,11 @@ impl Session {
     fn stream(&mut self, place: Place) -> Option<&mut Stream> {
         let stream = self.streams.get_mut(&place.stream)?;
         (stream.connection == Some(place.connection)).then_some(stream)
+    }
+
+    /// Returns the finished streams without a connection, from the oldest, and since when they are that.
+    fn idle_streams(&self) -> impl Iterator<Item = (StreamNumber, Duration)> {
+        self.streams.iter().filter_map(|(number, it)| Some((*number, it.idle_since?)))
     }
 
     /// Removes a stream of a POST. It has no connection.

@@ -179,9 +179,7 @@ impl Session {
     /// Counts one request of a POST as settled.
     fn close_one(&mut self, now: Duration, number: StreamNumber) {
         let Some(stream) = self.streams.get_mut(&number) else { return };
-        stream.open = stream.open.saturating_sub(1);
-        if stream.open == 0 {
-            stream.finished_at = Some(now);
+        if stream.settle_one(now) {
             self.open.remove(&number);
             self.make_room();
         }
@@ -201,8 +199,7 @@ impl Session {
 
     /// Drops the oldest streams and messages that are kept until the rest is within the limits.
     pub(super) fn make_room(&mut self) {
-        let finished = |it: &&Stream| it.finished_at.is_some() && it.connection.is_none();
-        while self.streams.values().filter(finished).count() > self.limits.finished {
+        while self.idle_streams().count() > self.limits.finished {
             self.remove_oldest();
         }
         self.make_room_within(self.limits.kept_bytes);
@@ -217,27 +214,21 @@ impl Session {
         }
     }
 
-    /// Removes the oldest finished stream. Returns whether there was one.
+    /// Removes the oldest finished stream without a connection. Returns whether there was one.
     fn remove_oldest(&mut self) -> bool {
-        let mut streams = self.streams.iter();
-        let oldest = streams.find(|(_, it)| it.finished_at.is_some() && it.connection.is_none());
-        let Some(number) = oldest.map(|(number, _)| *number) else { return false };
+        let Some((number, _)) = self.idle_streams().next() else { return false };
         self.remove(number);
         true
     }
 
-    /// Drops one message of the largest stream. Returns whether that was possible.
+    /// Drops one message of the largest stream that may lose one. Returns whether there was one.
     fn evict_one(&mut self) -> bool {
-        let mut streams: Vec<&mut Stream> = self.streams.values_mut().collect();
-        streams.sort_unstable_by_key(|stream| std::cmp::Reverse(stream.cost()));
-        for stream in streams {
-            let before = stream.cost();
-            if let Some(is_lost) = stream.evict() {
-                self.kept -= before - stream.cost();
-                self.lost += u64::from(is_lost);
-                return true;
-            }
-        }
-        false
+        let streams = self.streams.values_mut().filter(|stream| stream.can_evict());
+        let Some(stream) = streams.max_by_key(|stream| stream.cost()) else { return false };
+        let before = stream.cost();
+        let Some(is_lost) = stream.evict() else { return false };
+        self.kept -= before - stream.cost();
+        self.lost += u64::from(is_lost);
+        true
     }
 }

@@ -31,10 +31,10 @@ pub(super) struct Stream {
     is_fresh: bool,
     /// Until when the response of a POST may be plain JSON; `None` once that is decided.
     pub(super) undecided_until: Option<Duration>,
-    /// The requests of the POST that are not answered yet.
+    /// The requests of the POST that are not answered yet; 1 for the stream of the GET, which is never finished.
     pub(super) open: usize,
-    /// When the last of them was answered.
-    pub(super) finished_at: Option<Duration>,
+    /// Since when it has been finished without a connection: it is only kept to be resumed.
+    pub(super) idle_since: Option<Duration>,
 }
 
 /// How the events of a connection begin.
@@ -58,7 +58,7 @@ impl Stream {
             is_fresh: true,
             undecided_until: None,
             open,
-            finished_at: None,
+            idle_since: None,
         }
     }
 
@@ -77,13 +77,19 @@ impl Stream {
         self.kept.push_back(message);
     }
 
-    /// Removes the oldest message if the stream may lose it: not the newest one, and not one that waits for a
-    /// connection. Returns whether it was never written, or `None` if nothing was removed.
+    /// Returns whether the stream may lose its oldest message: not its newest one, and not one that waits for a
+    /// connection.
+    pub(super) fn can_evict(&self) -> bool {
+        self.kept.len() > 1 && (self.first < self.cursor || self.connection.is_none())
+    }
+
+    /// Removes the oldest message, if the stream may lose it. Returns whether it was never written, or `None` if
+    /// nothing was removed.
     pub(super) fn evict(&mut self) -> Option<bool> {
-        let is_unwritten = self.first >= self.cursor;
-        if self.kept.len() < 2 || (is_unwritten && self.connection.is_some()) {
+        if !self.can_evict() {
             return None;
         }
+        let is_unwritten = self.first >= self.cursor;
         let cost = self.kept.pop_front()?.len() + EACH;
         self.first += 1;
         self.cost -= cost;
@@ -111,8 +117,22 @@ impl Stream {
             self.unwritten = self.kept.iter().skip(index).map(|it| it.len() + EACH).sum();
         }
         self.connection = Some(connection);
-        (self.is_fresh, self.undecided_until) = (true, None);
+        (self.is_fresh, self.undecided_until, self.idle_since) = (true, None, None);
         Some(missing)
+    }
+
+    /// Ends the connection.
+    pub(super) fn detach(&mut self, now: Duration) {
+        (self.connection, self.undecided_until) = (None, None);
+        self.idle_since = (self.open == 0).then_some(now);
+    }
+
+    /// Counts one request of the POST as settled. Returns whether it was the last one.
+    pub(super) fn settle_one(&mut self, now: Duration) -> bool {
+        self.open = self.open.saturating_sub(1);
+        let is_finished = self.open == 0;
+        self.idle_since = (is_finished && self.connection.is_none()).then_some(now);
+        is_finished
     }
 
     /// Takes the only message of a stream that is finished, if none was written.

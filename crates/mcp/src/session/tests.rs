@@ -381,6 +381,28 @@ fn idle_session_and_finished_streams_expire() {
     assert!(client.session.expire(idle) && client.session.is_over());
 }
 
+/// The task of a session sleeps until the deadline: one that never moves on would keep it busy.
+#[test]
+fn finished_stream_expires_only_after_its_connection_has_ended() {
+    let mut client = Client::open();
+    let limits = SessionLimits::default();
+    let place = client.stream(&request("1", "tools/call"));
+    client.program(&result("1"));
+    assert_eq!(client.session.deadline(), None, "its client has not received all of it yet");
+    client.now += limits.finished_for * 2;
+    assert!(!client.session.expire(client.now));
+    assert_eq!(client.session.deadline(), None);
+    client.session.detach(client.now, place);
+    let finished = client.now + limits.finished_for;
+    assert_eq!(client.session.deadline(), Some(finished));
+    let resumed = client.get(Some("2.0"));
+    assert_eq!(client.session.deadline(), None);
+    assert!(client.read(resumed).0.contains(&result("1")), "it is kept for this");
+    client.session.detach(finished, resumed);
+    assert!(!client.session.expire(finished + limits.finished_for));
+    assert_eq!(client.session.kept_bytes(), 0);
+}
+
 #[test]
 fn too_many_open_requests_are_refused() {
     let limits = SessionLimits { calls: 2, ..SessionLimits::default() };
@@ -458,6 +480,7 @@ proptest! {
         ];
         let mut places = Vec::new();
         for step in steps {
+            let mut is_expired = false;
             let pick = |index: usize, places: &[Place]| {
                 (!places.is_empty()).then(|| places[index % places.len()])
             };
@@ -484,6 +507,7 @@ proptest! {
                 Step::Expire(seconds) => {
                     client.now += Duration::from_secs(seconds);
                     client.session.expire(client.now);
+                    is_expired = !client.session.is_over();
                 }
                 Step::Forget => client.session.forget(),
             }
@@ -496,7 +520,12 @@ proptest! {
             let open = session.calls.values().map(|call| call.stream);
             prop_assert_eq!(&session.open, &open.collect::<BTreeSet<_>>());
             prop_assert!(session.calls.len() <= 4 && session.tokens.len() <= 4);
-            prop_assert!(streams().filter(|it| it.finished_at.is_some() && it.connection.is_none()).count() <= 2);
+            for (number, it) in &session.streams {
+                let is_idle = number != &GENERAL && it.open == 0 && it.connection.is_none();
+                prop_assert_eq!(it.idle_since.is_some(), is_idle);
+            }
+            prop_assert!(session.idle_streams().count() <= 2);
+            prop_assert!(session.deadline().is_none_or(|at| at > client.now || !is_expired));
         }
     }
 
