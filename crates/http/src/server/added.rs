@@ -14,7 +14,7 @@ use tieline_transport::{Account, CloseReason, Holding, Incoming, Owner};
 use tokio::sync::watch;
 
 use super::Server;
-use super::body::{self, Body, Inbound, answer, line};
+use super::body::{self, Body, Inbound, counted, empty};
 use super::body_budget::Held;
 use super::count::count;
 use super::events::{channel_of, event_stream};
@@ -135,16 +135,12 @@ impl RouteRequest {
             return self
                 .busy("the server has too little memory for the response now; try again later");
         }
-        let mut response = answer(status_of(status), "application/json", Bytes::new());
-        *response.body_mut() = Body::Counted(json, account);
-        RouteResponse(response)
+        RouteResponse(counted(status_of(status), json, account))
     }
 
     /// Creates a response without a body.
     pub fn empty(&self, status: u16) -> RouteResponse {
-        let mut response = line(status_of(status), "");
-        *response.body_mut() = Body::Whole(Bytes::new());
-        RouteResponse(response)
+        RouteResponse(empty(status_of(status)))
     }
 
     /// Creates a 503 with `Retry-After`, which is counted.

@@ -109,6 +109,8 @@ impl HttpBody for Inbound {
     }
 }
 
+pub(super) const JSON: &str = "application/json";
+
 /// Creates a text response. Its headers forbid sniffing its type, caching it, and showing it in a frame.
 pub(crate) fn answer(
     status: StatusCode,
@@ -135,10 +137,22 @@ pub(crate) fn line(status: StatusCode, text: &str) -> Response<Body> {
     answer(status, "text/plain; charset=utf-8", format!("{text}\n"))
 }
 
+/// Creates a response without a body.
+pub(super) fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = line(status, "");
+    *response.body_mut() = Body::Whole(Bytes::new());
+    response
+}
+
 /// Returns 204, which makes an EventSource stop reconnecting.
 pub(super) fn no_content() -> Response<Body> {
-    let mut response = line(StatusCode::NO_CONTENT, "");
-    *response.body_mut() = Body::Whole(Bytes::new());
+    empty(StatusCode::NO_CONTENT)
+}
+
+/// Creates a JSON response whose memory counts in `account` until the client has taken it.
+pub(super) fn counted(status: StatusCode, json: Bytes, account: Account) -> Response<Body> {
+    let mut response = answer(status, JSON, Bytes::new());
+    *response.body_mut() = Body::Counted(json, account);
     response
 }
 

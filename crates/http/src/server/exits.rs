@@ -5,7 +5,7 @@ use tieline_proto::session::SessionId;
 use tieline_transport::{ChildExit, Owner};
 
 use super::Server;
-use super::body::{Body, answer, no_content};
+use super::body::{Body, JSON, answer, no_content};
 use crate::lock::lock;
 
 /// The path of requests for how a session's program ended.
@@ -30,7 +30,7 @@ pub(super) fn get(server: &Server, owner: Owner, uri: &Uri) -> Response<Body> {
     let query = uri.query().unwrap_or_default();
     let session = query.split('&').find_map(|it| it.strip_prefix("session=")).and_then(read_id);
     match session.and_then(|session| failure_of(server, session, &owner)) {
-        Some(exit) => answer(StatusCode::OK, "application/json", as_json(server, &exit)),
+        Some(exit) => answer(StatusCode::OK, JSON, as_json(server, &exit)),
         None => no_content(),
     }
 }

@@ -9,8 +9,8 @@ use hyper::{Request, Response, StatusCode};
 use memchr::memchr2;
 use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::{
-    Answers, Dialect, Invalid, Message, Response as Answer, classify, write_error,
-    write_notification, write_request, write_response,
+    Answers, Dialect, INVALID_REQUEST, Invalid, Message, PARSE_ERROR, Response as Answer, classify,
+    write_error, write_notification, write_request, write_response,
 };
 use tieline_proto::websocket::{Close, CloseCode};
 use tieline_transport::{
@@ -19,7 +19,7 @@ use tieline_transport::{
 use tokio::time::timeout;
 
 use super::Server;
-use super::body::{Body, Inbound, answer, line, read};
+use super::body::{Body, Inbound, JSON, answer, counted, line, read};
 use super::count::count;
 use super::events::open_call;
 use super::exits;
@@ -30,8 +30,6 @@ use crate::websocket::failed;
 /// The path of calls by a POST of their own.
 pub(super) const RPC_PATH: &str = "/rpc";
 
-const PARSE_ERROR: i64 = -32700;
-const INVALID_REQUEST: i64 = -32600;
 /// For a program that has ended or has not answered.
 const SERVER_ERROR: i64 = -32000;
 
@@ -284,9 +282,7 @@ impl Waiting {
         };
         // Less than before, as the responses were counted twice.
         let _ = self.account.set(body.len());
-        let mut response = json(status, Bytes::new());
-        *response.body_mut() = Body::Counted(body, self.account);
-        response
+        counted(status, body, self.account)
     }
 }
 
@@ -318,5 +314,5 @@ fn error(id: &[u8], code: i64, text: &str) -> Bytes {
 }
 
 fn json(status: StatusCode, body: Bytes) -> Response<Body> {
-    answer(status, "application/json", body)
+    answer(status, JSON, body)
 }
