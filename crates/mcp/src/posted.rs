@@ -47,20 +47,23 @@ impl Posted {
 
     /// Returns the request that opens a session, if the body is exactly that.
     pub fn opening(&self) -> Option<&Request> {
-        match &self.messages[..] {
-            [Message::Request(request)] if !self.is_batch && request.method() == "initialize" => {
-                Some(request)
-            }
-            _ => None,
-        }
+        self.request().filter(|request| request.method() == "initialize")
     }
 
     /// Returns a refusal that answers the request, if the body is one.
     #[must_use]
     pub fn refused(&self, refusal: Refusal) -> Refusal {
+        match self.request() {
+            Some(request) => refusal.answering(request.id()),
+            None => refusal,
+        }
+    }
+
+    /// Returns the request, if the body is one.
+    fn request(&self) -> Option<&Request> {
         match &self.messages[..] {
-            [Message::Request(request)] if !self.is_batch => refusal.answering(request.id()),
-            _ => refusal,
+            [Message::Request(request)] if !self.is_batch => Some(request),
+            _ => None,
         }
     }
 }
