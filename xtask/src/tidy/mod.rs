@@ -36,7 +36,7 @@ Usage: cargo xtask tidy [--install] [CHECK...]
   deny     dependencies come from crates.io and have licenses of deny.toml; also cargo-deny, if installed
   man      manual pages and completion scripts can be made (`cargo xtask man`)
   arrows   dependencies between the crates point down (ARCHITECTURE.md)
-  sans-io  the protocol crate depends on no runtime (clippy finds sockets, files, clocks and threads)
+  sans-io  the protocol crates depend on no runtime (clippy finds sockets, files, clocks and threads)
   unused   every dependency is used in the sources it is declared for
   words    no paths of one machine, no download addresses in a package-lock.json
   idioms   no words that CONTRIBUTING.md advises against, and what to write instead
