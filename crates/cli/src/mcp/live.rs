@@ -95,11 +95,12 @@ impl Live {
         state.wake(&accepted.touched);
         let attached = accepted.place.map(|place| self.attach(&mut state, place, is_opening));
         drop(state);
-        for message in accepted.messages {
-            // Where the line has ended, so has the session, and its task tells the streams.
-            self.line.push(message);
+        let is_taken = accepted.messages.into_iter().all(|message| self.line.push(message));
+        match attached {
+            // The line has ended, and the session ends with it. A request gets its response from the stream.
+            None if !is_taken => Err(Unposted::Refused(Refusal::unknown_session())),
+            attached => Ok(attached),
         }
-        Ok(attached)
     }
 
     /// Takes a GET.
