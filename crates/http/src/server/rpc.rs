@@ -40,9 +40,6 @@ const LENIENT: Dialect = {
     lenient
 };
 
-/// How many bytes of an invalid response are shown to the client.
-const SHOWN: usize = 200;
-
 /// Opens a line for the call and waits for the responses.
 pub(super) async fn call(
     server: &Arc<Server>,
@@ -257,12 +254,7 @@ impl Waiting {
     fn take_invalid(&mut self, invalid: &Invalid) {
         for answers in invalid.answers() {
             let Some(id) = self.settle(answers) else { continue };
-            let message = invalid.message();
-            let shown = String::from_utf8_lossy(message.get(..SHOWN).unwrap_or(message));
-            let problem = invalid.response_problem();
-            let text =
-                format!("the program's response is not valid: {problem}; received: {shown:?}");
-            self.answers.push(error(&id, SERVER_ERROR, &text));
+            self.answers.push(error(&id, SERVER_ERROR, &invalid.instead_of_response()));
         }
     }
 

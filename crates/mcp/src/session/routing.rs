@@ -21,8 +21,6 @@ const LENIENT: Dialect = {
 
 /// The error for a program's response that is not valid.
 const INVALID_RESPONSE: i64 = -31001;
-/// How many bytes of it are shown.
-const SHOWN: usize = 200;
 
 impl Session {
     /// Routes a message of the program. Returns the streams that it went to.
@@ -67,12 +65,7 @@ impl Session {
                 for answers in invalid.answers() {
                     let Some((id, call)) = self.settle(answers) else { continue };
                     self.learn(&id, None);
-                    let shown = invalid.message();
-                    let shown = String::from_utf8_lossy(shown.get(..SHOWN).unwrap_or(shown));
-                    let problem = invalid.response_problem();
-                    let text = format!(
-                        "the program's response is not valid: {problem}; received: {shown:?}"
-                    );
+                    let text = invalid.instead_of_response();
                     let error = write_error(&Dialect::MCP, &id, INVALID_RESPONSE, &text, None);
                     self.answered(now, call.stream, error.into());
                     touched.push(call.stream);

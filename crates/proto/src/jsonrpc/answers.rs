@@ -74,6 +74,20 @@ impl Invalid {
     }
 }
 
+/// How many bytes of an invalid response are shown.
+const SHOWN: usize = 200;
+
+impl Invalid {
+    /// Returns the text of the error that a client gets in place of this response of a program: what is wrong
+    /// with it, and how it begins.
+    pub fn instead_of_response(&self) -> String {
+        let problem = self.response_problem();
+        let shown = self.message.get(..SHOWN).unwrap_or(&self.message);
+        let shown = String::from_utf8_lossy(shown);
+        format!("the program's response is not valid: {problem}; received: {shown:?}")
+    }
+}
+
 /// Returns which calls are answered by a text that could not be parsed, based on its [`Outline`].
 ///
 /// With `is_cut`, `text` is only the beginning of the message. Text that does not begin like a JSON object or
