@@ -163,12 +163,14 @@ impl Suite<'_> {
                 command
             }
         };
-        let log = Stdio::null;
-        let child = command.stdout(log()).stderr(log()).spawn();
-        let running =
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let mut running =
             Running(child.map_err(|error| failed(format!("{}: {error}", gateway.name())))?);
         let deadline = Instant::now() + LIMIT;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            if let Some(status) = running.0.try_wait().map_err(failed)? {
+                return Err(failed(format!("{} has ended: {status}", gateway.name())));
+            }
             if Instant::now() > deadline {
                 return Err(failed(format!("{} does not listen", gateway.name())));
             }
