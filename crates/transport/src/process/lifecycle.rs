@@ -32,7 +32,7 @@ pub(crate) enum Phase {
     Running,
     /// It has ended but is not reaped; other processes may still hold its pipes.
     Exited,
-    /// All its descendants were told to end. Output that is not in its pipes by now is not waited for.
+    /// The end of all its descendants was initiated. Output that is not in its pipes by now is not waited for.
     Over,
     /// It was reaped, and no descendant is left.
     Gone,

@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 #[cfg(target_os = "linux")]
-use super::guardian::{keeper::Silence, last_words::LastWords};
+use super::guardian::{keeper::Silence, last_reports::LastReports};
 
 /// Called once a process is reaped, with the number of other processes that its guardian killed, if the
 /// guardian reported that none is left.
@@ -37,7 +37,7 @@ enum Job {
     Sweep,
 }
 
-/// A process that was killed or told to end.
+/// A process that was killed, or a guardian whose socket was shut down.
 struct Dying {
     child: Child,
     #[cfg(target_os = "linux")]
@@ -45,11 +45,11 @@ struct Dying {
     then: Option<Reaped>,
 }
 
-/// A guardian that was told to end.
+/// A guardian whose socket was shut down, which makes it end its processes and exit.
 #[cfg(target_os = "linux")]
 struct DyingGuardian {
     line: Arc<UnixStream>,
-    words: LastWords,
+    reports: LastReports,
     silence: Silence,
 }
 
@@ -90,15 +90,15 @@ pub(super) fn reap(child: Child, then: Option<Reaped>) {
     });
 }
 
-/// Reaps a guardian that was told to end. Never blocks.
+/// Reaps a guardian whose socket was shut down. Never blocks.
 #[cfg(target_os = "linux")]
 pub(super) fn reap_guardian(
     guardian: Child,
     line: Arc<UnixStream>,
-    words: LastWords,
+    reports: LastReports,
     then: Option<Reaped>,
 ) {
-    let dying = DyingGuardian { line, words, silence: Silence::default() };
+    let dying = DyingGuardian { line, reports, silence: Silence::default() };
     hand_over(Dying { child: guardian, guardian: Some(dying), then });
 }
 
@@ -219,7 +219,7 @@ impl Reaper {
                 *has_orphans |= lost;
                 *sweeps = if lost { MAX_SWEEPS } else { *sweeps };
                 if let Some(then) = dying.then.take() {
-                    then(dying.last_words());
+                    then(dying.others_killed());
                 }
                 false
             }
@@ -244,7 +244,7 @@ impl Dying {
         #[cfg(target_os = "linux")]
         if let Some(guardian) = &mut self.guardian {
             // Also reads what it reported before it ended.
-            if guardian.words.hear(&guardian.line) {
+            if guardian.reports.read(&guardian.line) {
                 guardian.silence.is_broken();
             }
             let is_there = matches!(ended, Ok(None));
@@ -268,9 +268,10 @@ impl Dying {
         false
     }
 
-    fn last_words(&self) -> Option<u32> {
+    /// Returns how many other processes the guardian killed, if it reported that none is left.
+    fn others_killed(&self) -> Option<u32> {
         #[cfg(target_os = "linux")]
-        return self.guardian.as_ref()?.words.killed;
+        return self.guardian.as_ref()?.reports.killed;
         #[cfg(not(target_os = "linux"))]
         None
     }

@@ -96,7 +96,7 @@ impl Listener for UnixListener {
                     if let Some(suppressed) = self.refusals.admit(Instant::now()) {
                         tracing::warn!(suppressed, "refused a connection: {error}");
                     }
-                    self.refused.tell(stream);
+                    self.refused.send(stream);
                 }
             }
         }

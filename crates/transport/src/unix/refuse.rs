@@ -1,4 +1,4 @@
-//! Tells clients whose user is not allowed why they are disconnected.
+//! Disconnects clients whose user is not allowed, and sends them the reason.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -10,12 +10,12 @@ use tokio::time::timeout;
 
 use crate::transport::RefusalNotice;
 
-/// How many clients are waited for at the same time. Further ones are disconnected as soon as they are told, so one
-/// that is still writing may get an error before it reads the reason.
+/// The maximum number of refused clients that are waited for at the same time. Further clients are sent the reason and
+/// disconnected at once; one that is still writing may get an error before it reads the reason.
 const MAX_CLIENTS: usize = 16;
 /// How long a client may take to read the reason and to disconnect.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How many bytes of a client are discarded meanwhile.
+/// How many bytes from a client are read and discarded meanwhile.
 const MAX_DISCARDED: u64 = 1024 * 1024;
 
 /// The refused clients of one listener. Dropping it disconnects them.
@@ -26,8 +26,8 @@ pub(super) struct Refused {
 }
 
 impl Refused {
-    /// Tells a client in a task, and disconnects it.
-    pub(super) fn tell(&mut self, stream: UnixStream) {
+    /// Sends the notice to a client in a task, and disconnects the client.
+    pub(super) fn send(&mut self, stream: UnixStream) {
         while self.clients.try_join_next().is_some() {}
         if self.notice.bytes.is_empty() {
             return;
@@ -41,12 +41,12 @@ impl Refused {
         }
         let notice = self.notice.clone();
         self.clients.spawn(async move {
-            let _ = timeout(PATIENCE, tell(stream, notice)).await;
+            let _ = timeout(PATIENCE, send(stream, notice)).await;
         });
     }
 }
 
-async fn tell(mut stream: UnixStream, notice: RefusalNotice) -> io::Result<()> {
+async fn send(mut stream: UnixStream, notice: RefusalNotice) -> io::Result<()> {
     if notice.is_response {
         stream.readable().await?;
     }
@@ -71,7 +71,7 @@ mod tests {
         for _ in 0..3 * MAX_CLIENTS {
             let (mut client, end) = UnixStream::pair().unwrap();
             client.write_all(b"hello\n").await.unwrap();
-            refused.tell(end);
+            refused.send(end);
             clients.push(client);
         }
         for client in &mut clients {

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-use super::last_words::LastWords;
+use super::last_reports::LastReports;
 use super::wire::{MAX_MESSAGE_BYTES, Order, Report, Request, send};
 use crate::control::BoxFuture;
 use crate::environment::Environment;
@@ -165,8 +165,8 @@ impl GuardianHandle {
         // The last reports can still be read.
         let _ = shutdown(&*self.line, Shutdown::Write);
         wake(&guardian);
-        let words = LastWords::after(self.gone.get().copied());
-        reaper::reap_guardian(guardian, self.line.clone(), words, then);
+        let reports = LastReports::after(self.gone.get().copied());
+        reaper::reap_guardian(guardian, self.line.clone(), reports, then);
     }
 }
 

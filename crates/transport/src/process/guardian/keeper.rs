@@ -26,7 +26,7 @@ use super::tree;
 use super::wire::Report;
 use crate::guardian::Hold;
 
-/// How often a guardian that was told to end is checked, and continued if it was stopped.
+/// How often a guardian whose socket was shut down is checked, and continued if it was stopped.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Prevents processes without CAP_SYS_PTRACE from tracing this one or reading its memory.
@@ -110,7 +110,7 @@ pub(super) fn keep(guardian: Pid, line: UnixStream, parent: Option<Parent>, hold
     }
 }
 
-/// Measures how long a guardian that was told to end has made no progress.
+/// Measures how long a guardian has made no progress since its socket was shut down.
 pub(in super::super) struct Silence {
     since: Instant,
     stopped_since: Option<Instant>,

@@ -22,7 +22,7 @@ pub(super) mod group;
 pub(super) mod handle;
 mod isolate;
 pub(super) mod keeper;
-pub(super) mod last_words;
+pub(super) mod last_reports;
 mod state;
 pub(super) mod tree;
 mod wire;
