@@ -82,7 +82,7 @@ impl Stderr {
                     Ok(1..) => this.keep(buffer.get(kept..).unwrap_or_default()),
                     Ok(0) | Err(_) => break,
                 }
-                output.take(&mut buffer);
+                output.take(&mut buffer, kept);
             }
             output.finish(&mut buffer);
             drop(output);
@@ -116,8 +116,8 @@ impl Output {
         }
     }
 
-    /// Takes the whole lines from the buffer.
-    fn take(&mut self, buffer: &mut BytesMut) {
+    /// Takes the whole lines from the buffer. The first `kept` bytes were in it before, and contain no line end.
+    fn take(&mut self, buffer: &mut BytesMut, kept: usize) {
         match self {
             Self::Log(log, lines) => {
                 while let Ok(Some(frame)) = lines.decode(buffer) {
@@ -126,8 +126,9 @@ impl Output {
             }
             Self::Discard => buffer.clear(),
             Self::PassOn { .. } => {
-                if let Some(last) = buffer.iter().rposition(|byte| *byte == b'\n') {
-                    let text = buffer.split_to(last + 1);
+                let fresh = buffer.get(kept..).unwrap_or_default();
+                if let Some(last) = fresh.iter().rposition(|byte| *byte == b'\n') {
+                    let text = buffer.split_to(kept + last + 1);
                     self.pass_on(&text);
                 }
                 if buffer.len() >= LONGEST_PASSED {
