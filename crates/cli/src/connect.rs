@@ -3,8 +3,7 @@
 use std::io::IsTerminal;
 
 use tieline_gateway::{BridgeEnd, Tap};
-use tieline_proto::Count;
-use tieline_proto::FramingKind;
+use tieline_proto::{Count, FramingKind};
 use tieline_rpc::Dialect;
 use tieline_transport::{Address, Endpoint, Registry};
 

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tieline_proto::Count;
 use tieline_proto::session::{Delivered, Refusal, Violation};
-use tieline_proto::{EncodeError, FrameError, Truncated, printable};
+use tieline_proto::{Count, EncodeError, FrameError, Truncated, printable};
 
 use crate::budget::MemoryRefused;
 use crate::error::TransportError;

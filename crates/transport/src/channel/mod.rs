@@ -15,8 +15,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use tieline_proto::Count;
-use tieline_proto::{ByteSize, EncodeError, Fault};
+use tieline_proto::{ByteSize, Count, EncodeError, Fault};
 
 pub use boxed::{BoxChannel, DynAcceptor, DynConnector};
 pub use framed::{Framed, FramedAcceptor, FramedChannel};

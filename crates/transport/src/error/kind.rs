@@ -4,8 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tieline_proto::Count;
-use tieline_proto::EncodeError;
+use tieline_proto::{Count, EncodeError};
 
 use super::ConfigError;
 use crate::PeerIdentity;
