@@ -12,9 +12,9 @@ pub enum ChildStderr {
     /// 8 KiB are not logged. The default.
     #[default]
     Log,
-    /// Nothing more.
+    /// It is discarded.
     Discard,
-    /// It is passed on.
+    /// It is passed to this sink.
     PassOn(StderrSink),
 }
 
