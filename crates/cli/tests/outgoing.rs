@@ -4,8 +4,10 @@
 
 mod support;
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write, copy};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -169,6 +171,10 @@ fn credentials_that_cannot_be_used_are_refused_without_printing_them() {
     }
     let mut command = tieline(["connect", ws]);
     fails(&Program::run(command.env("TIELINE_HEADERS", SECRET), ""), 2, "TIELINE_HEADERS, line 1");
+    let mut command = tieline(["connect", ws, "--basic", "me"]);
+    let password = OsStr::from_bytes(b"Xyzzy-7\xff");
+    let finished = Program::run(command.env("TIELINE_PASSWORD", password), "");
+    fails(&finished, 2, "TIELINE_PASSWORD is not UTF-8");
 }
 
 #[test]

@@ -99,7 +99,7 @@ impl Credentials {
         let password = match &self.password_file {
             Some(file) => Some(read("--password-file", file, LONGEST_PASSWORD)?),
             // An empty password is one.
-            None => std::env::var(PASSWORD).ok(),
+            None => variable(PASSWORD)?,
         };
         let Some(password) = password else {
             let why = format!("--basic needs a password: pass --password-file, or set {PASSWORD}");

@@ -36,7 +36,8 @@ impl Tokens {
         if let Some(token) = self.on_command_line()? {
             return Ok(Some(token));
         }
-        let token = variable(TOKEN)?.map(|text| token(&text)).transpose();
+        let text = variable(TOKEN)?.filter(|text| !text.is_empty());
+        let token = text.map(|text| token(&text)).transpose();
         token.map_err(|why| Failure::Usage(format!("{TOKEN}: {why}")))
     }
 
@@ -61,10 +62,10 @@ impl Tokens {
     }
 }
 
-/// Returns the value of an environment variable, unless it is empty.
+/// Returns the value of an environment variable.
 pub(super) fn variable(name: &str) -> Result<Option<String>, Failure> {
     match std::env::var(name) {
-        Ok(text) => Ok(Some(text).filter(|text| !text.is_empty())),
+        Ok(text) => Ok(Some(text)),
         Err(VarError::NotPresent) => Ok(None),
         // The error would quote the value.
         Err(VarError::NotUnicode(_)) => Err(Failure::Usage(format!("{name} is not UTF-8"))),
