@@ -21,13 +21,12 @@ use crate::events::EventStreams;
 use crate::handshake::{HALF_CLOSE, RESUMABLE, accept, has_word, key, one};
 use crate::subprotocol::Subprotocol;
 use crate::switch::{Empty, switch};
-use crate::tls::Trust;
 use crate::websocket::{Content, Made, WebChannel, WebSocketConfig};
 
 /// Registers `ws:`, `wss:` and `ws-unix:` for WebSockets, and `http:`, `https:` and `http-unix:` for events and
 /// POSTs, all with `config`.
 pub fn register(registry: &mut Registry, config: ClientConfig) {
-    let client = Arc::new(Client { trust: Trust::of(config.tls.clone()), config });
+    let client = Arc::new(Client::new(config));
     for scheme in ["ws", "wss", "ws-unix"] {
         registry.register(scheme, WebSockets(client.clone()));
     }
@@ -47,7 +46,7 @@ pub async fn connect(
     config: ClientConfig,
     options: &Options,
 ) -> Result<WebChannel, TransportError> {
-    let client = Arc::new(Client { trust: Trust::of(config.tls.clone()), config });
+    let client = Arc::new(Client::new(config));
     let connector = WebSockets(client).typed(endpoint, options);
     Connector::connect(&connector.map_err(|error| error.at(endpoint))?).await
 }

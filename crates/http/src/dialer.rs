@@ -25,6 +25,12 @@ pub(crate) struct Client {
     pub(crate) trust: Trust,
 }
 
+impl Client {
+    pub(crate) fn new(config: ClientConfig) -> Self {
+        Self { trust: Trust::of(config.tls.clone()), config }
+    }
+}
+
 /// Opens connections to one server.
 pub(crate) struct Dialer {
     pub(crate) client: Arc<Client>,

@@ -147,19 +147,22 @@ impl BasicAuth {
         if password.contains(char::is_control) {
             return Err(wrong("password", "have no control characters"));
         }
-        let text = format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")));
-        if text.len() > MAX_VALUE {
-            return Err(wrong("password", "have, with the user name, at most 6 KiB"));
-        }
-        let mut value = HeaderValue::try_from(text)
-            .map_err(|_| wrong("password", "have no control characters"))?;
-        value.set_sensitive(true);
-        Ok(Self(value))
+        let value = basic(format!("{user}:{password}").as_bytes());
+        let value = value.filter(|value| value.len() <= MAX_VALUE);
+        value.map(Self).ok_or(wrong("password", "have, with the user name, at most 6 KiB"))
     }
 
     pub(crate) fn value(&self) -> &HeaderValue {
         &self.0
     }
+}
+
+/// Returns the header value that authenticates with `USER:PASSWORD` (RFC 7617).
+pub(crate) fn basic(credentials: &[u8]) -> Option<HeaderValue> {
+    let text = format!("Basic {}", BASE64_STANDARD.encode(credentials));
+    let mut value = HeaderValue::try_from(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 impl fmt::Debug for BasicAuth {

@@ -101,7 +101,6 @@ pub struct ClientIdentity {
 }
 
 /// A client's TLS configuration, loaded once.
-#[derive(Default)]
 pub(crate) struct Trust {
     made: OnceLock<Arc<ClientConfig>>,
     tls: ClientTls,

@@ -1,11 +1,11 @@
 //! The URL of a proxy.
 
-use base64::prelude::{BASE64_STANDARD, Engine};
 use hyper::header::HeaderValue;
 use tieline_transport::ConfigError;
 
 use super::Proxy;
 use crate::address::authority_of;
+use crate::request_header::basic;
 
 /// The maximum length of a URL.
 const MAX_URL: usize = 4096;
@@ -32,7 +32,7 @@ pub(super) fn parse(url: &str, variable: Option<&'static str>) -> Result<Proxy, 
     Ok(Proxy { host, port, credentials, variable })
 }
 
-/// Returns the value of `Proxy-Authorization` (RFC 7617).
+/// Returns the value of `Proxy-Authorization`.
 fn credentials(user: &str) -> Option<HeaderValue> {
     let (user, password) = user.split_once(':').unwrap_or((user, ""));
     let (mut text, password) = (percent_decoded(user)?, percent_decoded(password)?);
@@ -42,10 +42,7 @@ fn credentials(user: &str) -> Option<HeaderValue> {
     }
     text.push(b':');
     text.extend(password);
-    let mut value =
-        HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(text))).ok()?;
-    value.set_sensitive(true);
-    Some(value)
+    basic(&text)
 }
 
 fn percent_decoded(text: &str) -> Option<Vec<u8>> {
@@ -65,6 +62,8 @@ fn percent_decoded(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use base64::prelude::{BASE64_STANDARD, Engine};
+
     use super::*;
 
     #[test]
