@@ -56,7 +56,7 @@ fn exception(entry: &str) -> Option<Exception> {
         Some(rest) => rest.split_once(']').map(|(host, port)| (host, port.strip_prefix(':')))?,
         None => entry.split_once(':').map_or((entry, None), |(host, port)| (host, Some(port))),
     };
-    let port = port.map(|port| port.parse().ok().ok_or(())).transpose().ok()?;
+    let port = port.map(str::parse).transpose().ok()?;
     let servers = match host.parse::<IpAddr>() {
         Ok(ip) => single(ip),
         Err(_) if host == "*" => Servers::All,
