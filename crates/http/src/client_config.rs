@@ -19,9 +19,10 @@ pub struct ClientConfig {
     pub headers: Vec<RequestHeader>,
     /// Allows sending token, password and [credentials](RequestHeader::is_credential) among the headers to other
     /// machines without TLS, where they can be read on the network. By default that is
-    /// [refused](tieline_transport::ErrorKind::CleartextCredential). Only `localhost` and loopback addresses count as this machine.
+    /// [refused](tieline_transport::ErrorKind::CleartextCredential). Only `localhost` and loopback addresses count
+    /// as this machine.
     pub send_token_without_tls: bool,
-    /// Through which proxies servers are reached. By default none are, whatever the environment says: use
+    /// The proxies through which servers are reached. None by default: those of the environment are used only with
     /// [`Proxies::from_env`].
     pub proxies: Proxies,
     /// Sent as `Origin`, for servers that require one; none by default.

@@ -178,7 +178,7 @@ impl ChannelBackend {
         self.0.cut(self.0.state(), reason);
     }
 
-    /// Returns how the program ended, if the other end has said so.
+    /// Returns how the program ended, if the other end has reported it.
     pub(crate) fn child_exit(&self) -> Option<ChildExit> {
         self.0.control.reason_to_report()?.child_exit().cloned()
     }
