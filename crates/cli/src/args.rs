@@ -35,6 +35,7 @@ pub(crate) use chaos::{Bytes, Chaos};
 pub(crate) use claude::{Claude, Output};
 pub(crate) use connect::{Bridge, Connect, Screen};
 pub(crate) use doctor::Doctor;
+pub(crate) use endpoint::is_scheme;
 pub(crate) use line::Line;
 pub(crate) use logging::Logging;
 pub(crate) use serve::Serve;

@@ -120,7 +120,8 @@ fn is_without_port(head: &str) -> bool {
     WITHOUT_PORT.contains(&scheme.rsplit('+').next().unwrap_or_default())
 }
 
-fn is_scheme(word: &str) -> bool {
+/// Returns whether a word is the scheme of endpoints.
+pub(crate) fn is_scheme(word: &str) -> bool {
     WITH_PORT.contains(&word) || WITHOUT_PORT.contains(&word)
 }
 

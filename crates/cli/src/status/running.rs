@@ -6,15 +6,12 @@ use tieline_transport::Endpoint;
 
 use super::response::ServerStatus;
 use super::{Answer, answers, response, socket};
+use crate::args::is_scheme;
 use crate::names::{self, Name};
 use crate::report::Failure;
 
 /// How many names an error lists; the others are counted.
 const MAX_SHOWN: usize = 3;
-
-/// Schemes that are likely to be written without their colon.
-const SCHEMES: &[&str] =
-    &["unix", "pipe", "exec", "stdio", "tcp", "ws", "wss", "http", "https", "mem"];
 
 /// Returns the failure for a name without a server. `why` says how connecting failed.
 pub(crate) async fn not_running(name: &Name, why: &str) -> Failure {
@@ -73,7 +70,7 @@ fn start(name: &Name) -> Option<String> {
 /// Says what to write if the word was not meant as a name.
 fn other_meaning(name: &Name) -> Option<String> {
     let word = name.as_str();
-    if SCHEMES.contains(&word) {
+    if is_scheme(word) {
         return Some(format!("if you mean an endpoint, write `{word}:` and what follows it"));
     }
     if let Ok(port) = word.parse::<u16>() {
