@@ -8,7 +8,7 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tieline_proto::{ByteSize, DEFAULT_MAX_MESSAGE};
+use tieline_proto::{ByteSize, Count, DEFAULT_MAX_MESSAGE};
 use tieline_transport::{
     Channel, Endpoint, Hold, Incoming, Options, ReceiverExt, Registry, SenderExt,
 };
@@ -132,8 +132,7 @@ impl Report {
         }
         match self.problems() {
             0 => Ok(()),
-            1 => Err(Failure::other("one check found a problem")),
-            more => Err(Failure::other(format!("{more} checks found a problem"))),
+            checks => Err(Failure::other(format!("{} found a problem", Count(checks, "check")))),
         }
     }
 }

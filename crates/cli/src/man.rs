@@ -15,10 +15,8 @@ const SECTION: u8 = 1;
 pub(crate) fn write(mut command: Command, directory: &Path) -> Result<Vec<String>, Failure> {
     command.build();
     let root = &command;
-    let subcommands =
-        root.get_subcommands().filter(|it| it.get_name() != "help" && !it.is_hide_set());
     let all: Vec<_> = std::iter::once((root, String::new()))
-        .chain(subcommands.map(|it| (it, format!("-{}", it.get_name()))))
+        .chain(subcommands(root).map(|it| (it, format!("-{}", it.get_name()))))
         .collect();
     let mut names = Vec::new();
     for (it, suffix) in &all {
@@ -46,14 +44,10 @@ fn page(command: &Command, name: &str, others: &[String]) -> String {
     let _ = writeln!(page, ".SH SYNOPSIS\n.nf\n{}\n.fi\n.SH DESCRIPTION", lines(&usage));
     let long = command.get_long_about().map_or(about, ToString::to_string);
     paragraphs(&mut page, &long, ".PP");
-    let subcommands: Vec<_> = command
-        .get_subcommands()
-        .filter(|it| it.get_name() != "help" && !it.is_hide_set())
-        .collect();
-    if !subcommands.is_empty() {
+    if subcommands(command).next().is_some() {
         page.push_str(".SH COMMANDS\n");
     }
-    for it in subcommands {
+    for it in subcommands(command) {
         let about = it.get_about().map(ToString::to_string).unwrap_or_default();
         let _ = writeln!(page, ".TP\n\\fB{}\\fR\n{}", escaped(it.get_name()), escaped(&about));
     }
@@ -67,6 +61,11 @@ fn page(command: &Command, name: &str, others: &[String]) -> String {
         let _ = writeln!(page, ".SH SEE ALSO\n{others}");
     }
     page
+}
+
+/// Returns the subcommands that have a page.
+fn subcommands(command: &Command) -> impl Iterator<Item = &Command> {
+    command.get_subcommands().filter(|it| it.get_name() != "help" && !it.is_hide_set())
 }
 
 /// Adds the arguments and options, below their headings, in the order of the help text.

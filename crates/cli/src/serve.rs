@@ -61,8 +61,10 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     for acceptor in acceptors {
         server.add(acceptor, target.clone());
     }
-    for (acceptor, dialect) in of_mcp.into_iter().zip(mcp_dialect.into_iter().cycle()) {
-        server.add_for_dialect(acceptor, target.clone(), dialect);
+    if let Some(dialect) = mcp_dialect {
+        for acceptor in of_mcp {
+            server.add_for_dialect(acceptor, target.clone(), dialect);
+        }
     }
     let endpoints: Vec<_> = endpoints.iter().map(Endpoint::absolute).collect();
     let watch = server.watch();

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 /// handled meanwhile.
 pub(crate) async fn read_stdin(limit: ByteSize) -> std::io::Result<Vec<u8>> {
     let (done, wait) = oneshot::channel();
-    std::thread::Builder::new().name("tieline-params".into()).spawn(move || {
+    std::thread::Builder::new().name("tieline-stdin".into()).spawn(move || {
         let mut text = Vec::new();
         let most = limit.bytes() as u64 + 1;
         let read = std::io::stdin().take(most).read_to_end(&mut text);

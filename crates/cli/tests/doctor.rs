@@ -63,7 +63,7 @@ fn json_has_the_same_checks() {
     assert_eq!(bad["check"], "runtime directory");
     assert!(bad["advice"].as_str().unwrap().contains("XDG_RUNTIME_DIR"), "{bad}");
     assert!(checks.iter().any(|it| it["state"] == "ok" && it["advice"].is_null()), "{report}");
-    assert!(finished.stderr.contains("one check found a problem"), "{finished:?}");
+    assert!(finished.stderr.contains("1 check found a problem"), "{finished:?}");
 }
 
 #[test]

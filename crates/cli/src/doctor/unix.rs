@@ -78,7 +78,7 @@ pub(super) async fn lines() -> Vec<Finding> {
         Err(why) => findings.push(Finding::problem(
             CHECK,
             why,
-            "mend it, set XDG_RUNTIME_DIR to a directory of your own, or pass --listen",
+            "correct that, set XDG_RUNTIME_DIR to a directory of your own, or pass --listen",
         )),
     }
     #[cfg(target_os = "linux")]

@@ -121,7 +121,7 @@ mod tests {
     fn assert_names(cases: &[(&str, &str)]) {
         for (command, expected) in cases {
             let words: Vec<OsString> = command.split_whitespace().map(Into::into).collect();
-            assert_eq!(subject(&words, Path::new("/home/you/my-app")), *expected, "{command}");
+            assert_eq!(subject(&words, Path::new("/srv/my-app")), *expected, "{command}");
         }
     }
 

@@ -12,7 +12,7 @@ use super::Name;
 const EXTENSION: &str = ".sock";
 
 pub(super) fn endpoint(name: &Name) -> Endpoint {
-    Endpoint::unix(path().join(format!("{name}{EXTENSION}")))
+    Endpoint::unix(socket(name))
 }
 
 pub(super) fn name_at(endpoint: &Endpoint) -> Option<Name> {
@@ -34,7 +34,7 @@ pub(crate) fn check_owner() -> Result<(), String> {
 
 /// Returns true if there is a socket with this name, although no process may listen on it.
 pub(crate) fn exists(name: &Name) -> bool {
-    path().join(format!("{name}{EXTENSION}")).symlink_metadata().is_ok()
+    socket(name).symlink_metadata().is_ok()
 }
 
 /// Returns the PID and the program of the process that uses the name, from the lock of its socket. Processes
@@ -90,6 +90,10 @@ pub(crate) fn path() -> PathBuf {
         Some(runtime) => runtime.join("tieline"),
         None => std::env::temp_dir().join(format!("tieline-{}", uid())),
     }
+}
+
+fn socket(name: &Name) -> PathBuf {
+    path().join(format!("{name}{EXTENSION}"))
 }
 
 fn uid() -> u32 {
