@@ -6,25 +6,33 @@ use bytes::Bytes;
 
 use super::ClientId;
 
-/// How many bytes of responses are collected. More are sent as several batches.
+/// How many bytes of responses are collected for one client. At this limit, a batch is answered in several parts.
 const MAX_BYTES: usize = 256 * 1024;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct BatchId(u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BatchId {
+    client: ClientId,
+    number: u64,
+}
 
 /// The batches that are not answered yet. Their number is bounded by that of the requests in flight.
 #[derive(Default)]
 pub(super) struct Batches {
     last: u64,
-    open: HashMap<BatchId, Batch>,
+    open: HashMap<ClientId, OfClient>,
+}
+
+#[derive(Default)]
+struct OfClient {
+    batches: HashMap<u64, Batch>,
+    /// The size of the responses of all its batches.
+    bytes: usize,
 }
 
 struct Batch {
-    client: ClientId,
     /// Requests without a response.
     left: usize,
     responses: Vec<Bytes>,
-    bytes: usize,
 }
 
 impl Batches {
@@ -34,37 +42,48 @@ impl Batches {
             return None;
         }
         self.last += 1;
-        let id = BatchId(self.last);
-        let batch = Batch { client, left: requests, responses: Vec::new(), bytes: 0 };
-        self.open.insert(id, batch);
-        Some(id)
+        let batch = Batch { left: requests, responses: Vec::new() };
+        self.open.entry(client).or_default().batches.insert(self.last, batch);
+        Some(BatchId { client, number: self.last })
     }
 
     /// Adds a response, and returns what is to be sent.
     pub(super) fn answered(&mut self, id: BatchId, response: Bytes) -> Option<Bytes> {
-        let batch = self.open.get_mut(&id)?;
-        batch.bytes += response.len();
+        let of_client = self.open.get_mut(&id.client)?;
+        let batch = of_client.batches.get_mut(&id.number)?;
+        of_client.bytes += response.len();
         batch.responses.push(response);
         self.unanswered(id)
     }
 
     /// Notes that a request of the batch is settled, and returns what is to be sent.
     pub(super) fn unanswered(&mut self, id: BatchId) -> Option<Bytes> {
-        let batch = self.open.get_mut(&id)?;
+        let of_client = self.open.get_mut(&id.client)?;
+        let batch = of_client.batches.get_mut(&id.number)?;
         batch.left = batch.left.saturating_sub(1);
-        if batch.left > 0 && batch.bytes < MAX_BYTES {
+        if batch.left > 0 && of_client.bytes < MAX_BYTES {
             return None;
         }
         let responses = std::mem::take(&mut batch.responses);
-        batch.bytes = 0;
+        of_client.bytes -= responses.iter().map(Bytes::len).sum::<usize>();
         if batch.left == 0 {
-            self.open.remove(&id);
+            of_client.batches.remove(&id.number);
         }
         let all = responses.join(&b","[..]);
         (!all.is_empty()).then(|| [b"[", &all[..], b"]"].concat().into())
     }
 
     pub(super) fn forget(&mut self, client: ClientId) {
-        self.open.retain(|_, batch| batch.client != client);
+        self.open.remove(&client);
+    }
+
+    #[cfg(test)]
+    pub(super) fn collected(&self) -> usize {
+        self.open.values().map(|it| it.bytes).sum()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.values().all(|it| it.batches.is_empty())
     }
 }

@@ -38,7 +38,7 @@ impl Hub {
         }
     }
 
-    /// Adapts the program's level after a client has come or left.
+    /// Adapts the program's level after a client has joined or left.
     pub(super) fn follow_level(&mut self) {
         let (Some(rules), Some(level)) = (self.rules.level, self.level) else { return };
         let wanted = self.wanted_level(rules);

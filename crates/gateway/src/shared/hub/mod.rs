@@ -200,6 +200,10 @@ impl Hub {
 
     /// Handles a message of a client.
     pub(super) fn client_said(&mut self, client: ClientId, message: Bytes) {
+        if !self.clients.contains_key(&client) {
+            // It was disconnected while its last messages waited.
+            return;
+        }
         match self.classify(message.clone(), self.dialect.batches) {
             Message::Batch(messages) => {
                 let requests = messages.iter().filter(|it| matches!(it, Message::Request(_)));
@@ -225,7 +229,7 @@ impl Hub {
                 let why = format!("the client's response is invalid: {}", invalid.problem());
                 self.refuse_outcome(client, invalid.id(), &why);
             }
-            // A program could not tell whose message it was, so the hub responds.
+            // The program would not know which client to answer, so the hub does.
             Message::Invalid(invalid) => {
                 let why = invalid.problem().to_string();
                 let error = write_error(&self.dialect, invalid.id(), invalid.code(), &why, None);
@@ -284,12 +288,8 @@ impl Hub {
         }
         let Some(client) = self.clients.get_mut(&reply.client) else { return false };
         client.id_bytes += reply.id.len() + token.map_or(0, <[u8]>::len);
-        let client = reply.client;
-        let call = Call { reply: Some(reply), token: token.map(Id::from), kind };
-        let id = self.begin(call);
-        if let Some(client) = self.clients.get_mut(&client) {
-            client.calls.insert(id);
-        }
+        let id = self.calls.begin(Call { reply: Some(reply), token: token.map(Id::from), kind });
+        client.calls.insert(id);
         let mut buffer = [0; 20];
         let id = id.digits(&mut buffer);
         let message = request.rewritten(id, token.map(|token| (token, id)));
@@ -297,13 +297,9 @@ impl Hub {
         true
     }
 
-    fn begin(&mut self, call: Call) -> CallId {
-        self.calls.begin(call)
-    }
-
     /// Sends a request of the hub itself, whose response no client waits for.
     fn ask(&mut self, kind: Kind, write: impl FnOnce(&Dialect, &[u8]) -> Vec<u8>) {
-        let id = self.begin(Call { reply: None, token: None, kind });
+        let id = self.calls.begin(Call { reply: None, token: None, kind });
         let message = write(&self.dialect, id.digits(&mut [0; 20]));
         self.out.push_back(Output::Program(message.into()));
     }
@@ -343,12 +339,17 @@ impl Hub {
     fn end(&mut self, id: CallId) -> Option<Call> {
         let call = self.calls.end(id)?;
         if let Some(reply) = &call.reply {
-            if let Some(client) = self.clients.get_mut(&reply.client) {
-                client.calls.remove(&id);
-                client.id_bytes -= reply.id.len() + call.token.as_ref().map_or(0, |it| it.len());
-            }
+            self.release(id, reply, call.token.as_deref());
         }
         Some(call)
+    }
+
+    /// Takes a call out of those of its client.
+    fn release(&mut self, id: CallId, reply: &ReplyTo, token: Option<&[u8]>) {
+        if let Some(client) = self.clients.get_mut(&reply.client) {
+            client.calls.remove(&id);
+            client.id_bytes -= reply.id.len() + token.map_or(0, <[u8]>::len);
+        }
     }
 
     /// Cancels the call of a client that has left. A call that changes what all clients share goes on.
@@ -427,13 +428,10 @@ impl Hub {
             // The handshake must not be cancelled: the other clients wait for it, too.
             (Kind::Opening, _) => return,
             (Kind::Subscribing(_), None) => {
-                let reply = call.reply.take();
-                let token = call.token.as_ref().map_or(0, |it| it.len());
-                if let (Some(it), Some(reply)) = (self.clients.get_mut(&client), &reply) {
-                    it.calls.remove(&id);
-                    it.id_bytes -= reply.id.len() + token;
-                }
-                return reply.into_iter().for_each(|reply| self.no_reply(&reply));
+                let (reply, token) = (call.reply.take(), call.token.take());
+                let Some(reply) = reply else { return };
+                self.release(id, &reply, token.as_deref());
+                return self.no_reply(&reply);
             }
             (Kind::Subscribing(_), Some(_)) => return,
             _ => {}
@@ -452,8 +450,8 @@ impl Hub {
         let ids = calls
             .iter()
             .rev()
-            .filter_map(|id| Some((*id, self.calls.get(*id)?.reply.as_ref()?.id.clone())));
-        Answers::Call(named).find(ids.map(|(id, named)| (id, named.to_vec())))
+            .filter_map(|id| Some((*id, &*self.calls.get(*id)?.reply.as_ref()?.id)));
+        Answers::Call(named).find(ids)
     }
 
     /// Handles a client's response to a request of the program.

@@ -7,7 +7,9 @@ use tieline_proto::jsonrpc::Sharing;
 
 use super::*;
 
+mod batches;
 mod random;
+mod things;
 
 fn rules(dialect: Dialect) -> &'static SharingRules {
     let Sharing::Possible(rules) = dialect.sharing else { panic!("{}", dialect.name) };
@@ -333,69 +335,6 @@ fn progress_reaches_its_client_with_its_own_token() {
 }
 
 #[test]
-fn subscription_is_made_once_and_ends_with_its_last_client() {
-    let mut test = Test::new(Dialect::MCP);
-    let [first, second, third] = [(); 3].map(|()| test.opened(json!({})));
-    let subscribe = |uri: &str| {
-        format!(
-            r#"{{"jsonrpc":"2.0","id":1,"method":"resources/subscribe","params":{{"uri":{uri}}}}}"#
-        )
-    };
-    let unsubscribe = |uri: &str| subscribe(uri).replace("subscribe", "unsubscribe");
-    test.client_text(first, &subscribe(r#""a""#));
-    test.client_text(second, &subscribe(r#""\u0061""#));
-    let asked = test.at_program();
-    test.is_quiet();
-    test.program(result(&asked["id"], json!({"x": 1})));
-    for client in [first, second] {
-        assert_eq!(test.at_client(client), result(&json!(1), json!({"x": 1})));
-    }
-    let updated = |uri: &str| notification("notifications/resources/updated", json!({"uri": uri}));
-    test.program(updated("a"));
-    for client in [first, second] {
-        assert_eq!(test.at_client(client), updated("a"));
-    }
-    // Part of what a client has subscribed to.
-    test.program(updated("a/b"));
-    for client in [first, second] {
-        assert_eq!(test.at_client(client), updated("a/b"));
-    }
-    test.is_quiet();
-    test.client_text(first, &unsubscribe(r#""a""#));
-    assert_eq!(test.at_client(first), result(&json!(1), json!({})));
-    test.client_text(third, &unsubscribe(r#""a""#));
-    assert_eq!(test.at_client(third), result(&json!(1), json!({})));
-    test.program(updated("a"));
-    assert_eq!(test.at_client(second), updated("a"));
-    test.is_quiet();
-    test.leave(second);
-    let closed = test.at_program();
-    assert_eq!(closed["method"], "resources/unsubscribe");
-    assert_eq!(closed["params"], json!({"uri": "a"}));
-    test.program(result(&closed["id"], json!({})));
-    test.program(updated("a"));
-    test.is_quiet();
-    // A client that leaves before the answer.
-    test.client_text(first, &subscribe(r#""b""#));
-    let asked = test.at_program();
-    test.leave(first);
-    test.is_quiet();
-    test.program(result(&asked["id"], json!({})));
-    assert_eq!(test.at_program()["params"], json!({"uri": "b"}));
-    // A refused subscription does not refuse that of another client.
-    let fourth = test.opened(json!({}));
-    test.client_text(third, &subscribe(r#""c""#));
-    test.client_text(fourth, &subscribe(r#""c""#));
-    let asked = test.at_program();
-    test.program(
-        json!({"jsonrpc": "2.0", "id": asked["id"], "error": {"code": 1, "message": "x"}}),
-    );
-    assert_eq!(test.at_client(third)["error"]["code"], 1);
-    assert_eq!(test.at_program()["method"], "resources/subscribe");
-    test.is_quiet();
-}
-
-#[test]
 fn program_logs_at_the_most_verbose_level_and_each_client_gets_its_own() {
     let mut test = Test::new(Dialect::MCP);
     let (first, second) = (test.opened(json!({})), test.opened(json!({})));
@@ -476,27 +415,6 @@ fn null_ids_and_invalid_messages_are_answered_here() {
         assert_eq!(test.at_client(client)["error"]["code"], code, "{text}");
         test.is_quiet();
     }
-}
-
-#[test]
-fn batch_is_answered_as_one() {
-    let mut test = Test::new(Dialect::STRICT);
-    let (first, second) = (test.join(), test.join());
-    test.client(first, json!([call(json!(1)), notification("n", json!({})), call(json!("1"))]));
-    let one = test.at_program()["id"].clone();
-    assert_eq!(test.at_program()["method"], "n");
-    let two = test.at_program()["id"].clone();
-    test.client(second, json!([notification("n", json!({}))]));
-    test.at_program();
-    test.program(result(&two, json!("b")));
-    test.is_quiet();
-    // The program answers in a batch, too.
-    test.program(json!([result(&one, json!("a"))]));
-    assert_eq!(
-        test.at_client(first),
-        json!([result(&json!("1"), json!("b")), result(&json!(1), json!("a"))])
-    );
-    test.is_quiet();
 }
 
 #[test]

@@ -24,30 +24,14 @@ const MAX_OPEN_BY_ALL: usize = 16 * 1024;
 pub(super) struct Name {
     place: usize,
     text: Bytes,
-    /// The name as the first client wrote it.
-    raw: Raw,
-}
-
-/// Is not compared.
-#[derive(Clone, Debug)]
-struct Raw(Bytes);
-
-impl PartialEq for Raw {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Raw {}
-
-impl std::hash::Hash for Raw {
-    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
 }
 
 #[derive(Default)]
 pub(super) struct Things(HashMap<Name, Opened>);
 
 struct Opened {
+    /// The name as the first client wrote it.
+    raw_name: Bytes,
     clients: BTreeSet<ClientId>,
     /// The program's result; `None` until it has answered.
     result: Option<Bytes>,
@@ -63,20 +47,21 @@ impl Hub {
         found.next().map(|(place, it)| (it, place, method == it.close))
     }
 
-    fn name(&self, thing: &Thing, place: usize, params: &[u8]) -> Option<Name> {
+    /// Returns the name of a thing in the parameters of a message, also as it was written.
+    fn name<'a>(thing: &Thing, place: usize, params: &'a [u8]) -> Option<(Name, &'a [u8])> {
         let raw = locate(params, thing.name).ok().flatten()?;
         let text = std::str::from_utf8(raw).ok()?.strip_prefix('"')?.strip_suffix('"')?;
         let text = Bytes::copy_from_slice(unescape(text).as_bytes());
-        Some(Name { place, text, raw: Raw(Bytes::copy_from_slice(raw)) })
+        Some((Name { place, text }, raw))
     }
 
     /// Handles a client's request to open or close a thing.
     pub(super) fn about_thing(&mut self, reply: ReplyTo, request: Request) {
         let Some((thing, place, closes)) = self.thing(&request.method()) else { return };
-        let name = self.name(thing, place, request.params().unwrap_or_default());
-        let Some(name) = name else {
+        let params = request.params().unwrap_or_default();
+        let Some((name, raw)) = Self::name(thing, place, params) else {
             // The program says what is wrong with it, unless it may read another name than the hub.
-            return match locate(request.params().unwrap_or_default(), thing.name) {
+            return match locate(params, thing.name) {
                 Ok(_) => drop(self.forward(reply, &request, Kind::Plain)),
                 Err(doubled) => self.refuse(&reply, INVALID_REQUEST, &doubled.to_string()),
             };
@@ -105,27 +90,30 @@ impl Hub {
                 self.reply_result(&reply, &result);
             }
             None if closes => drop(self.forward(reply, &request, Kind::Plain)),
-            None => self.open_thing(reply, &request, name),
+            None => self.open_thing(reply, &request, name, raw),
         }
     }
 
-    fn open_thing(&mut self, reply: ReplyTo, request: &Request, name: Name) {
+    fn open_thing(&mut self, reply: ReplyTo, request: &Request, name: Name, raw: &[u8]) {
         let its = self.things.0.values().filter(|it| it.clients.contains(&reply.client)).count();
         if its >= MAX_OPEN || self.things.0.len() >= MAX_OPEN_BY_ALL {
             let limit = if its >= MAX_OPEN { MAX_OPEN } else { MAX_OPEN_BY_ALL };
             let why = format!("too many subscriptions: the limit of {limit} is reached");
             return self.refuse(&reply, self.dialect.gone, &why);
         }
-        if name.raw.0.len() > MAX_NAME {
+        if raw.len() > MAX_NAME {
             let why = format!("the name is longer than {MAX_NAME} bytes");
             return self.refuse(&reply, INVALID_REQUEST, &why);
         }
-        if self.token(request).is_err() {
-            return self.refuse(&reply, INVALID_REQUEST, "the progress token appears twice");
+        if self.forward(reply, request, Kind::Subscribing(name.clone())) {
+            let opened = Opened {
+                raw_name: Bytes::copy_from_slice(raw),
+                clients: BTreeSet::new(),
+                result: None,
+                waiting: VecDeque::new(),
+            };
+            self.things.0.insert(name, opened);
         }
-        let opened = Opened { clients: BTreeSet::new(), result: None, waiting: VecDeque::new() };
-        self.things.0.insert(name.clone(), opened);
-        self.forward(reply, request, Kind::Subscribing(name));
     }
 
     /// Handles the program's response to a request to open a thing.
@@ -164,11 +152,11 @@ impl Hub {
         if !self.things.0.get(name).is_some_and(is_unused) {
             return;
         }
-        self.things.0.remove(name);
+        let Some(Opened { raw_name, .. }) = self.things.0.remove(name) else { return };
         let Some(thing) = self.handshake().and_then(|rules| rules.things.get(name.place)) else {
             return;
         };
-        let mut params = name.raw.0.to_vec();
+        let mut params = raw_name.to_vec();
         for member in thing.name.iter().rev() {
             params = [b"{\"", member.as_bytes(), b"\":", &params[..], b"}"].concat();
         }
@@ -213,7 +201,7 @@ impl Hub {
         }
         let mut things = self.handshake()?.things.iter().enumerate();
         let exact = things.find_map(|(place, thing)| {
-            let name = self.name(thing, place, params)?;
+            let (name, _) = Self::name(thing, place, params)?;
             self.things.0.get(&name).filter(|it| it.result.is_some())
         });
         Some(match exact {
