@@ -1,21 +1,23 @@
 //! Moves messages between the queues of the clients and their program.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tieline_transport::{
-    BoxChannel, Channel, CloseReason, Control, Incoming, Receiver, SendError, Sender, from_now,
+    BoxChannel, Channel, CloseReason, Control, Incoming, Receiver, SendError, Sender, WarnThrottle,
+    from_now,
 };
 use tokio::sync::watch;
 use tokio::time::Sleep;
 
-use super::exchange::{Exchange, FromProgram};
+use super::exchange::{Exchange, FromProgram, TURN_BYTES};
 use crate::ending::{end_far, stop_far};
 use crate::patience::discard;
 
@@ -35,7 +37,7 @@ pub(super) async fn drive(
 ) -> CloseReason {
     let control = channel.control().clone();
     let (mut sender, mut receiver) = channel.split();
-    let mut turn = Turn { exchange: &exchange, pending: VecDeque::new(), is_deaf: false };
+    let mut turn = Turn::new(&exchange);
     let mut idle = Idle { timeout: idle_timeout, timer: None };
     let ended = tokio::select! {
         ended = poll_fn(|cx| {
@@ -83,30 +85,52 @@ struct Turn<'a> {
     pending: VecDeque<Bytes>,
     /// The program takes no more input. Its end follows.
     is_deaf: bool,
+    lost: WarnThrottle,
 }
 
-impl Turn<'_> {
+impl<'a> Turn<'a> {
+    fn new(exchange: &'a Exchange) -> Self {
+        let lost = WarnThrottle::new(|count| {
+            tracing::warn!(count, "more messages from or for a shared program were lost");
+        });
+        Self { exchange, pending: VecDeque::new(), is_deaf: false, lost }
+    }
+
+    /// Logs lost messages, as a warning at most once per minute.
+    fn lose(&self, count: usize, which: &str, why: &dyn fmt::Display) {
+        if let Some(unreported) = self.lost.admit_many(count as u64, Instant::now()) {
+            tracing::warn!(count, unreported, "a message {which} a shared program was lost: {why}");
+        } else {
+            tracing::debug!(count, "a message {which} a shared program was lost: {why}");
+        }
+    }
+
     fn poll(
         &mut self,
-        sender: &mut Box<dyn Sender>,
-        receiver: &mut Box<dyn Receiver>,
+        sender: &mut impl Sender,
+        receiver: &mut impl Receiver,
         cx: &mut Context<'_>,
     ) -> Poll<CloseReason> {
         let mut refused = Vec::new();
         let mut has_more = self.send(sender, &mut refused, cx);
         let mut received: Vec<_> =
             refused.into_iter().map(|(message, why)| FromProgram::Refused(message, why)).collect();
-        let mut end = None;
-        for number in 0.. {
-            if number == TURN {
+        let (mut end, mut number, mut bytes) = (None, 0, 0);
+        loop {
+            if number >= TURN || bytes >= TURN_BYTES {
                 has_more = true;
                 break;
             }
+            number += 1;
             match receiver.poll_recv(cx) {
                 Poll::Ready(Incoming::Message(message)) => {
+                    bytes += message.len();
                     received.push(FromProgram::Message(message));
                 }
-                Poll::Ready(Incoming::Fault(fault)) => received.push(FromProgram::Fault(fault)),
+                Poll::Ready(Incoming::Fault(fault)) => {
+                    self.lose(1, "from", &fault);
+                    received.push(FromProgram::Fault(fault));
+                }
                 Poll::Ready(Incoming::End(reason)) => {
                     end = Some(reason);
                     break;
@@ -132,7 +156,7 @@ impl Turn<'_> {
     /// Sends up to [`TURN`] messages. Returns whether there may be more and the program has room for them.
     fn send(
         &mut self,
-        sender: &mut Box<dyn Sender>,
+        sender: &mut impl Sender,
         refused: &mut Vec<(Bytes, String)>,
         cx: &mut Context<'_>,
     ) -> bool {
@@ -146,10 +170,14 @@ impl Turn<'_> {
                     let Some(message) = self.pending.pop_front() else { break };
                     match sender.pass_on(message) {
                         Err(SendError::Message(message)) => {
+                            self.lose(1, "for", &message.error);
                             refused.push((message.message, message.error.to_string()));
                         }
-                        Err(SendError::Closed(_)) => self.is_deaf = true,
-                        Ok(()) | Err(_) => {}
+                        Err(error) => {
+                            self.is_deaf |= matches!(error, SendError::Closed(_));
+                            self.lose(1, "for", &error);
+                        }
+                        Ok(()) => {}
                     }
                 }
                 Poll::Ready(Err(SendError::Closed(_))) => self.is_deaf = true,
@@ -161,8 +189,9 @@ impl Turn<'_> {
         {
             self.is_deaf = true;
         }
-        if self.is_deaf {
+        if self.is_deaf && !self.pending.is_empty() {
             // Clients do not wait for a program that is about to end.
+            self.lose(self.pending.len(), "for", &"it takes no more input");
             self.pending.clear();
         }
         had_any && self.pending.is_empty()
@@ -188,6 +217,44 @@ impl Idle {
         match timer.as_mut().poll(cx) {
             Poll::Ready(()) if exchange.close(true) => Poll::Ready(()),
             _ => Poll::Pending,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic)]
+
+    use std::task::Waker;
+
+    use tieline_proto::jsonrpc::{Dialect, Sharing};
+    use tieline_transport::memory_pair;
+
+    use super::super::hub::Hub;
+    use super::*;
+
+    /// A program that always has another message of this length.
+    struct Endless(Bytes, usize);
+
+    impl Receiver for Endless {
+        fn poll_recv(&mut self, _: &mut Context<'_>) -> Poll<Incoming> {
+            self.1 += 1;
+            Poll::Ready(Incoming::Message(self.0.clone()))
+        }
+    }
+
+    #[test]
+    fn one_turn_reads_a_bounded_number_of_messages_and_bytes() {
+        let Sharing::Possible(rules) = Dialect::MCP.sharing else { panic!("MCP can be shared") };
+        let exchange = Exchange::new(Hub::new(Dialect::MCP, rules), None);
+        for (length, expected) in [(10, TURN), (TURN_BYTES / 4, 4), (3 * TURN_BYTES, 1)] {
+            let mut turn = Turn::new(&exchange);
+            let (program, _other) = memory_pair();
+            let (mut sender, _) = program.split();
+            let mut endless = Endless(Bytes::from(vec![b' '; length]), 0);
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(turn.poll(&mut sender, &mut endless, &mut cx).is_pending());
+            assert_eq!(endless.1, expected, "messages of {length} bytes");
         }
     }
 }

@@ -15,8 +15,8 @@ use crate::lock::lock;
 const INPUT_MESSAGES: usize = 16;
 /// How many bytes of them. One message may exceed it.
 const INPUT_BYTES: usize = 256 * 1024;
-/// How many bytes are handed to the driver at once. One message may exceed it.
-const TURN_BYTES: usize = 256 * 1024;
+/// How many bytes of each direction the driver handles at once. One message may exceed it.
+pub(super) const TURN_BYTES: usize = 256 * 1024;
 /// How many bytes of messages to one client wait for it. Then it is disconnected, because the others must not
 /// wait for it.
 const OUTPUT_BYTES: usize = 64 * 1024 * 1024;
@@ -28,7 +28,7 @@ const OWN_MESSAGES: usize = 1024;
 /// The state that the ports of the clients and the driver share.
 pub(super) struct Exchange(Mutex<State>);
 
-pub(super) struct State {
+struct State {
     hub: Hub,
     ports: BTreeMap<ClientId, Queues>,
     /// The hub's messages to the program. Those of clients are made when the program has room.

@@ -155,7 +155,7 @@ impl DynConnector for ForClient {
         let reason = last().as_ref().and_then(Control::close_reason);
         Box::pin(async move {
             if let Some(reason @ (CloseReason::Overrun | CloseReason::NoMemory(_))) = reason {
-                // It was disconnected because of itself.
+                // The client did not read, or used too much memory. Connecting it again would not help.
                 return Err(TransportError::new(ErrorKind::Closed(reason), Operation::Connect));
             }
             let port = self.program.join().await?;

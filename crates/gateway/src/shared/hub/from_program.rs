@@ -1,5 +1,7 @@
 //! Where the messages of the program go.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use tieline_proto::Fault;
 use tieline_proto::jsonrpc::{
@@ -46,7 +48,6 @@ impl Hub {
 
     /// Settles the call of a message that the program's line cannot carry.
     pub(in crate::shared) fn not_sent(&mut self, message: &Bytes, why: &str) {
-        tracing::warn!("a message of a client cannot be passed on to the shared program: {why}");
         match self.classify(message.clone(), false) {
             Message::Request(request) => {
                 let id = self.find(Answers::Call(request.id()));
@@ -120,9 +121,14 @@ impl Hub {
             invalid.answers().into_iter().map(|answers| self.find(answers)).collect();
         match invalid.problem() {
             InvalidProblem::Json(error) if !error.is_limit() => {
-                let start = invalid.message().get(..SHOWN).unwrap_or(invalid.message());
-                let start = start.escape_ascii();
-                tracing::warn!("the program wrote output that is not JSON ({why}): {start}");
+                if let Some(unreported) = self.not_json.admit(Instant::now()) {
+                    let start = invalid.message().get(..SHOWN).unwrap_or(invalid.message());
+                    let start = start.escape_ascii();
+                    tracing::warn!(
+                        unreported,
+                        "the program wrote output that is not JSON ({why}): {start}"
+                    );
+                }
             }
             _ => {}
         }

@@ -27,6 +27,7 @@ use tieline_proto::jsonrpc::{
     INVALID_REQUEST, Id, MAX_ID, Message, Notification, Request, Response, SharingRules, classify,
     elements, locate, write_error, write_result,
 };
+use tieline_transport::WarnThrottle;
 
 use batches::{BatchId, Batches};
 use opening::{Opening, Stage};
@@ -75,6 +76,7 @@ pub(super) struct Hub {
     level: Option<usize>,
     batches: Batches,
     out: VecDeque<Output>,
+    not_json: WarnThrottle,
 }
 
 #[derive(Default)]
@@ -140,6 +142,9 @@ impl Hub {
             level: None,
             batches: Batches::default(),
             out: VecDeque::new(),
+            not_json: WarnThrottle::new(|count| {
+                tracing::warn!(count, "the program wrote more output that is not JSON");
+            }),
         }
     }
 
