@@ -160,7 +160,7 @@ struct Shared {
     program: Arc<SharedProgram>,
 }
 
-/// The error of a client that cannot be told from others.
+/// The error of a client whose user is not known.
 pub(crate) const NO_IDENTITY: &str =
     "this server runs one program for each user, and it is not known which user this is";
 
@@ -200,8 +200,9 @@ impl Programs {
                 Some(owner)
             }
         };
-        let Some(Sharing::Possible(rules)) = bridge.dialect.map(|it| it.sharing) else {
-            return Some(target.clone());
+        let (dialect, rules) = match bridge.dialect {
+            Some(dialect @ Dialect { sharing: Sharing::Possible(rules), .. }) => (dialect, rules),
+            _ => return Some(target.clone()),
         };
         let mut shared = self.lock();
         // Those of users who have left, and whose programs have ended.
@@ -211,7 +212,7 @@ impl Programs {
             return Some(found.program.for_client());
         }
         let options = ProgramOptions {
-            dialect: bridge.dialect?,
+            dialect,
             rules,
             idle_timeout: self.count.processes.idle_timeout,
             memory: bridge.memory.clone(),

@@ -387,12 +387,8 @@ async fn run(
                 "client refused: the program keeps failing: {open}"
             );
             let why = format!("the program was not started because it keeps failing: {open}");
-            let turned_away = turn_away(client, how.dialect, &why, CloseReason::Overrun);
-            tokio::select! {
-                () = turned_away => {}
-                () = &mut stop => {}
-            }
-            return None;
+            return turn_away_until(&mut stop, client, how.dialect, &why, CloseReason::Overrun)
+                .await;
         }
     };
     let target = match &programs {
@@ -401,12 +397,8 @@ async fn run(
     };
     let Some(target) = target else {
         tracing::warn!("client refused: {NO_IDENTITY}");
-        let turned_away = turn_away(client, how.dialect, NO_IDENTITY, CloseReason::Overrun);
-        tokio::select! {
-            () = turned_away => {}
-            () = &mut stop => {}
-        }
-        return None;
+        let reason = CloseReason::Overrun;
+        return turn_away_until(&mut stop, client, how.dialect, NO_IDENTITY, reason).await;
     };
     let starts: Arc<AtomicU64> = Arc::default();
     let target = Arc::new(Counting { target, starts: Arc::clone(&starts) });
@@ -435,13 +427,24 @@ async fn run(
             log_error("client refused", &error);
             let why = format!("the program could not be started: {error}");
             let reason = CloseReason::Unreachable(error);
-            tokio::select! {
-                () = turn_away(client, how.dialect, &why, reason) => {}
-                () = &mut stop => {}
-            }
-            None
+            turn_away_until(&mut stop, client, how.dialect, &why, reason).await
         }
     }
+}
+
+/// Refuses a client as [`turn_away`] does, but only until the server stops.
+async fn turn_away_until(
+    stop: impl Future<Output = ()>,
+    client: BoxChannel,
+    dialect: Option<Dialect>,
+    why: &str,
+    reason: CloseReason,
+) -> Option<BridgeReport> {
+    tokio::select! {
+        () = turn_away(client, dialect, why, reason) => {}
+        () = stop => {}
+    }
+    None
 }
 
 /// A far side that has run for this long without a restart counts as working.
