@@ -1,6 +1,6 @@
 //! The differences between protocols based on JSON-RPC, as data.
 
-use super::member::member;
+use super::member::{member, offset};
 use super::{OVERLOADED, Request, Sharing, SharingRules, TraceParent};
 
 /// A protocol based on JSON-RPC, described by its differences from others.
@@ -299,11 +299,6 @@ fn insert(params: &[u8], meta: &str, name: &str, value: &[u8]) -> Option<Vec<u8>
     let is_last = behind.trim_ascii_start().starts_with(b"}");
     let comma: &[u8] = if is_last { b"" } else { b"," };
     Some([before, &text, comma, behind].concat())
-}
-
-/// Returns the offset of `part`, a slice of `whole`.
-fn offset(whole: &[u8], part: &[u8]) -> Option<usize> {
-    part.as_ptr().addr().checked_sub(whole.as_ptr().addr())
 }
 
 #[cfg(test)]

@@ -18,3 +18,8 @@ pub fn member<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
     }
     None
 }
+
+/// Returns the offset of `part`, a slice of `whole`.
+pub(super) fn offset(whole: &[u8], part: &[u8]) -> Option<usize> {
+    part.as_ptr().addr().checked_sub(whole.as_ptr().addr())
+}

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::member::offset;
 use super::{Dialect, Notification, Request, Response, write_response};
 use crate::json::{JsonError, Limits, Scanner};
 
@@ -121,10 +122,9 @@ impl Response {
 
 /// Replaces parts of `message` that do not overlap. What is not a part of it is not replaced.
 fn replaced(message: &[u8], changes: [Option<(&[u8], &[u8])>; 2]) -> Bytes {
-    let at = |part: &[u8]| part.as_ptr().addr().checked_sub(message.as_ptr().addr());
     let mut changes = changes.map(|change| {
         let (part, other) = change?;
-        let start = at(part)?;
+        let start = offset(message, part)?;
         Some((start, start + part.len(), other))
     });
     changes.sort_unstable_by_key(|change| change.map_or(usize::MAX, |(start, ..)| start));
