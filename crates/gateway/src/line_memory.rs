@@ -9,7 +9,7 @@ use std::task::{Poll, Waker};
 
 use tieline_transport::{Account, CloseReason, Holding, MemoryBudget, MemoryRefused};
 
-use crate::lock::lock;
+use crate::lock::{lock, remember};
 
 /// The budget is updated when the sum crosses a multiple of this, so most changes cost one addition.
 const STEP: usize = 64 * 1024;
@@ -43,9 +43,7 @@ impl LineMemory {
             if let Some(refused) = state.refused.or(revoked) {
                 return Poll::Ready(refused);
             }
-            if !state.line.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-                state.line = Some(cx.waker().clone());
-            }
+            remember(&mut state.line, cx.waker());
             Poll::Pending
         });
         refused.await.into()

@@ -9,7 +9,7 @@ use tieline_proto::Fault;
 use tieline_transport::{Account, CloseReason, Holding, Incoming, MemoryBudget, SendError};
 
 use super::hub::{ClientId, Hub, Output};
-use crate::lock::lock;
+use crate::lock::{lock, remember};
 
 /// How many messages of one client wait for the program. Then the client waits.
 const INPUT_MESSAGES: usize = 16;
@@ -61,12 +61,6 @@ struct Queues {
 
 fn wake(waker: &mut Option<Waker>) {
     waker.take().into_iter().for_each(Waker::wake);
-}
-
-fn register(place: &mut Option<Waker>, cx: &Context<'_>) {
-    if !place.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-        *place = Some(cx.waker().clone());
-    }
 }
 
 impl Queues {
@@ -210,7 +204,7 @@ impl Exchange {
         if queues.input.len() < most && queues.input_bytes < bytes {
             return Poll::Ready(Ok(()));
         }
-        register(&mut queues.sender, cx);
+        remember(&mut queues.sender, cx.waker());
         Poll::Pending
     }
 
@@ -259,14 +253,14 @@ impl Exchange {
         if let Some(reason) = &queues.end {
             return Poll::Ready(Incoming::End(reason.clone()));
         }
-        register(&mut queues.receiver, cx);
+        remember(&mut queues.receiver, cx.waker());
         Poll::Pending
     }
 
     /// Registers the driver, and returns up to `most` messages for the program.
     pub(super) fn for_program(&self, most: usize, cx: &Context<'_>) -> VecDeque<Bytes> {
         let mut state = self.lock();
-        register(&mut state.driver, cx);
+        remember(&mut state.driver, cx.waker());
         let (mut messages, mut bytes) = (VecDeque::new(), 0);
         while messages.len() < most && bytes < TURN_BYTES {
             match state.to_program.pop_front() {
@@ -286,7 +280,7 @@ impl Exchange {
         let mut state = self.lock();
         for message in messages {
             match message {
-                FromProgram::Message(message) => state.hub.program_said(message),
+                FromProgram::Message(message) => state.hub.program_message(message),
                 FromProgram::Fault(fault) => state.hub.lost(&fault),
                 FromProgram::Refused(message, why) => state.hub.not_sent(&message, &why),
             }
@@ -358,7 +352,7 @@ impl State {
         }
         wake(&mut queues.sender);
         match message {
-            Some(message) => self.hub.client_said(client, message),
+            Some(message) => self.hub.client_message(client, message),
             None => self.hub.input_ended(client),
         }
         self.settle();

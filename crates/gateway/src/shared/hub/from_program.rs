@@ -14,24 +14,24 @@ use super::{Asked, Call, ClientId, Hub, Kind, MAX_ASKED, MAX_COMPARED, Output};
 
 impl Hub {
     /// Handles a message of the program.
-    pub(in crate::shared) fn program_said(&mut self, message: Bytes) {
+    pub(in crate::shared) fn program_message(&mut self, message: Bytes) {
         match self.classify(message.clone(), true) {
             Message::Batch(_) => {
                 for element in elements(&message).unwrap_or_default() {
                     let element = self.classify(element, false);
-                    self.program_said_one(element);
+                    self.one_program_message(element);
                 }
             }
-            one => self.program_said_one(one),
+            one => self.one_program_message(one),
         }
     }
 
-    fn program_said_one(&mut self, message: Message) {
+    fn one_program_message(&mut self, message: Message) {
         match message {
             Message::Response(response) => self.answered(&response),
-            Message::Request(request) => self.program_asked(&request),
-            Message::Notification(notification) => self.program_told(&notification),
-            Message::Invalid(invalid) => self.program_erred(&invalid),
+            Message::Request(request) => self.program_request(&request),
+            Message::Notification(notification) => self.program_notification(&notification),
+            Message::Invalid(invalid) => self.program_invalid(&invalid),
             Message::Batch(_) => {}
         }
     }
@@ -115,7 +115,7 @@ impl Hub {
         }
     }
 
-    fn program_erred(&mut self, invalid: &Invalid) {
+    fn program_invalid(&mut self, invalid: &Invalid) {
         let why = invalid.problem().to_string();
         let answers: Vec<_> =
             invalid.answers().into_iter().map(|answers| self.find(answers)).collect();
@@ -144,7 +144,7 @@ impl Hub {
     }
 
     /// Passes a request of the program to the only client that it can be meant for.
-    fn program_asked(&mut self, request: &Request) {
+    fn program_request(&mut self, request: &Request) {
         let method = request.method();
         let id = request.id();
         if self.rules.answered.iter().any(|it| *it == method) {
@@ -202,7 +202,7 @@ impl Hub {
     }
 
     /// Passes a notification of the program to the clients that it concerns.
-    fn program_told(&mut self, notification: &Notification) {
+    fn program_notification(&mut self, notification: &Notification) {
         let method = notification.method();
         let params = notification.params().unwrap_or_default();
         if let Some(cancel) = self.dialect.cancel.filter(|cancel| cancel.method == method) {

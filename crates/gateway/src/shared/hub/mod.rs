@@ -204,7 +204,7 @@ impl Hub {
     }
 
     /// Handles a message of a client.
-    pub(super) fn client_said(&mut self, client: ClientId, message: Bytes) {
+    pub(super) fn client_message(&mut self, client: ClientId, message: Bytes) {
         if !self.clients.contains_key(&client) {
             // It was disconnected while its last messages waited.
             return;
@@ -215,14 +215,14 @@ impl Hub {
                 let batch = self.batches.begin(client, requests.count());
                 for element in elements(&message).unwrap_or_default() {
                     let element = self.classify(element, false);
-                    self.client_said_one(client, element, batch);
+                    self.one_client_message(client, element, batch);
                 }
             }
-            one => self.client_said_one(client, one, None),
+            one => self.one_client_message(client, one, None),
         }
     }
 
-    fn client_said_one(&mut self, client: ClientId, message: Message, batch: Option<BatchId>) {
+    fn one_client_message(&mut self, client: ClientId, message: Message, batch: Option<BatchId>) {
         match message {
             Message::Request(request) => {
                 let reply = ReplyTo { client, id: request.id().into(), batch };

@@ -61,12 +61,12 @@ impl Test {
     }
 
     fn client_text(&mut self, client: ClientId, message: &str) {
-        self.hub.client_said(client, Bytes::copy_from_slice(message.as_bytes()));
+        self.hub.client_message(client, Bytes::copy_from_slice(message.as_bytes()));
         self.settle();
     }
 
     fn program(&mut self, message: Value) {
-        self.hub.program_said(message.to_string().into());
+        self.hub.program_message(message.to_string().into());
         self.settle();
     }
 
@@ -497,14 +497,14 @@ fn lost_and_damaged_responses_settle_their_calls() {
     {
         test.client(client, call(json!("a")));
         let id = test.at_program()["id"].to_string();
-        test.hub.program_said(text.replace("ID", &id).into());
+        test.hub.program_message(text.replace("ID", &id).into());
         test.settle();
         let answer = test.at_client(client);
         assert_eq!(answer["id"], "a", "{text}");
         assert_eq!(answer["result"].is_null(), place != 2, "{text}");
         test.is_quiet();
     }
-    test.hub.program_said("Welcome to the server {\"id\":1}".into());
+    test.hub.program_message("Welcome to the server {\"id\":1}".into());
     test.settle();
     test.is_quiet();
 }
