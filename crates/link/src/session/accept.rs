@@ -136,7 +136,7 @@ impl HandshakeLimiter {
                 accepted = acceptor.accept(), if is_ready => match accepted {
                     Ok(line) => {
                         let limiter = limiter.clone();
-                        handshakes.spawn(async move { limiter.meet(line).await });
+                        handshakes.spawn(async move { limiter.handshake(line).await });
                     }
                     Err(error) => {
                         // The task that accepts handles the error, if there is one.
@@ -153,7 +153,7 @@ impl HandshakeLimiter {
     }
 
     /// Performs the handshake on a new connection.
-    async fn meet(&self, line: BoxChannel) {
+    async fn handshake(&self, line: BoxChannel) {
         let control = line.control().clone();
         let (sender, mut receiver) = line.split();
         let limit = self.options.handshake_timeout;
@@ -194,7 +194,7 @@ impl HandshakeLimiter {
                 let known = lock(&self.table.live).get(&id).and_then(Weak::upgrade);
                 match known {
                     Some(session) => hand_over(&session, offer, &owner),
-                    None => match self.table.epitaph(&offer.hello, &owner) {
+                    None => match self.table.final_welcome(&offer.hello, &owner) {
                         Some(welcome) => return farewell(offer.line, limit, welcome).await,
                         None => Err((offer.line, Refusal::Unknown)),
                     },

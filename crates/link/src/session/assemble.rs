@@ -135,7 +135,7 @@ impl Backing for SessionBacking {
         let (shared, link) = (self.shared.clone(), self.link.clone());
         Box::pin(async move {
             if let Some(shared) = shared.upgrade() {
-                shared.say_why();
+                shared.send_farewell();
             }
             let exit = link.stop().await.child_exit().cloned();
             if let Some(shared) = shared.upgrade() {

@@ -67,7 +67,7 @@ impl Driver {
         let mut state = shared.state();
         state.end_if_dropped();
         let received = shared.receive_all(&mut state, intake);
-        shared.listen_for_life(&mut state, wall);
+        shared.check_liveness(&mut state, wall);
         let receiver = state.free_receiver();
         let written = state.pump();
         let sender = state.free_sender(written.is_ready());
@@ -100,7 +100,7 @@ impl Driver {
     /// Ends the session. Sends a farewell with the reason after a violation, and an empty one after a
     /// normal end, in case the last acknowledgement was lost.
     fn over(&self, reason: CloseReason) {
-        let words = match &reason {
+        let text = match &reason {
             CloseReason::SessionLost(lost) => match &lost.cause {
                 LostBy::Expired(grace) => {
                     // There may be no caller left to report this to.
@@ -109,7 +109,9 @@ impl Driver {
                     }
                     None
                 }
-                LostBy::Farewell(text) if !text.is_empty() && self.shared.state().was_closed() => {
+                LostBy::Farewell(words)
+                    if !words.is_empty() && self.shared.state().was_closed() =>
+                {
                     if let Some(endpoint) = self.shared.endpoint() {
                         tracing::warn!(%endpoint, "a session ended with undelivered messages: {lost}");
                     }
@@ -127,8 +129,8 @@ impl Driver {
             CloseReason::ByUs | CloseReason::ByPeer => Some(String::new()),
             _ => None,
         };
-        if let Some(words) = words {
-            self.shared.state().say_farewell(&words);
+        if let Some(text) = text {
+            self.shared.state().send_farewell(&text);
         }
         self.shared.finish(reason);
     }

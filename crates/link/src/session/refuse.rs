@@ -6,20 +6,24 @@ use tieline_proto::session::{Farewell, Frame, Refusal, Welcome};
 use tieline_transport::{BoxChannel, Channel, Incoming, ReceiverExt, SenderExt};
 use tokio::time::timeout;
 
-/// Tells the client of a session that has ended once more that it is over, with its final position.
+/// Sends the client of an ended session its final position once more, and a farewell.
 pub(super) async fn farewell(line: BoxChannel, limit: Duration, welcome: Welcome) {
     let received = welcome.position.received;
     let bye = Frame::Bye(Farewell { received, text: String::new() });
-    say(line, limit, [Frame::Welcome(welcome), bye]).await;
+    send_and_close(line, limit, [Frame::Welcome(welcome), bye]).await;
 }
 
-/// Sends a refusal and closes the connection. A client that does not read it is not waited for.
+/// Sends a refusal and closes the connection. Waits at most `limit` for the client to read it.
 pub(super) async fn refuse(line: BoxChannel, limit: Duration, refusal: Refusal, text: &str) {
-    say(line, limit, [Frame::Refused { refusal, text: text.to_owned() }]).await;
+    send_and_close(line, limit, [Frame::Refused { refusal, text: text.to_owned() }]).await;
 }
 
 /// Sends these frames and closes the connection.
-async fn say(line: BoxChannel, limit: Duration, frames: impl IntoIterator<Item = Frame>) {
+async fn send_and_close(
+    line: BoxChannel,
+    limit: Duration,
+    frames: impl IntoIterator<Item = Frame>,
+) {
     let (mut sender, mut receiver) = line.split();
     let _ = timeout(limit, async {
         for frame in frames {

@@ -145,7 +145,7 @@ impl SharedSession {
         if self.state().linger(until) {
             return false;
         }
-        self.say_why();
+        self.send_farewell();
         self.finish(CloseReason::ByUs);
         true
     }
@@ -155,16 +155,16 @@ impl SharedSession {
         self.control.get().and_then(Control::reason_to_report)?.child_exit().cloned()
     }
 
-    /// Tells the other end why the session is over, if that is possible without waiting.
-    pub(super) fn say_why(&self) {
+    /// Sends a farewell that says why the session is over, if that is possible without waiting.
+    pub(super) fn send_farewell(&self) {
         let reason = self.control.get().and_then(Control::reason_to_report);
-        let words = reason.as_ref().map_or(Cow::Borrowed(""), words);
-        self.state().say_farewell(&words);
+        let text = reason.as_ref().map_or(Cow::Borrowed(""), farewell_text);
+        self.state().send_farewell(&text);
     }
 
     /// Pings the other end when the connection is idle, or after a suspend if it may be on another machine.
     /// Gives up the connection if it does not respond.
-    pub(super) fn listen_for_life(&self, state: &mut SessionState, wall: Option<Duration>) {
+    pub(super) fn check_liveness(&self, state: &mut SessionState, wall: Option<Duration>) {
         if state.is_dead(wall, || self.link().and_then(|link| link.line())) {
             self.fence(state, CloseReason::TimedOut);
         }
@@ -251,7 +251,7 @@ impl SharedSession {
 
 /// Returns the text of the farewell for a close reason. Details such as paths and the program's output stay
 /// private.
-fn words(reason: &CloseReason) -> Cow<'static, str> {
+fn farewell_text(reason: &CloseReason) -> Cow<'static, str> {
     Cow::Borrowed(match reason {
         reason if reason.is_clean() => "",
         CloseReason::Overrun => "too many connections; try again later",

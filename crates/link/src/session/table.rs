@@ -18,17 +18,17 @@ use crate::lock::lock;
 pub(super) struct Table {
     pub(super) live: Mutex<HashMap<SessionId, Weak<SharedSession>>>,
     /// Sessions that both ends have ended. The last acknowledgement may have been lost with its connection,
-    /// so a client that asks gets the same answer again. Oldest first, at most [`EPITAPHS`].
-    over: Mutex<VecDeque<Epitaph>>,
+    /// so a client that asks gets the same answer again. Oldest first, at most [`MAX_ENDED`].
+    over: Mutex<VecDeque<Ended>>,
 }
 
 /// How many ended sessions are remembered.
-const EPITAPHS: usize = 1024;
+const MAX_ENDED: usize = 1024;
 
 /// How much of the end of a program's stderr is remembered of an ended session, in bytes.
 const MAX_STDERR: usize = 4096;
 
-struct Epitaph {
+struct Ended {
     lease: Lease<Owner>,
     position: Position,
     exit: Option<ChildExit>,
@@ -52,18 +52,18 @@ impl Table {
                 // Copied, so that the rest is not kept in memory.
                 ChildExit { stderr_tail: Bytes::copy_from_slice(tail), ..exit }
             });
-            self.bury(Epitaph { lease: lease.clone(), position, exit, until: from_now(grace) });
+            self.remember(Ended { lease: lease.clone(), position, exit, until: from_now(grace) });
         }
         lock(&self.live).remove(&lease.session());
     }
 
-    fn bury(&self, epitaph: Epitaph) {
+    fn remember(&self, ended: Ended) {
         let mut over = lock(&self.over);
         let now = Instant::now();
-        while over.len() >= EPITAPHS || over.front().is_some_and(|oldest| oldest.until < now) {
+        while over.len() >= MAX_ENDED || over.front().is_some_and(|oldest| oldest.until < now) {
             over.pop_front();
         }
-        over.push_back(epitaph);
+        over.push_back(ended);
     }
 
     /// Returns how the program of a session ended, if that is known and `owner` owns the session.
@@ -73,23 +73,23 @@ impl Table {
             return live.exit().filter(|_| live.state().belongs_to(owner));
         }
         let over = lock(&self.over);
-        let epitaph = over.iter().find(|it| it.lease.session() == session)?;
-        epitaph.exit.clone().filter(|_| epitaph.lease.principal() == owner)
+        let ended = over.iter().find(|it| it.lease.session() == session)?;
+        ended.exit.clone().filter(|_| ended.lease.principal() == owner)
     }
 
     /// Returns the final state of an ended session, as a welcome for the client that is authorized to
     /// resume it.
-    pub(super) fn epitaph(&self, hello: &Hello, owner: &Owner) -> Option<Welcome> {
+    pub(super) fn final_welcome(&self, hello: &Hello, owner: &Owner) -> Option<Welcome> {
         let mut over = lock(&self.over);
         let position = hello.position;
-        let epitaph = over
+        let ended = over
             .iter_mut()
             .find(|it| it.until >= Instant::now() && it.lease.check(hello, owner).is_ok())?;
         // Only if the client has received everything.
-        if position.received != epitaph.position.sent {
+        if position.received != ended.position.sent {
             return None;
         }
         let secret = Secret(random()?);
-        epitaph.lease.resume(hello, owner, secret, epitaph.position).ok()
+        ended.lease.resume(hello, owner, secret, ended.position).ok()
     }
 }

@@ -39,7 +39,7 @@ async fn peer_is_pinged_at_once_after_a_suspend() {
     let shared = &sender.shared;
     for wall in [0, 3600] {
         let mut state = shared.state();
-        shared.listen_for_life(&mut state, Some(Duration::from_secs(wall)));
+        shared.check_liveness(&mut state, Some(Duration::from_secs(wall)));
         let _ = state.pump();
     }
     let begun = tokio::time::Instant::now();

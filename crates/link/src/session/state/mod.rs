@@ -217,8 +217,8 @@ impl SessionState {
         lingers
     }
 
-    /// Tells the other end that the session is over, if that is possible without waiting.
-    pub(super) fn say_farewell(&mut self, text: &str) {
+    /// Sends a farewell that ends the session, if that is possible without waiting.
+    pub(super) fn send_farewell(&mut self, text: &str) {
         // Received messages that were not consumed are lost with the session, so they are not acknowledged.
         let received = self.machine.position().acknowledged;
         let _ = self.pump();
