@@ -118,11 +118,11 @@ impl<'a> BridgedLine<'a> {
         let mut far_sender = WithGatewayMessages::new(far_sender, own);
         let mut far_receiver = Restored::new(far_receiver, self.dialogue.clone());
         // Once the near side has ended its input, a disconnect is noticed without a write.
-        let last_word = &AtomicBool::new(false);
+        let watches_near = &AtomicBool::new(false);
 
         let mut down = Box::pin(async {
             loop {
-                let watch_sink = Some(last_word);
+                let watch_sink = Some(watches_near);
                 match to_near.pump(&mut far_receiver, near_sender, watch_down, watch_sink).await {
                     PumpEnd::Reset(reset) => {
                         self.restarted.fetch_add(1, Relaxed);
@@ -161,7 +161,7 @@ impl<'a> BridgedLine<'a> {
                 _ => false,
             };
             if is_answered {
-                last_word.store(true, Relaxed);
+                watches_near.store(true, Relaxed);
                 // Lets the other direction start to watch the near side before this one waits for the far
                 // side.
                 tokio::task::yield_now().await;
@@ -217,7 +217,7 @@ impl<'a> BridgedLine<'a> {
                     _ => {
                         up_is_over = true;
                         closed = Some(sender);
-                        last_word.store(true, Relaxed);
+                        watches_near.store(true, Relaxed);
                     }
                 },
                 never = keep_alive(&mut closed) => match never {},
@@ -259,17 +259,17 @@ impl<'a> BridgedLine<'a> {
             }
             LineOutcome::Broken(ref near) | LineOutcome::NotReading(ref near) => {
                 let near = to_far.fault().unwrap_or(near).clone();
-                let has_more_to_say = matches!(outcome, LineOutcome::NotReading(_)) && !up_is_over;
+                let has_undelivered = matches!(outcome, LineOutcome::NotReading(_)) && !up_is_over;
                 drop(down);
-                if has_more_to_say {
+                if has_undelivered {
                     // The near side no longer reads, but what it sent before is still delivered.
-                    let said = coop::unconstrained(poll_fn(|cx| {
+                    let delivered = coop::unconstrained(poll_fn(|cx| {
                         let is_over =
                             up.as_mut().poll(cx).is_ready() || to_far.is_idle.load(Relaxed);
                         if is_over { Poll::Ready(()) } else { Poll::Pending }
                     }));
                     tokio::select! {
-                        _ = tokio::time::timeout(grace, said) => {}
+                        _ = tokio::time::timeout(grace, delivered) => {}
                         () = &mut stop => {}
                         never = discard(&mut far_receiver) => match never {},
                     }
@@ -285,8 +285,8 @@ impl<'a> BridgedLine<'a> {
                 drop(up);
                 // What the far side sends while it is being stopped is still delivered.
                 let stopped = stop_far(&mut far_sender, far_control, grace);
-                let last_words = timeout_at(stopped_by, &mut down);
-                let (far, delivered) = tokio::join!(stopped, last_words);
+                let delivery = timeout_at(stopped_by, &mut down);
+                let (far, delivered) = tokio::join!(stopped, delivery);
                 (out_of_grace, was_stopped) = (delivered.is_err(), true);
                 drop(down);
                 BridgeEnd::Stopped(far)

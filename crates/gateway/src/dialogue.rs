@@ -138,7 +138,7 @@ pub(crate) enum Verdict {
 /// How the call that a lost message belongs to was settled.
 pub(crate) enum Settled {
     /// The sender of the message received an error response.
-    Told,
+    Answered,
     /// This is to be passed on instead.
     Instead(Bytes),
     /// Not at all: the message is neither a call nor a response.
@@ -317,14 +317,14 @@ impl Dialogue {
             let text = format!("the message cannot be passed on: {why}");
             let refusal = write_error(&self.dialect, b"null", PARSE_ERROR, &text, None);
             self.tell(from, refusal.into()).await;
-            return Settled::Told;
+            return Settled::Answered;
         }
         let start = message.get(..FAULT_HEAD).unwrap_or(message);
         let outline = Outline::of(start);
-        let is_told = outline.is_call() && outline.id().is_some();
+        let is_answered = outline.is_call() && outline.id().is_some();
         match self.lost_message(from, start, why).await {
             Some(instead) => Settled::Instead(instead),
-            None if is_told => Settled::Told,
+            None if is_answered => Settled::Answered,
             None => Settled::Not,
         }
     }

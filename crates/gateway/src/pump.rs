@@ -334,7 +334,7 @@ impl<'a> Direction<'a> {
                         Settled::Instead(instead) => {
                             self.hand_over(instead, sink, watch, None).await
                         }
-                        Settled::Told | Settled::Not => Ok(()),
+                        Settled::Answered | Settled::Not => Ok(()),
                     }
                 }
             },
@@ -400,7 +400,7 @@ impl<'a> Direction<'a> {
                     None => Settled::Not,
                 };
                 match settled {
-                    Settled::Told => Ok(()),
+                    Settled::Answered => Ok(()),
                     Settled::Instead(instead) => {
                         poll_fn(|cx| sink.poll_ready(cx)).await?;
                         let _ = sink.pass_on(instead);

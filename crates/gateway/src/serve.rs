@@ -213,7 +213,7 @@ impl Server {
             let _ = timeout_at(hard_stop, programs.stop()).await;
         }
         if let Some(account) = account {
-            lines.report.programs = account.settled(LAST_BREATH).await;
+            lines.report.programs = account.settled(EXIT_TIMEOUT).await;
         }
         lines.report
     }
@@ -223,7 +223,7 @@ impl Server {
 const TURNED_AWAY: usize = 64;
 
 /// How long the report waits for killed programs to exit.
-const LAST_BREATH: Duration = Duration::from_secs(2);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long after the grace lines are aborted. Normally each line ends by itself before that.
 const HARD_STOP: Duration = Duration::from_secs(1);

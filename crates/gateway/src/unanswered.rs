@@ -30,7 +30,7 @@ const EACH: usize = 2 * size_of::<(Bytes, u64)>();
 const MAX_COMPARED: usize = 1024;
 
 /// How much of the end of the program's stderr an error response contains, in bytes.
-const LAST_WORDS: usize = 4096;
+const MAX_STDERR: usize = 4096;
 
 /// How long the program must be silent before its output counts as complete, if it was sent text that is not
 /// JSON-RPC and has sent as many messages.
@@ -229,7 +229,7 @@ impl Unanswered {
         &self,
         reason: &CloseReason,
     ) -> impl ExactSizeIterator<Item = Vec<u8>> + use<> {
-        let data = reason.child_exit().map(|exit| exit.to_json(LAST_WORDS));
+        let data = reason.child_exit().map(|exit| exit.to_json(MAX_STDERR));
         let text = match reason {
             // These texts already say what happened to the program.
             CloseReason::NotRestored(_) | CloseReason::SessionLost(_) => reason.to_string(),
