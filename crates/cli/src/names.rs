@@ -14,6 +14,8 @@ use tieline_transport::{DynAcceptor, Endpoint, ErrorKind, Options, Registry};
 use crate::report::Failure;
 use crate::sessions::{self, Served};
 
+#[cfg(windows)]
+pub(crate) use place::{PIPES, PREFIX};
 pub(crate) use place::{check_owner, exists, holder, prepare};
 #[cfg(not(windows))]
 pub(crate) use place::{directory, existing, path};

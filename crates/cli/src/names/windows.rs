@@ -5,10 +5,10 @@ use tieline_transport::{Address, Endpoint};
 use super::Name;
 
 /// The prefix of pipes. Status pipes have it too, and a `.`, which no name has.
-const PREFIX: &str = "tieline-";
+pub(crate) const PREFIX: &str = "tieline-";
 
 /// The directory of all pipes of this machine.
-const PIPES: &str = r"\\.\pipe\";
+pub(crate) const PIPES: &str = r"\\.\pipe\";
 
 pub(super) fn endpoint(name: &Name) -> Endpoint {
     Endpoint::new(Address::Pipe(pipe(name)))

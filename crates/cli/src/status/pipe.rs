@@ -4,12 +4,10 @@ use tieline_transport::{
     Address, BoxChannel, DynAcceptor, Endpoint, Options, Registry, TransportError,
 };
 
-/// The prefix and suffix of status pipes. Pipes with names never end with it.
-const PREFIX: &str = "tieline-";
-const SUFFIX: &str = ".status";
+use crate::names::{PIPES, PREFIX};
 
-/// The directory of all pipes of this machine.
-const PIPES: &str = r"\\.\pipe\";
+/// The suffix of status pipes, whose prefix is that of all pipes. Pipes with names never end with it.
+const SUFFIX: &str = ".status";
 
 /// How many status pipes are considered.
 const MAX_NAMES: usize = 4096;
