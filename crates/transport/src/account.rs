@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// Counts the child processes that were started with it in [`Options::account`](crate::Options::account).
-/// Clones share the counts.
+/// Counters for the child processes that are started with this account in
+/// [`Options::account`](crate::Options::account). Clones share the counts.
 #[derive(Clone, Debug, Default)]
 pub struct ProcessAccount(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     counts: Mutex<ProcessCounts>,
-    /// Incremented with every change, to wait for one.
+    /// Incremented with each change, so that `settled` can wait for one.
     changed: watch::Sender<u64>,
 }
 
@@ -24,7 +24,7 @@ struct Shared {
 pub struct ProcessCounts {
     /// Processes that were started.
     pub started: u64,
-    /// Ended, successfully or not, before they were asked to.
+    /// Ended by themselves, successfully or not.
     pub by_itself: u64,
     /// Ended after the end of their input.
     pub asked: u64,
@@ -32,9 +32,9 @@ pub struct ProcessCounts {
     pub terminated: u64,
     /// Killed by SIGKILL or with their job, because they took too long or the line was dropped.
     pub killed: u64,
-    /// Descendants that survived them and had to be killed.
+    /// Descendants that outlived the process that started them and had to be killed.
     pub others_killed: u64,
-    /// Ended without survivors, as a checked fact: the kernel confirmed it to their guardian (ECHILD), or
+    /// Ended, and verifiably left no descendants: the kernel confirmed it to their guardian (ECHILD), or
     /// Windows for their job.
     pub gone: u64,
     /// Ended without such a check: they had no guardian, or it was killed; on Windows, their job could not
@@ -43,12 +43,12 @@ pub struct ProcessCounts {
 }
 
 impl ProcessCounts {
-    /// Returns true if it is a checked fact that no process that was started is left.
+    /// Returns true if it was verified that no process that was started is left.
     pub fn none_left(&self) -> bool {
         self.gone == self.started
     }
 
-    /// Returns how many have not ended yet or are being stopped.
+    /// Returns how many processes are still running or being stopped.
     pub fn under_way(&self) -> u64 {
         self.started.saturating_sub(self.gone + self.unchecked)
     }
@@ -60,8 +60,8 @@ impl ProcessAccount {
         *self.lock()
     }
 
-    /// Waits until none is [under way](ProcessCounts::under_way), at most for `limit`, and returns the
-    /// counts at that time. Cancel-safe.
+    /// Waits for at most `limit` until no process is [under way](ProcessCounts::under_way), and returns
+    /// the counts at that time. Cancel-safe.
     pub async fn settled(&self, limit: Duration) -> ProcessCounts {
         let mut changed = self.0.changed.subscribe();
         let is_over = changed.wait_for(|_| self.counts().under_way() == 0);

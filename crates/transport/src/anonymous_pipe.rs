@@ -9,8 +9,8 @@ pub(crate) fn anonymous_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)
 }
 
-/// As on other systems, but a child that another thread starts at the same moment can inherit both ends:
-/// the system call has no flag for close-on-exec.
+/// Creates a pipe as on other systems, but a child that another thread starts at the same moment can
+/// inherit both ends: the system call has no flag for close-on-exec.
 #[cfg(target_vendor = "apple")]
 pub(crate) fn anonymous_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (from, to) = rustix::pipe::pipe()?;

@@ -1,8 +1,9 @@
 //! A limit on the memory that all lines hold together.
 //!
 //! Each line has its own limits, but many lines at their limits need more memory than a machine has.
-//! Whatever grows beyond 64 KiB (an incomplete message, a queue for a slow reader, the unacknowledged
-//! messages of a session) is counted here. Smaller buffers are not counted and cost nothing.
+//! Anything that grows beyond 64 KiB (an incomplete message, a queue for a slow reader, the
+//! unacknowledged messages of a session) is counted here. Smaller buffers are not counted and cost
+//! nothing.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -18,15 +19,15 @@ use std::time::Duration;
 use tieline_proto::ByteSize;
 use tokio::time::{Sleep, sleep};
 
-/// Memory is counted in multiples of this, and not at all up to the first.
+/// The unit in which memory is counted. A buffer of at most one unit is not counted.
 const UNIT: usize = 64 * 1024;
 
 /// A limit on the memory that all lines hold together. Clones share it.
 ///
-/// When it is exceeded, the largest incomplete message is refused, and its line ends with
-/// [`NoMemory`](crate::CloseReason::NoMemory). If there is none, the line with the longest queue ends.
-/// Until the ended line has released its memory, up to a quarter more is granted; a message that needs more than that
-/// waits for it.
+/// When the limit is exceeded, the largest incomplete message is refused, and its line ends with
+/// [`NoMemory`](crate::CloseReason::NoMemory). If there is no incomplete message, the line with the
+/// longest queue ends. Until the ended line has released its memory, the others may exceed the limit by
+/// up to a quarter; a message that needs even more waits.
 ///
 /// # Examples
 ///
@@ -68,14 +69,15 @@ struct Holder {
     flag: Arc<Flag>,
 }
 
-/// Tells an account that it was revoked.
+/// A flag that is set when an account is revoked.
 #[derive(Default)]
 struct Flag {
     is_revoked: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
-/// What an account holds. Accounts of incomplete messages are revoked before those of queues.
+/// The kind of data that an account holds. Accounts of incomplete messages are revoked before those of
+/// queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Holding {
     /// Complete messages that wait for a reader.
@@ -169,8 +171,9 @@ impl Account {
         }
     }
 
-    /// Sets the size like [`set`](Self::set), but waits if revoked accounts are about to make room: for a second
-    /// at most, because a line that is not polled does not end. Needs a tokio runtime with time.
+    /// Sets the size like [`set`](Self::set), but if revoked accounts are about to release enough
+    /// memory, waits for it. It waits for at most a second, because a line that is not polled does not
+    /// end. Needs a tokio runtime with timers enabled.
     ///
     /// # Errors
     /// As [`set`](Self::set).
@@ -228,7 +231,8 @@ impl Account {
         self.open.as_ref().is_some_and(|open| open.flag.is_revoked.load(Relaxed))
     }
 
-    /// Returns an error if the account was revoked; otherwise `waker` is woken when it is.
+    /// Returns an error if the account was revoked. Otherwise registers `waker`, which is woken when
+    /// that happens.
     #[inline]
     pub fn check(&self, waker: &Waker) -> Result<(), MemoryRefused> {
         let Some(open) = &self.open else { return Ok(()) };
@@ -239,7 +243,7 @@ impl Account {
         }
     }
 
-    /// Wakes `waker` where there is no room for now, and may be later.
+    /// Changes the counted size. If there is no room yet but may be later, `waker` is woken then.
     #[cold]
     fn change(&mut self, counted: usize, waker: Option<&Waker>) -> Result<(), Denied> {
         let Some(budget) = &self.budget else { return Ok(()) };
@@ -324,8 +328,8 @@ impl State {
         Open { id, counted: 0, flag }
     }
 
-    /// Returns whether `extra` bytes are granted to `me`, the account `id`. To make room, larger accounts
-    /// are revoked.
+    /// Decides whether the account `id` is granted `extra` bytes; `me` is its kind and its new size.
+    /// Revokes larger accounts to make room.
     fn make_room(
         &mut self,
         limit: usize,
@@ -338,8 +342,8 @@ impl State {
         loop {
             let wanted = self.used.saturating_add(extra);
             if wanted - self.leaving.min(wanted) <= limit {
-                // Revoked accounts are dropped as soon as their lines are polled; until then a quarter
-                // more is granted.
+                // Revoked accounts are dropped as soon as their lines are polled; until then the limit
+                // may be exceeded by a quarter.
                 return if wanted <= most { Room::Granted } else { Room::Later };
             }
             let others = self.holders.iter_mut().filter(|(other, holder)| {
@@ -364,23 +368,23 @@ impl State {
     }
 }
 
-/// Whether there is room.
+/// The result of a request for room.
 #[derive(Clone, Copy, PartialEq)]
 enum Room {
     Granted,
-    /// Not yet: as soon as revoked accounts are dropped.
+    /// There will be room as soon as revoked accounts are dropped.
     Later,
     None,
 }
 
-/// Why an account was not granted its new size.
+/// The reason why an account was not granted its new size.
 struct Denied {
     refused: MemoryRefused,
-    /// There will be room when revoked accounts are dropped.
+    /// True if there will be room once revoked accounts are dropped.
     is_for_now: bool,
 }
 
-/// Returns how many of `bytes` are counted.
+/// Returns how many bytes are counted for a buffer of `bytes` bytes.
 #[inline]
 fn counted(bytes: usize) -> usize {
     if bytes <= UNIT { 0 } else { bytes.div_ceil(UNIT).saturating_mul(UNIT) }
@@ -404,10 +408,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The memory limit of all lines was reached, and this line had to release its memory.
+/// The error of a line that had to release its memory because the memory limit of all lines was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryRefused {
-    /// What the line held or requested.
+    /// How much the line held or requested.
     pub held: ByteSize,
     /// The limit of all lines together.
     pub limit: ByteSize,

@@ -1,24 +1,24 @@
-//! What happens to the output of child processes on stderr.
+//! The handling of what child processes write to stderr.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// What happens to the output of a child on stderr. In each case it is read, and its end is part of the
+/// How a child's stderr is handled. It is always read, and the end of the output is part of the
 /// [`ChildExit`](crate::ChildExit).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum ChildStderr {
-    /// Each line is logged (target `tieline::child`, level INFO), at most 100 lines per second. Lines above
-    /// 8 KiB are not logged. The default.
+    /// Logs each line (target `tieline::child`, level INFO), at most 100 lines per second. Lines longer
+    /// than 8 KiB are not logged. This is the default.
     #[default]
     Log,
-    /// It is discarded.
+    /// Discards the output.
     Discard,
-    /// It is passed to this sink.
+    /// Passes the output to this sink.
     PassOn(StderrSink),
 }
 
-/// Receives the output of children on stderr.
+/// A callback that receives what children write to stderr.
 #[derive(Clone)]
 pub struct StderrSink(Arc<dyn Fn(StderrLines<'_>) + Send + Sync>);
 
@@ -30,12 +30,14 @@ pub struct StderrLines<'a> {
     pub program: &'a str,
     /// The child's process ID.
     pub pid: u32,
-    /// One or more lines, as the child wrote them; each ends with a newline. Lines above 64 KiB are divided.
+    /// One or more lines, as the child wrote them; each ends with a newline. Lines longer than 64 KiB
+    /// are split.
     pub text: &'a [u8],
 }
 
 impl StderrSink {
-    /// Calls `write` with the lines of each child as they arrive. It must not block.
+    /// Creates a sink that calls `write` with the lines of each child as they arrive. `write` must not
+    /// block.
     pub fn new(write: impl Fn(StderrLines<'_>) + Send + Sync + 'static) -> Self {
         Self(Arc::new(write))
     }

@@ -1,4 +1,4 @@
-//! Why a line ended.
+//! The reasons why lines end.
 
 use std::fmt;
 use std::io;
@@ -14,14 +14,14 @@ use crate::budget::MemoryRefused;
 use crate::error::TransportError;
 use crate::peer_reason::PeerReason;
 
-/// Why a line ended. It can be cloned, and can be queried as long as a [`Control`](crate::Control) of the
-/// line exists.
+/// The reason why a line ended. It can be cloned, and can be queried as long as a
+/// [`Control`](crate::Control) of the line exists.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum CloseReason {
     /// This side closed first.
     ByUs,
-    /// The other side closed, between two messages.
+    /// The other side closed between two messages.
     ByPeer,
     /// The other side closed and gave a reason in the terms of its protocol, such as a WebSocket's close code.
     /// A normal closure is [`ByPeer`](Self::ByPeer).
@@ -43,7 +43,7 @@ pub enum CloseReason {
     /// The child process closed its stdout and is still running.
     StdoutClosed,
     /// The child process reads no more input: it has closed its stdin or has ended. Its remaining output
-    /// is still delivered; the receiver returns how it ended.
+    /// is still delivered, and the receiver then returns how the child ended.
     StdinClosed,
     /// The line was lost and restarted too often in too short a time.
     GivenUp(Arc<GivenUp>),
@@ -77,7 +77,7 @@ impl CloseReason {
         }
     }
 
-    /// Returns how the child process ended, if there was one; the last one after restarts.
+    /// Returns how the child process ended, if there was one. After restarts, this is the last one.
     pub fn child_exit(&self) -> Option<&ChildExit> {
         match self {
             Self::ChildExited(exit) => Some(exit),
@@ -91,7 +91,7 @@ impl CloseReason {
         }
     }
 
-    /// Returns what to do about it, as a sentence for people.
+    /// Returns advice for the user on what to do about it.
     pub fn hint(&self) -> Option<&str> {
         Some(match self {
             Self::StdoutClosed => {
@@ -133,7 +133,7 @@ impl CloseReason {
     }
 }
 
-/// The alternate form (`{:#}`) leaves out what a child process wrote to stderr.
+/// The alternate form (`{:#}`) omits what a child process wrote to stderr.
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -187,7 +187,7 @@ impl From<MemoryRefused> for CloseReason {
 /// A line that was lost too often.
 #[derive(Clone, Debug)]
 pub struct GivenUp {
-    /// How often it was restarted in all.
+    /// The total number of restarts.
     pub restarts: u64,
     /// Why it was lost the last time.
     pub last: CloseReason,
@@ -220,8 +220,8 @@ impl fmt::Display for NotRestored {
 /// A session that ended before both sides had closed it.
 #[derive(Clone, Debug)]
 pub struct SessionLost {
-    /// What the other side acknowledged. Later messages may or may not have arrived, and are not sent
-    /// again.
+    /// How many messages the other side acknowledged. Later ones may or may not have arrived, and are
+    /// not sent again.
     pub delivered: Delivered,
     /// The number of its last connection.
     pub epoch: u64,
@@ -229,7 +229,7 @@ pub struct SessionLost {
     pub cause: LostBy,
 }
 
-/// Why a session was lost.
+/// The reason why a session was lost.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LostBy {
@@ -242,7 +242,7 @@ pub enum LostBy {
     Farewell(String),
     /// It was not resumed within this time.
     Expired(Duration),
-    /// Its connection ended for a reason that rules out another one.
+    /// Its connection ended for a reason that makes reconnecting useless.
     Line(CloseReason),
     /// A message could not be delivered: this many connections in a row were lost before the other side
     /// acknowledged it, and the session made no other progress in between.
@@ -320,18 +320,18 @@ pub struct ChildExit {
     pub status: ExitStatus,
     /// The end of what it wrote to stderr, at most 64 KiB.
     pub stderr_tail: Bytes,
-    /// Its last line had no newline and was delivered.
+    /// True if its last line had no newline; the line was delivered.
     pub unterminated: bool,
-    /// It ended in the middle of a message, which was not delivered.
+    /// The message in whose middle its output ended, if any. It was not delivered.
     pub truncated: Option<Truncated>,
-    /// How many bytes of its input were still in the pipe when it ended. `None` where the system does not
+    /// How many bytes of its input were still in the pipe when it ended. `None` if the system does not
     /// report it (Linux does).
     pub unread: Option<u64>,
-    /// Its guardian was killed from outside, and it was killed for that reason.
+    /// True if it was killed because another process had killed its guardian.
     pub guardian_lost: bool,
 }
 
-/// How many lines of stderr are shown to people, and how many bytes of each.
+/// How many lines of stderr are shown to users, and how many bytes of each.
 const SHOWN_LINES: usize = 10;
 const SHOWN_BYTES: usize = 500;
 
@@ -341,13 +341,13 @@ impl ChildExit {
         self.status.success() && self.truncated.is_none()
     }
 
-    /// Returns the status in words that follow "with": `exit status 3`, or `signal 9 (SIGKILL)`.
+    /// Returns the status as text to put after "with": `exit status 3` or `signal 9 (SIGKILL)`.
     pub fn status_words(&self) -> String {
         self.status.to_string().replacen(": ", " ", 1)
     }
 
-    /// Returns the last lines of stderr for people, oldest first: at most ten, and at most 500 bytes of each,
-    /// with control characters escaped. Blank lines at the end are left out.
+    /// Returns the last lines of stderr in readable form, oldest first: at most ten, and at most 500
+    /// bytes of each, with control characters escaped. Blank lines at the end are omitted.
     pub fn last_lines(&self) -> Vec<String> {
         let mut lines: Vec<_> = self
             .stderr_tail
@@ -365,8 +365,8 @@ impl ChildExit {
         lines
     }
 
-    /// Returns how it ended as a JSON object: the exit `code` (`null` after a signal), the `status` in words,
-    /// and `stderr`, of which the last `max_stderr` bytes; with 0 the member is left out.
+    /// Returns a JSON object with the exit `code` (`null` after a signal), the `status` as text, and the
+    /// last `max_stderr` bytes of `stderr`. If `max_stderr` is 0, the member `stderr` is omitted.
     pub fn to_json(&self, max_stderr: usize) -> String {
         let mut members =
             serde_json::json!({ "code": self.status.code(), "status": self.status.to_string() });
@@ -381,7 +381,7 @@ impl ChildExit {
     }
 }
 
-/// The alternate form (`{:#}`) leaves out what it wrote to stderr.
+/// The alternate form (`{:#}`) omits what the process wrote to stderr.
 impl fmt::Display for ChildExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the child process ended with {}", self.status)?;
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn alternate_text_leaves_stderr_out() {
+    fn alternate_text_omits_stderr() {
         let reason = CloseReason::ChildExited(Arc::new(exit("first\n  it's last\n")));
         let reason = CloseReason::GivenUp(Arc::new(GivenUp { restarts: 2, last: reason }));
         let (long, short) = (reason.to_string(), format!("{reason:#}"));
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn json_contains_as_much_of_stderr_as_is_asked_for() {
+    fn json_contains_at_most_the_requested_bytes_of_stderr() {
         let exit = exit("one\ntwo\n");
         let status = exit.status;
         let begin = format!(r#"{{"code":3,"status":"{status}""#);

@@ -24,18 +24,18 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 ///
 /// Every method has a default that suits a plain pair of byte streams.
 pub trait Backing: Send + Sync + 'static {
-    /// Returns whether it is alive, without communicating with it.
+    /// Returns whether the other side is alive, without communicating with it.
     fn health(&self) -> Health {
         Health::Up
     }
 
-    /// Completes when it is known how the other side ended, after its stream has. `None` means that
-    /// nothing is known beyond the end of the stream.
+    /// Waits until it is known how the other side ended. Called after the end of the stream. `None`
+    /// means that nothing is known beyond the end of the stream.
     fn ended(&self) -> BoxFuture<'static, Option<ChildExit>> {
         Box::pin(std::future::ready(None))
     }
 
-    /// Stops it gracefully, then by force. The write half was closed before.
+    /// Stops the other side gracefully, then by force. Called after the write half was closed.
     fn stop(&self) -> BoxFuture<'static, Option<ChildExit>> {
         Box::pin(std::future::ready(None))
     }
@@ -50,7 +50,7 @@ pub trait Backing: Send + Sync + 'static {
         None
     }
 
-    /// Returns the id of the child process while it runs.
+    /// Returns the process ID of the child while it runs.
     fn child(&self) -> Option<u32> {
         None
     }
@@ -65,8 +65,8 @@ pub trait Backing: Send + Sync + 'static {
         let _ = info;
     }
 
-    /// Ends it at once. MUST NOT block and MUST NOT need a runtime: it is called when the last half of the
-    /// line is dropped.
+    /// Ends the other side at once. MUST NOT block and MUST NOT need a runtime: it is called when the
+    /// last half of the line is dropped.
     fn abort(&self) {}
 }
 
@@ -90,7 +90,7 @@ struct Shared {
     slow: SlowLog,
     closed_by_us: AtomicBool,
     reason: OnceLock<CloseReason>,
-    /// The framing, once a channel was made of the connection.
+    /// The framing, once a channel was created from the connection.
     framing: OnceLock<FramingKind>,
     /// The reason to report to the other side when this side closes.
     reported: OnceLock<CloseReason>,
@@ -99,7 +99,7 @@ struct Shared {
     backing: Arc<dyn Backing>,
 }
 
-/// What a transport knows about a new connection.
+/// The parameters of a [`Control`], as far as the transport knows them.
 pub struct ControlBuilder {
     /// The transport.
     pub kind: TransportKind,
@@ -116,7 +116,7 @@ pub struct ControlBuilder {
 }
 
 impl ControlBuilder {
-    /// Builds the handle; the connection's age counts from now.
+    /// Builds the handle. The connection's age is measured from this call.
     pub fn build(self) -> Control {
         let Self { kind, endpoint, peer, capabilities, profile, backing } = self;
         let slow = SlowLog::new(&endpoint);
@@ -160,7 +160,7 @@ impl Control {
         info
     }
 
-    /// Returns the endpoint it connected to, or the listener's endpoint.
+    /// Returns the endpoint that the line connected to, or the listener's endpoint.
     pub fn endpoint(&self) -> &Endpoint {
         &self.0.endpoint
     }
@@ -170,20 +170,20 @@ impl Control {
         self.0.peer.or_else(|| self.0.backing.peer())
     }
 
-    /// Returns the principal that was authenticated by more than the operating system's
-    /// [peer identity](Self::peer), such as a token; `None` without such authentication.
+    /// Returns the principal that was authenticated by more than the operating system's [peer
+    /// identity](Self::peer), such as by a token. Returns `None` without such authentication.
     pub fn principal(&self) -> Option<Principal> {
         self.0.backing.principal()
     }
 
     /// Returns true if the [child](Self::child) was stopped by a signal such as SIGSTOP, and waits for
-    /// SIGCONT. This is only known of a child with a [guardian](crate::Guardian).
+    /// SIGCONT. This is only known for a child with a [guardian](crate::Guardian).
     pub fn is_child_stopped(&self) -> bool {
         self.0.backing.is_stopped()
     }
 
-    /// Returns the id of the line's child process while it runs, for display only. The system may reuse
-    /// the id at any time, so never send a signal to it.
+    /// Returns the process ID of the line's child while it runs, for display only. The system may reuse
+    /// the ID at any time, so never send a signal to it.
     pub fn child(&self) -> Option<u32> {
         self.0.backing.child()
     }
@@ -198,13 +198,14 @@ impl Control {
         self.0.kind
     }
 
-    /// Returns the framing that cuts the line's bytes into messages; `None` for lines that carry messages
-    /// natively, such as WebSockets and sessions, and for custom framings.
+    /// Returns the framing that divides the line's bytes into messages. Returns `None` for lines that
+    /// carry messages natively, such as WebSockets and sessions, and for custom framings.
     pub fn framing(&self) -> Option<FramingKind> {
         self.0.framing.get().copied()
     }
 
-    /// Records the line's [framing](Self::framing). Only the first call has an effect. For custom channels.
+    /// Records the line's [framing](Self::framing). Only the first call has an effect. Meant for custom
+    /// channels.
     pub fn set_framing(&self, framing: FramingKind) {
         let _ = self.0.framing.set(framing);
     }
@@ -219,13 +220,13 @@ impl Control {
         if self.0.reason.get().is_some() { Health::Down } else { self.0.backing.health() }
     }
 
-    /// Returns why the line ended; `None` while it has not, or its end has not been noticed yet.
+    /// Returns why the line ended, or `None` if it has not ended or its end has not been noticed yet.
     pub fn close_reason(&self) -> Option<CloseReason> {
         self.0.reason.get().cloned()
     }
 
-    /// Completes when it is known how the other side ended, after its stream has ([`Backing::ended`]). For
-    /// transports on top of another one.
+    /// Waits until it is known how the other side ended ([`Backing::ended`]). Meant for transports on
+    /// top of another one, after the end of the stream.
     pub fn ended(&self) -> BoxFuture<'static, Option<ChildExit>> {
         self.0.backing.ended()
     }
@@ -233,19 +234,19 @@ impl Control {
     /// Stops the child process in stages and returns why the line ended. Close the
     /// [`Sender`](crate::Sender) first: the stages begin with the end of the child's input.
     ///
-    /// Without a child process there is nothing to stop and this returns at once.
+    /// Without a child process, there is nothing to stop, and this returns at once.
     ///
-    /// If a child closes its stdout and continues to run, the stream ends without an exit status. If
-    /// nothing more was known before, this returns the status.
+    /// If a child closes its stdout and continues to run, the stream ends without an exit status; this
+    /// method then returns the status.
     ///
-    /// Dropping the future does not undo the stages so far; dropping both halves ends the line.
+    /// Dropping the future does not undo the stages that have begun. Dropping both halves ends the line.
     pub async fn stop(&self) -> CloseReason {
         self.0.closed_by_us.store(true, Ordering::Relaxed);
         let exit = self.0.backing.stop().await;
         let Some(exit) = exit else { return self.end(CloseReason::ByUs) };
         let exit = CloseReason::ChildExited(Arc::new(exit));
         match self.end(exit.clone()) {
-            // Its stdout had ended earlier, and nothing more was known at that time.
+            // Its stdout had ended earlier, and its exit status was not known at that time.
             CloseReason::ByUs | CloseReason::StdoutClosed | CloseReason::Unterminated => exit,
             known => known,
         }
@@ -268,7 +269,7 @@ impl Control {
         reason
     }
 
-    /// Ready once the line has [stalled](Self::stalled). `registered` is the receiver's waker that was
+    /// Polls until the line has [stalled](Self::stalled). `registered` is the receiver's waker that was
     /// registered by the previous call.
     pub(crate) fn poll_stalled(
         &self,
@@ -279,7 +280,7 @@ impl Control {
             *registered = Some(cx.waker().clone());
             *self.receiver() = registered.clone();
         }
-        // The stall sets the reason before it wakes, so it cannot be missed.
+        // `stalled` sets the reason before it wakes the receiver, so a stall cannot be missed.
         match self.0.reason.get() {
             Some(reason @ CloseReason::Stalled) => Poll::Ready(reason.clone()),
             _ => Poll::Pending,
@@ -290,20 +291,21 @@ impl Control {
         self.0.receiver.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Records why the line ended and returns the recorded reason: the first one stays. For custom
-    /// channels.
+    /// Records why the line ended, unless a reason is recorded already, and returns the recorded reason.
+    /// Meant for custom channels.
     pub fn end(&self, reason: CloseReason) -> CloseReason {
         self.0.reason.get_or_init(|| reason).clone()
     }
 
     /// Sets the reason to report to the other side when this side closes, for lines that can carry one,
-    /// such as WebSockets with their close codes. It ends nothing; the first reason stays.
+    /// such as WebSockets with their close codes. This does not end the line. Only the first call has an
+    /// effect.
     pub fn report_at_close(&self, reason: CloseReason) {
         let _ = self.0.reported.set(reason);
     }
 
-    /// Returns the reason to report to the other side ([`report_at_close`](Self::report_at_close)), or why the
-    /// line ended. For custom channels.
+    /// Returns the reason to report to the other side ([`report_at_close`](Self::report_at_close)), or
+    /// else the reason why the line ended. Meant for custom channels.
     pub fn reason_to_report(&self) -> Option<CloseReason> {
         self.0.reported.get().cloned().or_else(|| self.close_reason())
     }
@@ -317,7 +319,7 @@ impl Control {
         let by_us = self.0.closed_by_us.load(Ordering::Relaxed);
         match self.is_child() {
             _ if by_us => CloseReason::ByUs,
-            // The exit status was awaited before, so the child is still running.
+            // The exit status has been waited for, so the child is still running.
             true => CloseReason::StdoutClosed,
             false => CloseReason::ByPeer,
         }
@@ -349,7 +351,7 @@ impl std::fmt::Debug for Control {
     }
 }
 
-/// Held by both halves: the line ends when the last of them is dropped.
+/// A guard that both halves hold: the line ends when the last of them is dropped.
 #[derive(Debug)]
 pub(crate) struct Lifeline(Control);
 

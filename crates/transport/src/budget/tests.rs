@@ -50,7 +50,7 @@ fn largest_incomplete_message_is_refused_first() {
     assert!(large.check(&waker).is_err());
     drop(large);
     assert_eq!(budget.used().bytes(), 7 * UNIT);
-    // A queue is larger than any message here, but is revoked only if there is no message.
+    // The queue is larger than any message, but queues are revoked only if there is no message.
     let mut other = budget.account(Holding::Queue);
     other.set(4 * UNIT).unwrap();
     assert!(small.is_revoked() && !queue.is_revoked());

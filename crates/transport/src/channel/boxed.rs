@@ -7,7 +7,7 @@ use crate::error::TransportError;
 
 /// A [`Channel`] over any transport and framing.
 pub struct BoxChannel {
-    /// Dropped first, so that dropping the whole line does not end the outgoing direction before.
+    /// Dropped before `sender`, so that dropping the channel does not end the outgoing direction first.
     receiver: Box<dyn Receiver>,
     sender: Box<dyn Sender>,
     control: Control,
@@ -50,7 +50,7 @@ impl Channel for BoxChannel {
 
 /// The object-safe version of [`Connector`].
 pub trait DynConnector: Send + Sync + 'static {
-    /// As [`Connector::connect`].
+    /// Connects, like [`Connector::connect`].
     fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>>;
 }
 
@@ -62,7 +62,7 @@ impl<C: Connector> DynConnector for C {
 
 /// The object-safe version of [`Acceptor`].
 pub trait DynAcceptor: Send + 'static {
-    /// As [`Acceptor::accept`].
+    /// Waits for the next channel, like [`Acceptor::accept`].
     fn accept(&mut self) -> BoxFuture<'_, Result<BoxChannel, TransportError>>;
 
     /// Returns the endpoint on which it listens.

@@ -101,7 +101,7 @@ pub struct FramedChannel<C: Connection, F> {
 }
 
 impl<C: Connection, F: Framing> FramedChannel<C, F> {
-    /// Puts `framing` on `connection`.
+    /// Creates a channel that uses `framing` on `connection`.
     pub fn new(connection: C, framing: F, config: ChannelConfig) -> Self {
         let (control, framing) = (connection.control().clone(), framing.for_line());
         if let Some(kind) = framing.kind() {

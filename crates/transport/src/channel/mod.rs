@@ -41,7 +41,7 @@ pub trait Channel: Send + 'static {
     /// The incoming half.
     type Receiver: Receiver;
 
-    /// Returns the handle that outlives the split.
+    /// Returns the line's control handle, which stays valid after the channel is split.
     fn control(&self) -> &Control;
 
     /// Splits the channel into its two directions, which different tasks can use.
@@ -58,8 +58,8 @@ pub trait Channel: Send + 'static {
 
 /// The outgoing half of a [`Channel`]. [`SenderExt`] has the async methods.
 ///
-/// For each message call `poll_ready`, then `start_send`; call `poll_flush` when the messages have to
-/// leave. To send a batch, queue several messages before one flush.
+/// For each message call `poll_ready`, then `start_send`; call `poll_flush` when the messages must be
+/// sent. To send a batch, queue several messages before one flush.
 pub trait Sender: Send + 'static {
     /// Polls until the queue has room for another message.
     ///
@@ -77,9 +77,9 @@ pub trait Sender: Send + 'static {
 
     /// Queues one whole message that was received from another line.
     ///
-    /// Like [`start_send`](Self::start_send), but on a line that cannot carry line breaks, JSON that spans
-    /// several lines is put on one: raw line breaks between its tokens become spaces, so one message never
-    /// becomes two.
+    /// Like [`start_send`](Self::start_send), but if the framing does not allow line breaks, JSON that
+    /// spans several lines is joined into one line: line breaks between its tokens become spaces, so one
+    /// message never becomes two.
     ///
     /// # Errors
     /// As [`start_send`](Self::start_send).
@@ -96,7 +96,7 @@ pub trait Sender: Send + 'static {
         self.start_send([head, message].concat().into())
     }
 
-    /// Polls until everything queued was handed to the operating system.
+    /// Polls until all queued messages have been handed to the operating system.
     ///
     /// # Errors
     /// [`SendError::Closed`] once the line has ended.
@@ -109,23 +109,23 @@ pub trait Sender: Send + 'static {
     /// [`SendError::Closed`] if the line ended before everything was flushed.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>>;
 
-    /// Returns how many bytes that were sent have not reached the operating system: they are still queued,
-    /// or were discarded when this half ended. For a session: how many the other side has not acknowledged.
-    /// Returns 0, the default, if that is not known.
+    /// Returns how many bytes of the sent messages have not reached the operating system: they are still
+    /// queued, or were discarded when this half ended. For a session, returns how many bytes the other
+    /// side has not acknowledged. Returns 0 if the number is not known, which is the default.
     fn unwritten(&self) -> usize {
         0
     }
 
-    /// Polls until the other side has acknowledged all messages that were sent, or the line has ended. After
-    /// that, [`unwritten`](Self::unwritten) says what was not delivered. Ready at once, the default, where
-    /// nothing is acknowledged.
+    /// Polls until the other side has acknowledged all messages that were sent, or the line has ended.
+    /// After that, [`unwritten`](Self::unwritten) returns how many bytes were not delivered. Ready at
+    /// once on lines without acknowledgments, which is the default.
     fn poll_acknowledged(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let _ = cx;
         Poll::Ready(())
     }
 
-    /// Polls until the other side is gone altogether, so that nothing sent will be read. Never ready where
-    /// that is not [noticed](crate::Capabilities::notices_hangup) without writing.
+    /// Polls until the other side is gone, so that nothing that is sent will be read. Never ready if
+    /// this transport does not [notice that](crate::Capabilities::notices_hangup) without writing.
     ///
     /// A peer that only ended its own direction is not gone: it may be waiting for responses.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -133,9 +133,9 @@ pub trait Sender: Send + 'static {
         Poll::Pending
     }
 
-    /// Returns how many of the sent bytes have left this machine. Callers that wait for a response need it
-    /// to tell a slow line from a dead one. Reports no waiting bytes where that is not known. This may be
-    /// a system call.
+    /// Returns how many of the sent bytes have left this machine. Callers that wait for a response use
+    /// this to distinguish a slow line from a dead one. If the numbers are not known, no bytes are
+    /// reported as waiting. This may be a system call.
     fn outgoing(&self) -> Outgoing {
         Outgoing::default()
     }
@@ -153,13 +153,14 @@ pub trait Receiver: Send + 'static {
         None
     }
 
-    /// Returns true if bytes have been read that were not returned yet, because the message is incomplete
-    /// or was not asked for. False may also mean that it is not known.
+    /// Returns true if bytes have been read but not returned yet, because their message is incomplete or
+    /// `poll_recv` has not been called again. False may also mean that this is not known.
     fn holds_part(&self) -> bool {
         false
     }
 
-    /// Returns how many bytes of an incomplete message have been read and kept; 0 where that is not known.
+    /// Returns how many bytes of an incomplete message have been read and kept. Returns 0 if the number
+    /// is not known.
     fn unfinished(&self) -> usize {
         0
     }
@@ -168,13 +169,14 @@ pub trait Receiver: Send + 'static {
     /// once, and the close frame with the reason is sent when the sender is closed. Until then responses
     /// to earlier messages can be sent.
     ///
-    /// Without this call, a line with close frames sends one before it returns the end. Lines without close
-    /// frames always leave the sender open; there this does nothing.
+    /// Without this call, a line with close frames sends one before it returns the end. Lines without
+    /// close frames always leave the sender open; on these this method does nothing.
     fn keep_sender_open(&mut self) {}
 
-    /// Returns how many bytes have arrived but were not returned as messages: those that were read, and those
-    /// that the operating system still holds ([`ReadEnd::unread`](crate::ReadEnd::unread)). They are lost if
-    /// the line ends here. Returns 0, the default, where that is not known. This may be a system call.
+    /// Returns how many bytes have arrived but have not been returned as messages: bytes that were read,
+    /// and bytes that the operating system still holds ([`ReadEnd::unread`](crate::ReadEnd::unread)).
+    /// They are lost if the line ends now. Returns 0 if the number is not known, which is the default.
+    /// This may be a system call.
     fn unread(&self) -> u64 {
         0
     }
@@ -200,15 +202,16 @@ pub enum Incoming {
 pub struct Reset {
     /// The number of the new connection; the first one was 1.
     pub epoch: u64,
-    /// How many of the messages accepted for the lost connection, counted from the last, are not known to
-    /// have reached the operating system. They are not sent again. Whether the earlier ones were
-    /// processed, only the other side could tell.
+    /// How many of the last messages that the lost connection accepted may not have reached the
+    /// operating system. They are not sent again. Whether the messages before them were processed is not
+    /// known on this side.
     pub lost: u64,
     /// Why the previous connection was lost.
     pub cause: CloseReason,
 }
 
-/// Why a message was not sent. The details are boxed to keep the `Result` of a successful send small.
+/// The reason why a message was not sent. The details are boxed to keep the `Result` of a successful
+/// send small.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SendError {
@@ -216,9 +219,9 @@ pub enum SendError {
     Message(Box<Refused>),
     /// The line has ended.
     Closed(Box<CloseReason>),
-    /// On a Link, the connection was lost after it had accepted messages: this many are not known to have
-    /// reached the operating system, and are not sent again. Returned once per lost connection; the Link
-    /// continues.
+    /// On a Link, the connection was lost. This many of the messages that it had accepted may not have
+    /// reached the operating system; they are not sent again. Returned once per lost connection; the
+    /// Link continues.
     Lost(u64),
 }
 
@@ -297,7 +300,7 @@ pub trait SenderExt: Sender {
         Feed { sender: self, message: Some(message.into()) }
     }
 
-    /// Waits until everything queued was handed to the operating system. Cancel-safe.
+    /// Waits until all queued messages have been handed to the operating system. Cancel-safe.
     ///
     /// # Errors
     /// [`SendError::Closed`] if the line has ended.
@@ -313,7 +316,7 @@ pub trait SenderExt: Sender {
         std::future::poll_fn(|cx| self.poll_close(cx))
     }
 
-    /// Waits until the other side is gone altogether ([`Sender::poll_gone`]). Cancel-safe.
+    /// Waits until the other side is gone ([`Sender::poll_gone`]). Cancel-safe.
     fn gone(&mut self) -> impl Future<Output = ()> + Send {
         std::future::poll_fn(|cx| self.poll_gone(cx))
     }
@@ -329,10 +332,10 @@ pub trait ReceiverExt: Receiver {
     }
 
     /// Waits for the next message and skips everything else: faults and [resets](Incoming::Reset). The
-    /// [`Control`](crate::Control) counts faults, and both are logged, faults at debug level. Use
-    /// [`recv`](Self::recv) on a Link to learn of a reset, after which messages may be lost. Returns
-    /// `None` when the line has ended; [`Control::close_reason`](crate::Control::close_reason) says why.
-    /// Cancel-safe, like [`recv`](Self::recv).
+    /// [`Control`](crate::Control) counts faults, and both are logged, faults at debug level. On a Link,
+    /// use [`recv`](Self::recv) to be notified of resets, because messages may be lost in a reset.
+    /// Returns `None` when the line has ended; [`Control::close_reason`](crate::Control::close_reason)
+    /// says why. Cancel-safe, like [`recv`](Self::recv).
     fn next_message(&mut self) -> impl Future<Output = Option<Bytes>> + Send {
         async move {
             loop {
@@ -354,8 +357,8 @@ pub trait ReceiverExt: Receiver {
 
 impl<R: Receiver + ?Sized> ReceiverExt for R {}
 
-/// The future of [`SenderExt::feed`]. Like [`Recv`] it is not a `poll_fn`, which would remain a separate
-/// call and cost several nanoseconds for each message passed through memory.
+/// The future of [`SenderExt::feed`]. Like [`Recv`], it is not a `poll_fn`: that is not inlined, and
+/// would cost several nanoseconds per message on an in-memory line.
 struct Feed<'a, S: ?Sized> {
     sender: &'a mut S,
     message: Option<Bytes>,

@@ -12,19 +12,19 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::budget::{Account, Holding, MemoryBudget};
 
-/// The size of the first read. It doubles whenever a read returned all it asked for.
+/// The size of the first read. The size doubles whenever a read fills all the room it was given.
 const SMALLEST_READ: usize = 4 * 1024;
 const LARGEST_READ: usize = 256 * 1024;
 
-/// The length from which on a message counts as large.
+/// Messages of at least this length are considered large.
 const LARGE: usize = 64 * 1024;
 
 /// An idle line releases a buffer larger than this.
 const KEEP_CAPACITY: usize = 16 * 1024;
 
 thread_local! {
-    /// The buffer that an idle line released, for the next busy line of this thread. Returning it to the
-    /// allocator after each burst would mean taking it from the system again for the next.
+    /// A buffer that an idle line released, kept for the next busy line of this thread. If it were freed
+    /// after each burst, the next burst would have to allocate it again.
     static SPARE: Cell<Option<BytesMut>> = const { Cell::new(None) };
 }
 
@@ -79,11 +79,12 @@ impl ReadBuffer {
         let _ = self.account.set(0);
     }
 
-    /// Reads once; 0 is the end of the stream. `missing` is how many bytes of the current message the peer
-    /// announced but has not sent. Since that may be a lie, the buffer at most doubles.
+    /// Reads once; 0 is the end of the stream. `missing` is the number of bytes of the current message
+    /// that the peer has announced but not sent. Because the announcement may be false, the buffer at
+    /// most doubles.
     ///
     /// # Errors
-    /// The stream's, or a [`MemoryRefused`](crate::MemoryRefused).
+    /// The stream's error, or a [`MemoryRefused`](crate::MemoryRefused).
     pub fn poll_fill(
         &mut self,
         read: &mut (impl AsyncRead + Unpin),
@@ -121,7 +122,7 @@ impl ReadBuffer {
         polled
     }
 
-    /// Returns the buffer's size after `room` bytes were reserved after its content.
+    /// Returns how large the buffer becomes when `room` more bytes are reserved.
     fn size_with(&self, room: usize) -> usize {
         let (here, all) = (self.bytes.len(), self.bytes.capacity());
         match all - here >= room {
@@ -131,7 +132,7 @@ impl ReadBuffer {
         }
     }
 
-    /// The line is idle. Its next burst may be as large as the last; otherwise reads get smaller.
+    /// Releases the buffer of an idle line, and reduces the size of the next read.
     #[cold]
     fn rest(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
@@ -150,8 +151,8 @@ impl ReadBuffer {
     fn room(&self, missing: usize) -> usize {
         let here = self.bytes.len();
         let announced = missing.min(here);
-        // After a large message another one is likely. Reserve room for all of it while little of it has
-        // arrived, because growing copies what is there.
+        // After a large message, another one is likely. Reserve room for all of it early, because
+        // growing the buffer copies its content.
         let likely = match self.last_length.checked_sub(here) {
             Some(rest) if self.last_length >= LARGE => rest + self.next_read,
             _ => 0,

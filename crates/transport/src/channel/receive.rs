@@ -21,7 +21,7 @@ pub struct FramedReceiver<R, F> {
     read: R,
     framing: F,
     buffer: ReadBuffer,
-    /// The waker that a stall wakes.
+    /// The waker that is registered for a stall of the sender.
     waker: Option<Waker>,
     control: Control,
     /// True once the framing has examined the first bytes.
@@ -31,8 +31,8 @@ pub struct FramedReceiver<R, F> {
 
 enum Stage {
     Reading,
-    /// The stream has ended. How the other side ended decides whether an unterminated last line is a
-    /// message.
+    /// The stream has ended. Whether an unterminated last line is a message depends on how the other
+    /// side ended.
     Ending {
         ending: Ending,
         ended: BoxFuture<'static, Option<ChildExit>>,
@@ -101,7 +101,8 @@ impl<R: ReadEnd, F: Framing> FramedReceiver<R, F> {
         Poll::Ready(Some(end))
     }
 
-    /// After the end of the stream: returns the last line if it is a message, then the end on every call.
+    /// Returns the last line if it is a message, and from then on the end. Called after the end of the
+    /// stream.
     #[cold]
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         let (ending, ended) = match &mut self.stage {
@@ -117,7 +118,7 @@ impl<R: ReadEnd, F: Framing> FramedReceiver<R, F> {
         Poll::Ready(Incoming::Message(line))
     }
 
-    /// The stream ended with an error, so a partial message is not delivered.
+    /// Ends the line after a read error. A partial message is not delivered.
     fn cut_off(&mut self, error: io::Error) -> Incoming {
         let truncated = match self.framing.finish(&mut self.buffer) {
             Ending::Clean => return self.end(error.into()),
@@ -176,7 +177,7 @@ impl<R: ReadEnd, F: Framing> Receiver for FramedReceiver<R, F> {
         match self.stage {
             Stage::Reading => (self.framing.unread(&self.buffer) as u64)
                 .saturating_add(self.read.unread().unwrap_or_default()),
-            // The close reason contains how much there was.
+            // The close reason contains the number of bytes.
             Stage::Ending { .. } | Stage::Ended(_) => 0,
         }
     }

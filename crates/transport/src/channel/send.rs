@@ -24,7 +24,7 @@ const START: Duration = Duration::from_secs(600);
 pub struct FramedSender<W, F> {
     framing: F,
     queue: WriteQueue<W>,
-    /// The queue has room for another message while it is shorter than this, in bytes.
+    /// The queue has room for another message while it contains fewer bytes than this.
     bound: usize,
     control: Control,
     state: State,
@@ -45,7 +45,7 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
             true => WriteQueue::new(write, config.program_stall_timeout).starting_within(START),
             false => WriteQueue::new(write, config.stall_timeout),
         };
-        // An empty queue has room for a message, whatever the bound.
+        // An empty queue always has room for a message.
         let bound = config.write_queue.bytes().max(1);
         Self { framing, queue, bound, control, state: State::Open, given_up: 0 }
     }
@@ -70,7 +70,8 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
         Poll::Ready(self.settle(flushed))
     }
 
-    /// Handles the result of a write: logs a slow one, and ends the line on an error.
+    /// Handles the result of a write: records how long a blocked write took, and ends the line on an
+    /// error.
     fn settle<T>(&mut self, outcome: Result<T, CloseReason>) -> Result<T, SendError> {
         if let Some((bytes, waited)) = self.queue.take_delay() {
             self.control.note_write(bytes, waited);
@@ -103,7 +104,8 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
         SendError::Closed(Box::new(reason))
     }
 
-    /// A broken pipe to a child means that it closed its stdin.
+    /// Returns a more specific reason if there is one: a broken pipe to a child means that it closed its
+    /// stdin.
     fn refined(&self, reason: CloseReason) -> CloseReason {
         match reason {
             CloseReason::Io(error)

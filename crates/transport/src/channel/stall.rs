@@ -12,10 +12,10 @@ use crate::deadline::from_now;
 /// How many times per limit a blocked write is checked.
 const LOOKS: u32 = 4;
 
-/// Detects stalled writes of one stream: writes without progress for the limit.
+/// A detector of stalled writes on one stream: writes that make no progress for the limit.
 ///
-/// Progress is a byte that the stream accepts or that leaves a buffer below it. The fill level of the
-/// kernel's buffer is only queried now and then while a write is blocked.
+/// A write makes progress when the stream accepts a byte or a byte leaves a buffer below it. The fill
+/// level of the kernel's buffer is queried only occasionally while a write is blocked.
 pub struct StallClock {
     limit: Duration,
     /// The limit until the other side has read its first byte.
@@ -36,12 +36,13 @@ struct Blocked {
 }
 
 impl StallClock {
-    /// Creates a clock for writes that may be without progress for `limit`.
+    /// Creates a clock for writes that may make no progress for up to `limit`.
     pub fn new(limit: Duration) -> Self {
         Self { limit, start: limit, blocked: None }
     }
 
-    /// Sets a limit until the other side has read its first byte, if it is longer.
+    /// Sets the limit that applies until the other side has read its first byte, if it is longer than
+    /// the usual limit.
     pub(super) fn starting_within(mut self, start: Duration) -> Self {
         self.start = start.max(self.limit);
         self
@@ -58,8 +59,9 @@ impl StallClock {
         self.blocked.as_ref().map(|blocked| blocked.gone)
     }
 
-    /// Call this while a write is blocked: ready once it has made no progress for the limit. `left` is the
-    /// total number of bytes handed to the kernel, and `held` returns how many of them it still holds.
+    /// Polls until a blocked write has made no progress for the limit. Call this only while a write is
+    /// blocked. `left` is the total number of bytes handed to the kernel, and `held` returns how many of
+    /// them it still holds.
     pub fn poll_stalled(
         &mut self,
         cx: &mut Context<'_>,

@@ -1,4 +1,4 @@
-//! A queue of encoded bytes, written in batches, which gives up when a write stalls.
+//! A queue of encoded bytes that are written in batches. It detects stalled writes.
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -19,9 +19,9 @@ const MAX_SLICES: usize = 64;
 /// A queue of bytes and the write half that they are written to.
 ///
 /// It is for channels on a byte stream. An encoder appends to the buffer that the queue derefs to; the
-/// queue has no bound, so check its length first. Queued bytes wait no longer than the stall timeout
-/// without progress. Progress is a byte that the stream accepts or that leaves a buffer below it,
-/// including the kernel's where its fill level is known ([`WriteEnd::unsent`]).
+/// queue has no bound, so check its length first. A write that makes no progress for the stall timeout
+/// fails. It makes progress when the stream accepts a byte or a byte leaves a buffer below it, including
+/// the kernel's buffer if its fill level is known ([`WriteEnd::unsent`]).
 pub struct WriteQueue<W> {
     bytes: WriteBuf,
     write: W,
@@ -39,10 +39,11 @@ pub struct WriteQueue<W> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outgoing {
-    /// How many bytes have left, as far as is known. It only grows, but restarts when a new connection
-    /// replaces a lost one.
+    /// How many bytes have left, as far as is known. It only grows, but restarts at 0 when a new
+    /// connection replaces a lost one.
     pub left: u64,
-    /// How many bytes have not left: they are queued here, or in the kernel where its fill level is known.
+    /// How many bytes have not left: they are queued here, or in the kernel's buffer if its fill level
+    /// is known.
     pub waiting: u64,
 }
 
@@ -76,7 +77,7 @@ impl<W: WriteEnd> WriteQueue<W> {
         self
     }
 
-    /// Returns how many of the queued bytes have left this machine. This may be a system call.
+    /// Returns how many bytes have left this machine, and how many have not. This may be a system call.
     pub fn outgoing(&self) -> Outgoing {
         let below = (self.write.unflushed() + self.write.unsent().unwrap_or_default()) as u64;
         let waiting = self.bytes.len() as u64 + below;
@@ -134,11 +135,11 @@ impl<W: WriteEnd> WriteQueue<W> {
         Poll::Ready(ready!(self.poll_finished(cx, flushed))?.map_err(Into::into))
     }
 
-    /// Shuts down the stream. Queued bytes must have been [flushed](Self::poll_flush) before; they are not
-    /// written after it.
+    /// Shuts down the stream. [Flush](Self::poll_flush) queued bytes first: they are not written after a
+    /// shutdown.
     ///
     /// # Errors
-    /// [`Stalled`](CloseReason::Stalled); the inner result is the stream's.
+    /// [`Stalled`](CloseReason::Stalled). The inner result is the stream's own.
     pub fn poll_shutdown(
         &mut self,
         cx: &mut Context<'_>,
@@ -147,7 +148,8 @@ impl<W: WriteEnd> WriteQueue<W> {
         self.poll_finished(cx, shut)
     }
 
-    /// Polls until no process can read the other end any more, where that is noticed.
+    /// Polls until no process can read from the other end any more. Never ready if the system does not
+    /// report that.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.write.poll_gone(cx)
     }
@@ -167,7 +169,8 @@ impl<W: WriteEnd> WriteQueue<W> {
         self.delay.take()
     }
 
-    /// Returns the outcome of a flush or a shutdown, or `Stalled` if nothing moved for too long.
+    /// Returns the outcome of a flush or a shutdown, or `Stalled` if it has made no progress for too
+    /// long.
     fn poll_finished(
         &mut self,
         cx: &mut Context<'_>,
@@ -188,7 +191,7 @@ impl<W: WriteEnd> WriteQueue<W> {
         }
     }
 
-    /// Ready once nothing has moved for too long.
+    /// Polls until there has been no progress for too long.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         let unflushed = self.write.unflushed();
         self.blocked.get_or_insert(self.bytes.len() + unflushed);

@@ -1,4 +1,4 @@
-//! A connection made of any two byte streams. It counts bytes and ends the backing when dropped.
+//! A connection made of any two byte streams. It counts bytes, and aborts the backing when dropped.
 
 use std::io;
 use std::pin::Pin;
@@ -10,9 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{Connection, ReadEnd, WriteEnd};
 use crate::control::{Control, Lifeline};
 
-/// A connection over any two byte streams. The built-in transports yield it, and custom transports can use
-/// it. It counts bytes for its [`Control`], and aborts the [`Backing`](crate::Backing) when its last half
-/// is dropped.
+/// A connection over any two byte streams. The built-in transports return this type, and custom
+/// transports can use it. It counts bytes for its [`Control`], and aborts the
+/// [`Backing`](crate::Backing) when its last half is dropped.
 pub struct IoConnection<R, W> {
     read: ReadHalf<R>,
     write: WriteHalf<W>,

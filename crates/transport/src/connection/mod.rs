@@ -26,7 +26,7 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// The outgoing half. Shutting it down ends the other side's input.
     type WriteHalf: WriteEnd;
 
-    /// Returns the handle that outlives the split.
+    /// Returns the control handle, which stays valid after the connection is split.
     fn control(&self) -> &Control;
 
     /// Splits the connection into its two directions, which different tasks can use.
@@ -50,10 +50,11 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
 
 /// The incoming half of a connection.
 pub trait ReadEnd: AsyncRead + Send + Unpin + 'static {
-    /// Returns how many bytes have arrived but were not read yet: those that the operating system holds, and
-    /// those in buffers below. `None`, the default, where that is not known. This may be a system call.
+    /// Returns how many bytes have arrived but have not been read yet: those that the operating system
+    /// holds, and those in lower-level buffers. Returns `None` if the number is not known, which is the
+    /// default. This may be a system call.
     ///
-    /// For a file, this is the rest of the file. Terminals and other devices count as empty.
+    /// For a file, this is the rest of the file. Terminals and other devices are reported as empty.
     fn unread(&self) -> Option<u64> {
         None
     }
@@ -65,24 +66,25 @@ impl ReadEnd for tokio::io::Empty {}
 
 /// The outgoing half of a connection.
 pub trait WriteEnd: AsyncWrite + Send + Unpin + 'static {
-    /// Polls until the other side is gone altogether, so that nothing sent will be read. Never ready where
-    /// that is not [noticed](Capabilities::notices_hangup) without writing.
+    /// Polls until the other side is gone, so that nothing that is sent will be read. Never ready if
+    /// this transport does not [notice that](Capabilities::notices_hangup) without writing.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let _ = cx;
         Poll::Pending
     }
 
-    /// Returns how many accepted bytes have not been handed to the operating system yet; a flush waits for
-    /// them. While this shrinks, the other side is slow but has not stopped reading.
+    /// Returns how many accepted bytes have not been handed to the operating system yet; a flush waits
+    /// for them. While this number decreases, the other side may be slow but has not stopped reading.
     fn unflushed(&self) -> usize {
         0
     }
 
-    /// Returns how many bytes the operating system still holds because they were not sent or not read yet.
-    /// `None`, the default, where the system does not report it. This may be a system call.
+    /// Returns how many bytes the operating system still holds because they were not sent or not read
+    /// yet. Returns `None` if the system does not report it, which is the default. This may be a system
+    /// call.
     ///
-    /// While this shrinks there is progress, even if nothing can be written: Linux reports a TCP socket as
-    /// writable only when a third of its send buffer, which may be megabytes, is free.
+    /// While this number decreases, there is progress, even if nothing can be written: Linux reports a
+    /// TCP socket as writable only when a third of its send buffer, which may be megabytes, is free.
     fn unsent(&self) -> Option<usize> {
         None
     }
@@ -93,7 +95,7 @@ impl WriteEnd for tokio::io::DuplexStream {}
 
 /// Async methods for every connection.
 pub trait ConnectionExt: Connection {
-    /// Reads up to `buffer.len()` bytes; 0 is the end of the stream. Cancel-safe.
+    /// Reads up to `buffer.len()` bytes. Returns 0 at the end of the stream. Cancel-safe.
     ///
     /// # Errors
     /// [`TimedOut`](std::io::ErrorKind::TimedOut) after `limit`; no bytes are lost.
@@ -105,10 +107,10 @@ pub trait ConnectionExt: Connection {
         async move { tokio::time::timeout(limit, self.read(buffer)).await? }
     }
 
-    /// Writes all of `bytes` and flushes. Not cancel-safe: a part may have been written.
+    /// Writes all of `bytes` and flushes them. Not cancel-safe: part of them may have been written.
     ///
     /// # Errors
-    /// [`TimedOut`](std::io::ErrorKind::TimedOut) after `limit`; a part may have been written.
+    /// [`TimedOut`](std::io::ErrorKind::TimedOut) after `limit`; part of `bytes` may have been written.
     fn send(&mut self, bytes: &[u8], limit: Duration) -> impl Future<Output = Result<()>> + Send {
         async move {
             let whole = async {
@@ -122,8 +124,8 @@ pub trait ConnectionExt: Connection {
     /// Ends the other side's input, stops its process in stages if it is a child, and returns why the
     /// connection ended. Bytes that still arrive are discarded.
     ///
-    /// Bytes that were written before are flushed first, for as long as they make progress; if the other
-    /// side reads none of them for 2 s, the rest is lost.
+    /// Bytes that were written earlier are flushed first, as long as the other side reads them; if it
+    /// reads none for 2 s, the rest is lost.
     fn close(self) -> impl Future<Output = CloseReason> + Send
     where
         Self: Sized,
@@ -148,7 +150,8 @@ pub trait ConnectionExt: Connection {
     }
 }
 
-/// How long closing waits without progress. A child gets the same time after the end of its input.
+/// How long closing waits without progress. A child has the same time to exit after the end of its
+/// input.
 const LAST_WRITE: Duration = Duration::from_secs(2);
 
 async fn shut_down(write: &mut impl WriteEnd) {

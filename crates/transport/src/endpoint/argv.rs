@@ -1,5 +1,5 @@
-//! The text of an `exec:` endpoint: words, or a JSON array where the text must be exact. There is no
-//! shell and no escape character, so Windows paths need no escaping.
+//! The text of an `exec:` endpoint: words, or a JSON array if the text must be exact. There is no shell
+//! and no escape character, so Windows paths need no escaping.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -45,7 +45,7 @@ fn parse_array(text: &str) -> Result<Vec<String>, TransportError> {
 
 fn parse_words(text: &str) -> Result<Vec<String>, TransportError> {
     let mut words = Vec::new();
-    // `None` between words; an empty pair of quotes is a word, too.
+    // `None` between words. An empty pair of quotes is also a word.
     let mut word: Option<String> = None;
     let mut quote = None;
     for character in text.chars() {

@@ -1,4 +1,4 @@
-//! Decides from their text alone which endpoints and hosts are on this machine.
+//! Decides from the text alone whether an endpoint or host is on this machine.
 
 use std::net::IpAddr;
 
@@ -7,10 +7,9 @@ use super::{Address, Endpoint};
 impl Endpoint {
     /// Returns true if the other end is on this machine, judging by the text alone.
     ///
-    /// This is false for `tcp:` and unknown schemes, unless their host [is loopback](is_loopback) (the one
-    /// after `//` in a URL) or the scheme ends in `-unix`. No name is resolved, and a text that cannot be
-    /// parsed counts as another machine. A local endpoint that leads elsewhere, such as a tunnel, counts as
-    /// this machine.
+    /// For `tcp:` and unknown schemes, returns true only if the host (in a URL, the one after `//`) [is
+    /// loopback](is_loopback) or the scheme ends in `-unix`. No name is resolved. If the host cannot be
+    /// parsed, returns false. For a local endpoint that leads elsewhere, such as a tunnel, returns true.
     pub fn is_on_this_machine(&self) -> bool {
         match self.address() {
             Address::Tcp { host, .. } => is_loopback(host),
@@ -27,8 +26,8 @@ impl Endpoint {
     }
 }
 
-/// Returns true if a host is written as this machine: a loopback address (IPv6 without brackets) or
-/// `localhost` in any case. Other names are not resolved.
+/// Returns true if `host` is a loopback address (IPv6 without brackets) or `localhost` in any case.
+/// Other names are not resolved.
 pub fn is_loopback(host: &str) -> bool {
     let ip = host.parse::<IpAddr>();
     host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.to_canonical().is_loopback())

@@ -1,4 +1,4 @@
-//! The errors of endpoints that do not parse, or that another transport is for.
+//! The errors for endpoints that cannot be parsed or that belong to another transport.
 
 use super::Endpoint;
 use crate::error::{ErrorKind, Operation, TransportError};
@@ -8,7 +8,7 @@ pub(super) fn invalid(problem: String, hint: &'static str) -> TransportError {
     if hint.is_empty() { error } else { error.with_hint(hint) }
 }
 
-/// Returns the error for a transport that was registered for a scheme it does not implement.
+/// Returns the error of a transport that was registered for a scheme it does not implement.
 pub(crate) fn foreign(endpoint: &Endpoint) -> TransportError {
     let problem = format!("`{}:` is not an endpoint of this transport", endpoint.scheme());
     TransportError::new(ErrorKind::InvalidEndpoint { problem }, Operation::Configure).at(endpoint)

@@ -29,28 +29,29 @@ pub use self::redact::{is_secret_name, redact};
 /// | `unix:/run/agent.sock` | a Unix socket; `%XX` encodes any byte, and `%` and `?` must be written as `%25` and `%3F` |
 /// | `unix:@agent` | an abstract Unix socket (Linux) |
 /// | `pipe:agent`, `pipe:\\.\pipe\agent`, `\\.\pipe\agent` | a Windows named pipe; after `pipe:`, `%XX` as above |
-/// | `exec:claude --verbose` | a child process; words are separated by blanks, quotes protect blanks, backslashes are literal |
-/// | `exec:["claude","-p","a \"b\""]` | the same, exact: a JSON array of strings |
+/// | `exec:claude --verbose` | a child process; words are separated by whitespace, which can be quoted; backslashes are literal |
+/// | `exec:["claude","-p","a \"b\""]` | the same in exact form: a JSON array of strings |
 /// | `stdio:` | this process's own stdin and stdout |
 /// | `tcp:127.0.0.1:7000`, `tcp:[::1]:7000` | a TCP port |
 /// | `mem:name` | a name inside this process |
 /// | `content-length+exec:pylsp` | any of these with an explicit framing |
 /// | `resume+unix:/run/agent.sock` | a session that survives the loss of its connection; excludes a framing |
 ///
-/// `Display` and `Debug` are for people: they leave out what looks like a secret in a command line or URL, and
-/// shorten long arguments. [`exact`](Self::exact) prints the full text, which parses as the same endpoint.
+/// `Display` and `Debug` are for users: they hide anything that looks like a secret in a command line or
+/// URL, and shorten long arguments. [`exact`](Self::exact) prints the full text, which parses as the
+/// same endpoint.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     content: Content,
     address: Address,
 }
 
-/// What a line carries.
+/// The content that a line carries.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Content {
-    /// Messages, in the default framing of the transport or in an explicit one.
+    /// Messages in the given framing, or in the transport's default framing.
     Messages(Option<FramingKind>),
-    /// A session: messages that survive the loss of a connection.
+    /// A session, which survives the loss of a connection.
     Session,
     /// The frames of a session, over one connection.
     SessionFrames,
@@ -72,7 +73,7 @@ pub enum Address {
     Stdio,
     /// A TCP port.
     Tcp {
-        /// A host name or an address; IPv6 addresses are without brackets.
+        /// A host name or an address. IPv6 addresses have no brackets.
         host: String,
         /// The port.
         port: u16,
@@ -99,7 +100,7 @@ impl Endpoint {
         Self::new(Address::Unix(path.as_ref().to_owned()))
     }
 
-    /// Returns the endpoint of a child process: `program` with `args`.
+    /// Returns the endpoint of a child process that runs `program` with `args`.
     pub fn exec<A: AsRef<OsStr>>(
         program: impl AsRef<OsStr>,
         args: impl IntoIterator<Item = A>,
@@ -126,8 +127,8 @@ impl Endpoint {
         self
     }
 
-    /// Returns the same address as a session that survives the loss of its connection. Sessions have their
-    /// own framing.
+    /// Returns the endpoint of a session at the same address. A session survives the loss of its
+    /// connection and has its own framing.
     #[must_use]
     pub fn resumable(mut self) -> Self {
         self.content = Content::Session;
@@ -139,23 +140,24 @@ impl Endpoint {
         self.content == Content::Session
     }
 
-    /// Returns the endpoint of a session's connections: the same address, for session frames. It prints as
-    /// the session's endpoint, so that errors and logs show what the user wrote; parsing that text gives the
-    /// session's endpoint.
+    /// Returns the endpoint of a session's connections: the same address, for session frames. It is
+    /// printed as the session's endpoint, so that errors and logs show what the user wrote. Parsing that
+    /// text returns the session's endpoint.
     #[must_use]
     pub fn carrier(&self) -> Self {
         Self { content: Content::SessionFrames, ..self.clone() }
     }
 
     /// Returns true if the endpoint is that of a session's connections ([`carrier`](Self::carrier)).
-    /// Byte streams carry session frames in the framing `length-prefix`; other schemes by their own means.
+    /// Byte streams carry session frames in the framing `length-prefix`; other schemes have their own
+    /// way.
     pub fn is_carrier(&self) -> bool {
         self.content == Content::SessionFrames
     }
 
-    /// Returns the same endpoint with the path of a Unix socket made absolute. A path stays as it is if
-    /// the absolute one would exceed the length limit of socket addresses (unix(7)), or if the current
-    /// directory no longer exists.
+    /// Returns the same endpoint with the path of a Unix socket made absolute. The path is not changed
+    /// if the absolute path would exceed the length limit of socket addresses (unix(7)), or if the
+    /// current directory no longer exists.
     #[must_use]
     pub fn absolute(&self) -> Self {
         #[cfg(unix)]
@@ -170,13 +172,15 @@ impl Endpoint {
         self.clone()
     }
 
-    /// Returns the text for a sentence in which a colon follows: `stdio` instead of `stdio:`.
+    /// Returns the text without a colon at its end, for use before another colon: `stdio` instead of
+    /// `stdio:`.
     pub fn label(&self) -> String {
         let text = self.to_string();
         text.strip_suffix(':').unwrap_or(&text).to_owned()
     }
 
-    /// Returns the full text, secrets included. It parses as the same endpoint. Not for errors and logs.
+    /// Returns the full text, secrets included. It parses as the same endpoint. Do not use it in errors
+    /// and logs.
     pub fn exact(&self) -> impl fmt::Display + '_ {
         Exact(self, Secrets::Included)
     }
@@ -220,7 +224,7 @@ mod tests {
         for front in ["", "resume+", "content-length+"] {
             let expected = format!("{front}{}", Endpoint::unix(here.join("x.sock")));
             assert_eq!(named(&format!("{front}unix:x.sock")), expected);
-            // Not through a directory that may be removed.
+            // The result must not lead through a directory that may be removed.
             assert_eq!(named(&format!("{front}unix:src/../x.sock")), expected);
         }
         for as_it_is in ["unix:/run/x.sock", "resume+unix:/x", "unix:@name", "tcp:127.0.0.1:7000"] {
@@ -229,7 +233,7 @@ mod tests {
         let carrier = "resume+unix:x.sock".parse::<Endpoint>().unwrap().carrier();
         let session = Endpoint::unix(here.join("x.sock")).resumable();
         assert_eq!(carrier.absolute().to_string(), session.to_string());
-        // The relative path fits in a socket address, the absolute one does not.
+        // The relative path fits in a socket address, but the absolute one does not.
         let long = format!("unix:{}", "x".repeat(crate::unix::path::MAX_PATH));
         assert_eq!(named(&long), long);
     }

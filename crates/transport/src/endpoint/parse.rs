@@ -1,4 +1,4 @@
-//! Reading an endpoint's text.
+//! Parsing an endpoint's text.
 
 use std::str::FromStr;
 

@@ -9,7 +9,7 @@ use crate::error::TransportError;
 /// The directory of named pipes on Windows.
 const PIPES: &str = r"\\.\pipe\";
 
-/// Returns the pipe name in a path that needs no scheme, because it cannot mean anything else.
+/// Returns the pipe name in a full pipe path, which needs no scheme because it is unambiguous.
 pub(super) fn name_in_path(text: &str) -> Option<&str> {
     text.strip_prefix(PIPES).filter(|name| !name.is_empty())
 }

@@ -1,4 +1,4 @@
-//! Printing an endpoint, with its secrets or without them.
+//! Printing an endpoint with or without its secrets.
 
 use std::fmt;
 
@@ -28,7 +28,7 @@ pub(super) enum Secrets {
     LeftOut,
 }
 
-/// An endpoint's text.
+/// The text of an endpoint, with or without its secrets.
 pub(super) struct Exact<'a>(pub(super) &'a Endpoint, pub(super) Secrets);
 
 impl fmt::Display for Exact<'_> {
