@@ -1,4 +1,4 @@
-//! The environment of a child process: what it inherits, and what is changed.
+//! The environment of a child process: the variables that it inherits, and the changes to them.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -10,12 +10,12 @@ use names::is_same;
 
 /// The environment variables of a child process.
 ///
-/// By default a child inherits ours. [`empty`](Self::empty) and [`only`](Self::only) start with fewer
-/// variables; [`with`](Self::with) and [`without`](Self::without) change them, and the last change of a
-/// name wins.
+/// By default, a child inherits all variables of this process. [`empty`](Self::empty) and
+/// [`only`](Self::only) start with fewer variables; [`with`](Self::with) and [`without`](Self::without)
+/// change single variables, and the last change of a variable wins.
 ///
-/// `Debug` shows only names, because values are often secrets. Leaving out a variable does not keep it
-/// secret from the child: a process of the same user can read our environment.
+/// `Debug` shows only names, because values are often secrets. Omitting a variable does not keep it
+/// secret from the child: a process of the same user can read the environment of this process.
 ///
 /// ```
 /// use tieline_transport::Environment;
@@ -29,7 +29,7 @@ use names::is_same;
 pub struct Environment {
     /// The inherited names; `None` inherits all.
     kept: Option<Vec<OsString>>,
-    /// In the order of the calls; a change without a value removes the variable.
+    /// The changes, in the order of the calls. A change without a value removes the variable.
     changes: Vec<(OsString, Option<OsString>)>,
 }
 
@@ -40,7 +40,8 @@ impl Environment {
         Self { kept: Some(Vec::new()), changes: Vec::new() }
     }
 
-    /// Inherits only the variables with these names, and on Windows `SystemRoot`.
+    /// Returns an environment that inherits only the variables with these names, and on Windows also
+    /// `SystemRoot`.
     pub fn only<N: Into<OsString>>(names: impl IntoIterator<Item = N>) -> Self {
         let kept = names.into_iter().map(Into::into).collect();
         Self { kept: Some(kept), changes: Vec::new() }
@@ -84,7 +85,7 @@ impl Environment {
         self.kept.is_none() && self.changes.is_empty()
     }
 
-    /// Returns all variables of the child, given ours.
+    /// Returns all variables of the child. `ours` are the variables of this process.
     pub fn resolve(
         &self,
         ours: impl IntoIterator<Item = (OsString, OsString)>,
@@ -134,7 +135,8 @@ impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment 
     }
 }
 
-/// Set variables are shown as `{"A", "B"}`, removed ones as `!"C"`; inherited names follow `only`.
+/// Variables that are set are shown as `{"A", "B"}`, and removed ones as `!"C"`. A list of inherited
+/// names follows the word `only`.
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(kept) = &self.kept {

@@ -1,4 +1,4 @@
-//! The choice of the executable that becomes a child's guardian, and its entry point.
+//! The executable that becomes a child's guardian, and its entry point.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -11,9 +11,9 @@ pub(crate) const ASKED: &str = "tieline-guard";
 /// whatever reason, the guardian kills all remaining descendants, including those that called `setsid` or
 /// lost their parent.
 ///
-/// Linux only. Elsewhere it is ignored, except that [`Hold::Isolated`] is refused. Without a guardian only
-/// the child's process group is killed: descendants that left the group escape, and if this process is
-/// killed, all of them do.
+/// Guardians exist only on Linux. On other systems this option is ignored, except that
+/// [`Hold::Isolated`] is refused. Without a guardian, only the child's process group is killed:
+/// descendants that left the group escape, and if this process is killed, all of them do.
 ///
 /// ```no_run
 /// use tieline_transport::{Guardian, Options};
@@ -36,8 +36,8 @@ pub struct Guardian {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Hold {
-    /// As [`Cgroup`](Self::Cgroup) where possible, otherwise as [`Descent`](Self::Descent). For ordinary
-    /// users cgroups are often unavailable; a debug log line tells which one is used.
+    /// Like [`Cgroup`](Self::Cgroup) if possible, otherwise like [`Descent`](Self::Descent). For
+    /// ordinary users, cgroups are often unavailable; a debug log line names the one in use.
     #[default]
     Auto,
     /// By descent: the guardian adopts descendants that lose their parent, and kills until it has no
@@ -52,16 +52,18 @@ pub enum Hold {
     /// [`IsolationRefused`](crate::ErrorKind::IsolationRefused).
     ///
     /// The child keeps its user, and files keep their owners. Its mounts are not visible to other
-    /// processes. `/proc` shows the namespace; where the kernel does not allow mounting it (in a container
-    /// that hides parts of its own), the child sees the outer `/proc`, in which it has another process id.
-    /// In a user namespace no program gains another user's rights when it starts, so `sudo` does not work.
+    /// processes. `/proc` shows the namespace; if the kernel does not allow mounting it (in a container
+    /// that hides parts of its own `/proc`), the child sees the outer `/proc`, in which it has a
+    /// different process ID. In a user namespace, no program gains another user's rights when it starts,
+    /// so `sudo` does not work.
     Isolated,
 }
 
 impl Guardian {
-    /// Uses this program. MUST be called first in `main`, before other threads exist, so not inside
-    /// `#[tokio::main]`. In a process that was started as a guardian this does not return. If other
-    /// threads exist there, it prints an error to stderr and exits.
+    /// Returns a guardian that is this program, started again. MUST be called first in `main`, before
+    /// other threads exist, so not inside `#[tokio::main]`. In a process that was started as a guardian,
+    /// this function does not return. If such a process already has other threads, it prints an error to
+    /// stderr and exits.
     pub fn of_this_program() -> Self {
         let is_asked = std::env::args_os().nth(1).is_some_and(|asked| asked == ASKED);
         if is_asked {
@@ -71,7 +73,8 @@ impl Guardian {
         Self::new("/proc/self/exe")
     }
 
-    /// Uses another program, whose `main` begins with [`of_this_program`](Self::of_this_program).
+    /// Returns a guardian that is another program, whose `main` begins with
+    /// [`of_this_program`](Self::of_this_program).
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self { program: program.into(), args: Vec::new(), hold: Hold::Auto }
     }

@@ -44,30 +44,30 @@ impl fmt::Display for TransportKind {
     }
 }
 
-/// What a connection can do beyond carrying bytes both ways.
+/// The abilities of a connection beyond carrying bytes in both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     /// One direction can end while the other continues.
     pub half_close: bool,
     /// The operating system identifies the peer.
     pub peer_identity: bool,
-    /// It is noticed without writing when the other side disappears.
+    /// The disappearance of the other side is noticed without writing.
     pub notices_hangup: bool,
-    /// Any program may have made this connection, including a web page: do not trust it before it has sent
-    /// a whole message of the right kind.
+    /// Any program, including a web page, may have opened this connection: do not trust it before it has
+    /// sent a whole message of the right kind.
     pub unauthenticated: bool,
-    /// The line is a session. A received message counts as delivered, so a message that cannot be
-    /// passed on must end the session.
+    /// The line is a session. Received messages are acknowledged as delivered, so a message that cannot
+    /// be passed on must end the session.
     pub is_session: bool,
 }
 
-/// Whether the other side of a connection is alive, as far as is known without communicating with it.
+/// The health of the other side of a connection, as far as it is known without communicating with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Health {
-    /// There is no sign that it has ended.
+    /// There is no sign that the other side has ended.
     Up,
-    /// It has ended.
+    /// The other side has ended.
     Down,
 }
 
@@ -77,7 +77,7 @@ pub enum Health {
 pub struct ConnectionInfo {
     /// The transport.
     pub kind: TransportKind,
-    /// The endpoint it connected to, or the listener's endpoint.
+    /// The endpoint that it connected to, or the listener's endpoint.
     pub endpoint: Endpoint,
     /// The peer's identity.
     pub peer: Option<PeerIdentity>,
@@ -85,8 +85,8 @@ pub struct ConnectionInfo {
     pub since: Instant,
     /// When bytes last moved in either direction.
     pub last_activity: Instant,
-    /// When bytes were last received; when the connection was made, if none were. Lines on top of others,
-    /// such as a Link, may not know it.
+    /// When bytes were last received, or when the connection was made if none were received. On lines on
+    /// top of others, such as a Link, this may not be known.
     pub last_received: Instant,
     /// Bytes received.
     pub bytes_in: u64,
@@ -96,7 +96,7 @@ pub struct ConnectionInfo {
     pub messages_in: u64,
     /// Whole messages queued for sending.
     pub messages_out: u64,
-    /// Messages that were not delivered, each reported as a fault or refused.
+    /// Messages that were not delivered. Each was reported as a fault or refused.
     pub faults: u64,
     /// The session's state, if this is a session that has not ended.
     pub session: Option<Box<SessionInfo>>,
@@ -114,10 +114,10 @@ pub struct SessionInfo {
     pub kept_messages: usize,
     /// The size of the kept messages in bytes.
     pub kept_bytes: usize,
-    /// Received messages that wait for this side's consumer.
+    /// Received messages that this side has not consumed yet.
     pub waiting_messages: usize,
-    /// The time until a message was acknowledged, outages included. Measured for the first message and
-    /// every sixteenth one after it, one at a time.
+    /// The time until a message was acknowledged, including outages. It is measured for the first
+    /// message and every sixteenth one after it, one at a time.
     pub latency: Histogram,
 }
 
@@ -157,7 +157,8 @@ impl Traffic {
     }
 }
 
-/// A counter that only one half of a line increments, so that it needs no locked instruction.
+/// A counter that only one half of a line increments. It therefore needs no atomic read-modify-write
+/// instruction.
 #[derive(Debug, Default)]
 pub(crate) struct Count(AtomicU64);
 
@@ -173,7 +174,7 @@ impl Count {
     }
 }
 
-/// The counters of a line. A snapshot need not be of a single instant.
+/// The counters of a line. A snapshot of them may mix values from different instants.
 #[derive(Debug)]
 pub(crate) struct Meter {
     pub(crate) since: Instant,

@@ -18,7 +18,7 @@ use crate::options::{ChannelConfig, Options};
 use crate::profile::PerformanceProfile;
 use crate::transport::{Listener, Transport, TransportConfig};
 
-/// Named listeners inside this process. Each value has its own name space; clones share it.
+/// Named listeners inside this process. Each value has its own namespace; clones share it.
 ///
 /// The default framing is `length-prefix`, which carries arbitrary bytes.
 #[derive(Clone, Default)]
@@ -30,7 +30,7 @@ pub type MemoryConnection = IoConnection<DuplexStream, DuplexStream>;
 /// A message channel inside this process.
 pub type MemoryChannel = FramedChannel<MemoryConnection, LengthPrefix>;
 
-/// Returns the two ends of a line inside this process, which carries messages of arbitrary bytes.
+/// Returns the two ends of a line inside this process. Its messages may contain arbitrary bytes.
 ///
 /// ```
 /// use tieline_transport::{Channel, Incoming, ReceiverExt, SenderExt};
@@ -60,12 +60,12 @@ pub fn memory_pair() -> (MemoryChannel, MemoryChannel) {
 pub struct MemoryConfig {
     /// The listener's name.
     pub name: String,
-    /// How many bytes each direction can hold; 64 KiB by default.
+    /// How many bytes each direction can buffer; 64 KiB by default.
     pub buffer: ByteSize,
 }
 
 impl MemoryConfig {
-    /// Returns a configuration for the listener `name` with the defaults.
+    /// Returns the default configuration for the listener `name`.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), buffer: ByteSize::kib(64) }
     }
@@ -156,7 +156,8 @@ impl Listener for MemoryListener {
     type Connection = MemoryConnection;
 
     async fn accept(&mut self) -> Result<MemoryConnection, TransportError> {
-        // The name space keeps a sender as long as this listener exists.
+        // The namespace holds a sender as long as this listener exists, so `recv` does not return
+        // `None`.
         let accepted = self.incoming.recv().await;
         accepted.ok_or_else(|| TransportError::new(ErrorKind::Io, Operation::Accept))
     }

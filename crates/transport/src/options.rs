@@ -1,4 +1,4 @@
-//! Options beyond the endpoint's text.
+//! Options of a line that are not part of the endpoint's text.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,48 +12,50 @@ use crate::environment::Environment;
 use crate::error::ConfigError;
 use crate::guardian::Guardian;
 
-/// Options beyond the endpoint's text. The defaults are safe; each transport uses the ones that concern it.
+/// Options of a line that are not part of the endpoint's text. The defaults are safe. Each transport
+/// uses the options that apply to it.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The limits and timeouts of the line.
     pub channel: ChannelConfig,
     /// The memory that all lines with this budget may hold together; unlimited by default.
     pub memory: Option<MemoryBudget>,
-    /// The framing for endpoints that name none; `None` selects the transport's default.
+    /// The framing for endpoints without an explicit framing; `None` selects the transport's default.
     pub framing: Option<FramingKind>,
-    /// Whether a listener for lines whose endpoint names no framing also accepts clients that send
-    /// `Content-Length` headers, and uses that framing with them. Otherwise such clients are refused.
+    /// Whether a listener that uses newline-delimited messages by default also accepts clients that send
+    /// `Content-Length` headers, and uses that framing with them. Otherwise, such clients are refused.
     /// False by default.
     pub detect_content_length: bool,
-    /// Whether every message must be JSON; a message that is not is a fault.
+    /// Whether every message must be JSON. Other messages are reported as faults.
     pub json: bool,
     /// How long connecting may take; 5 s by default.
     pub connect_timeout: Duration,
-    /// Users, other than our own and root, whose processes are accepted as peers. They can also connect to
-    /// a listening Unix socket.
+    /// Users, besides this process's user and root, whose processes are accepted as peers. They can also
+    /// connect to a listening Unix socket.
     pub allow_uids: Vec<u32>,
-    /// The permission bits of a listening Unix socket, such as `0o660`. `None`: `0o660` with a
-    /// [`socket_group`](Self::socket_group), `0o666` with [`allow_uids`](Self::allow_uids), otherwise
-    /// `0o600`. Without `allow_uids`, every user that these bits admit is accepted.
+    /// The permission bits of a listening Unix socket, such as `0o660`. With `None`, they are `0o660`
+    /// with a [`socket_group`](Self::socket_group), `0o666` with [`allow_uids`](Self::allow_uids),
+    /// otherwise `0o600`. Without `allow_uids`, every user that these bits admit is accepted.
     pub socket_mode: Option<u32>,
-    /// The numeric group id of a listening Unix socket; `None` leaves the choice to the system.
+    /// The numeric group ID of a listening Unix socket; `None` leaves the choice to the system.
     pub socket_group: Option<u32>,
-    /// A security descriptor in SDDL that says who may connect to a listening named pipe; `None` admits our
-    /// own user only.
+    /// A security descriptor in SDDL that determines which users may connect to a listening named pipe;
+    /// `None` admits only this process's user.
     pub pipe_security: Option<String>,
-    /// Whether listening on `tcp:` is allowed, although every program that reaches the port can connect.
+    /// Whether listening on `tcp:` is allowed, although any program that can reach the port can connect.
     pub allow_unauthenticated_tcp: bool,
-    /// The working directory of a child process; ours by default.
+    /// The working directory of a child process; inherited by default.
     pub cwd: Option<PathBuf>,
-    /// Environment variables of a child process; ours by default.
+    /// The environment variables of a child process; inherited by default.
     pub env: Environment,
     /// How long each stage of stopping a child process may take.
     pub stop: StopTimeouts,
-    /// The guardian, which ensures that no descendant of a child process survives it; none by default.
+    /// The guardian, which kills the remaining descendants of a child process when its line ends; none
+    /// by default.
     pub guardian: Option<Guardian>,
-    /// Counts child processes and how they ended; none by default.
+    /// The counters for child processes and how they ended; none by default.
     pub account: Option<ProcessAccount>,
-    /// What happens to the output of child processes on stderr; logged by default.
+    /// How the output of child processes on stderr is handled; logged by default.
     pub stderr: ChildStderr,
 }
 
@@ -84,11 +86,12 @@ impl Default for Options {
 /// How long each stage of stopping a child process may take before the next one begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StopTimeouts {
-    /// After the end of its input, before SIGTERM; 2 s by default.
+    /// The time between the end of its input and SIGTERM; 2 s by default.
     pub end_of_input: Duration,
-    /// After SIGTERM, before SIGKILL; 5 s by default.
+    /// The time between SIGTERM and SIGKILL; 5 s by default.
     pub terminate: Duration,
-    /// After its end, while other processes still hold its stdout open; 1 s by default.
+    /// The time to read on after the child has ended, if other processes still hold its stdout open; 1 s
+    /// by default.
     pub drain: Duration,
 }
 
@@ -110,12 +113,12 @@ pub struct ChannelConfig {
     /// How many encoded bytes can be queued before a sender must wait; 256 KiB by default. An empty queue
     /// accepts one message of any legal size.
     pub write_queue: ByteSize,
-    /// A write that makes no progress for this long ends the line; 10 s by default. Progress is any byte
-    /// that the kernel accepts or sends.
+    /// How long a write may make no progress before the line ends; 10 s by default. A write makes
+    /// progress when the kernel accepts or sends a byte.
     pub stall_timeout: Duration,
-    /// The same for a child process, which may be busy and not read for a while; 60 s by default. It
-    /// counts from the first byte that the program reads, where the system reports that (Linux); until
-    /// then the limit is 10 min, if that is longer.
+    /// The same for a child process, which may be busy and not read for a while; 60 s by default. Until
+    /// the program has read its first byte, the limit is at least 10 min, if the system reports that
+    /// (Linux).
     pub program_stall_timeout: Duration,
 }
 
@@ -134,9 +137,9 @@ impl ChannelConfig {
     /// Checks that all values are within bounds.
     ///
     /// # Errors
-    /// The first field that is out of bounds.
+    /// Returns the first field that is out of bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        // Above 4 GiB the framings support different lengths.
+        // Above 4 GiB, the framings support different lengths.
         let largest = ByteSize::new(u32::MAX as usize);
         if self.max_message.bytes() == 0 || self.max_message > largest {
             return Err(ConfigError { field: "max_message", must: "be between 1 B and 4 GiB - 1" });

@@ -1,11 +1,11 @@
-//! Who owns a resource that a connection uses.
+//! The owner of a resource that a connection uses.
 
 use crate::PeerIdentity;
 use crate::control::Control;
 use crate::principal::Principal;
 
-/// The owner of a resource: the user that the operating system reports, and the principal that was
-/// authenticated, where they exist. Two owners are equal only if both parts are.
+/// The owner of a resource: the user that the operating system reports and the principal that was
+/// authenticated, if they exist. Two owners are equal only if both parts are equal.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner {
     /// The user.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Why the other side has closed a line, in the terms of its protocol.
+/// The reason why the other side closed a line, in the terms of its protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerReason {
@@ -10,9 +10,10 @@ pub struct PeerReason {
     pub code: u16,
     /// The meaning that the protocol gives to the code, if it is known.
     pub meaning: Option<&'static str>,
-    /// A text for people, which may be empty. The other side has chosen it: `Display` escapes it.
+    /// The other side's explanation in plain text, which may be empty. It is not trusted: `Display`
+    /// escapes it.
     pub text: String,
-    /// Nothing went wrong: for example, a web page was closed, or a server is shutting down.
+    /// True if nothing went wrong: for example, if a web page was closed, or a server is shutting down.
     pub is_clean: bool,
 }
 
@@ -22,7 +23,7 @@ impl PeerReason {
         Self { code, meaning, text: text.into(), is_clean: false }
     }
 
-    /// Returns the same reason as one where nothing went wrong, or where something did.
+    /// Returns the same reason with another value of [`is_clean`](Self::is_clean).
     #[must_use]
     pub fn with_clean(self, is_clean: bool) -> Self {
         Self { is_clean, ..self }

@@ -1,7 +1,7 @@
-//! The form of endpoints in errors and logs, with secrets left out and long arguments shortened.
+//! The form of endpoints in errors and logs: secrets are omitted and long arguments shortened.
 //!
-//! Programs take secrets in too many ways to know them all. So anything that looks like a secret is left
-//! out, and the rest is kept short.
+//! Programs take secrets in more ways than this module can know, so anything that looks like a secret is
+//! omitted, and the rest is kept short.
 
 use std::ffi::OsString;
 
@@ -32,7 +32,7 @@ const SECRET_NAMES: [&str; 13] = [
     "signature",
 ];
 
-/// One-letter options that take a secret: a user with a password, or a prompt.
+/// One-letter options whose value may be secret: a password, a user with a password, or a prompt.
 const SECRET_OPTIONS: [&str; 4] = ["-u", "-p", "-P", "-w"];
 
 /// Prefixes of well-known tokens.
@@ -97,7 +97,8 @@ pub fn redact(text: &str) -> String {
 }
 
 fn argument(argument: &str) -> String {
-    // A header, a script, or any other text. What follows a secret in it may be part of the secret.
+    // The argument may be a header, a script, or any other text. The words after a secret may belong to
+    // it.
     let mut shown: Vec<String> = Vec::new();
     let mut is_secret = false;
     for word in argument.split_whitespace() {
@@ -112,7 +113,7 @@ fn argument(argument: &str) -> String {
     cut(&shown.join(" "), MAX_ARGUMENT)
 }
 
-/// Redacts a URL, pairs like `name=value` and `name:value`, or any other word.
+/// Redacts a word: a URL, pairs such as `name=value` and `name:value`, or anything else.
 fn pair_or_word(word: &str) -> String {
     if is_json(word) {
         return LEFT_OUT.to_owned();
@@ -168,15 +169,15 @@ fn option_with_secret(word: &str) -> Option<&'static str> {
     SECRET_OPTIONS.into_iter().find(|option| word.len() > option.len() && word.starts_with(option))
 }
 
-/// Returns whether the name of an option, variable or header sounds as if its value were a secret.
+/// Returns true if the name of an option, variable or header suggests that its value is a secret.
 pub fn is_secret_name(name: &str) -> bool {
     let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
     let plain = plain.to_ascii_lowercase();
     SECRET_NAMES.iter().any(|part| plain.contains(part))
 }
 
-/// Returns true for JSON, which can contain anything, and for text that looks like a token: long, made of
-/// letters and digits.
+/// Returns true for JSON, which can contain anything, and for text that looks like a token: a known
+/// prefix, or a long mix of letters and digits.
 fn looks_secret(value: &str) -> bool {
     let is_known = TOKENS.iter().any(|token| value.starts_with(token));
     let is_random = value.len() >= MIN_TOKEN
@@ -204,7 +205,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn secrets_in_a_command_line_are_left_out() {
+    fn secrets_in_a_command_line_are_omitted() {
         for (args, expected) in [
             (&["--verbose", "server.py", "stdio"][..], "exec:x --verbose server.py stdio"),
             (&["-y", "@scope/server-everything"], "exec:x -y @scope/server-everything"),
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_in_a_url_are_left_out() {
+    fn secrets_in_a_url_are_omitted() {
         for (text, expected) in [
             ("ws://host:80/x?y=z", "ws://host:80/x?y=z"),
             ("ws://agent-server-prod-01/ws", "ws://agent-server-prod-01/ws"),

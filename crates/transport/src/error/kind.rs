@@ -1,4 +1,4 @@
-//! What can fail, its text, and its hint.
+//! The kinds of errors, with their texts and hints.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,10 +10,10 @@ use super::ConfigError;
 use crate::PeerIdentity;
 use crate::close::CloseReason;
 
-/// The searched directories that an error names; the others are counted.
+/// The maximum number of searched directories that an error names. The others are only counted.
 const MAX_SHOWN_DIRECTORIES: usize = 3;
 
-/// What failed.
+/// The kind of an error.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -35,9 +35,9 @@ pub enum ErrorKind {
     UnsupportedOperation,
     /// The path of a Unix socket is longer than the operating system allows.
     PathTooLong {
-        /// Its length in bytes.
+        /// The length of the path in bytes.
         length: usize,
-        /// The maximum in bytes.
+        /// The maximum length in bytes.
         limit: usize,
     },
     /// A directory does not exist.
@@ -77,7 +77,7 @@ pub enum ErrorKind {
     TimedOut(Duration),
     /// The process or the system is out of file descriptors or memory.
     ResourcesExhausted,
-    /// As many programs run as the server allows.
+    /// The maximum number of programs that the server allows is already running.
     TooManyPrograms {
         /// The limit.
         limit: usize,
@@ -86,12 +86,13 @@ pub enum ErrorKind {
     Message(EncodeError),
     /// The line has ended.
     Closed(CloseReason),
-    /// The connection was lost while accepted messages may not have been sent. The line reconnects.
+    /// The connection was lost, and some of the messages that it had accepted may not have been sent.
+    /// The line reconnects.
     Lost {
         /// The number of such messages.
         messages: u64,
     },
-    /// The other side answered, but not as the protocol requires, or it refused.
+    /// The other side did not answer as the protocol requires, or it refused.
     Handshake {
         /// The protocol, such as `"WebSocket"`.
         protocol: &'static str,

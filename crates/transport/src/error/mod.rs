@@ -15,10 +15,11 @@ pub use self::kind::ErrorKind;
 
 /// An operation of a transport or a channel that failed.
 ///
-/// `Display` prints one level: operation, endpoint and kind. [`source`](Error::source) is the operating
-/// system's error, [`hint`](Self::hint) what to do next.
+/// `Display` prints one level: operation, endpoint and kind. [`source`](Error::source) returns the
+/// operating system's error, and [`hint`](Self::hint) returns advice on what to do next.
 ///
-/// `Debug` prints the same with source and hint, so that it is readable where `main` returns it.
+/// `Debug` prints the same with the source and the hint, so that the error is readable when `main`
+/// returns it.
 #[derive(Clone)]
 pub struct TransportError(Box<Inner>);
 
@@ -40,14 +41,15 @@ impl TransportError {
     }
 
     /// Returns the error of a handshake of `protocol` that failed while connecting. It is not
-    /// [retryable](Self::is_retryable) unless the caller says so.
+    /// [retryable](Self::is_retryable) unless [`retryable`](Self::retryable) is called.
     pub fn handshake(protocol: &'static str, problem: impl Into<String>) -> Self {
         let problem = problem.into();
         Self::new(ErrorKind::Handshake { protocol, problem }, Operation::Connect)
     }
 
-    /// Converts an error that the operating system reported during `operation`. Its kind is permission
-    /// denied, resources exhausted, or [`ErrorKind::Io`] for everything else.
+    /// Converts an error that the operating system reported during `operation`. The kind is
+    /// [`ErrorKind::PermissionDenied`], [`ErrorKind::ResourcesExhausted`], or [`ErrorKind::Io`] for all
+    /// other errors.
     pub fn of(error: io::Error, operation: Operation) -> Self {
         Self::new(common_kind(&error), operation).because(error)
     }
@@ -66,21 +68,21 @@ impl TransportError {
         self
     }
 
-    /// Replaces the hint of the kind.
+    /// Replaces the default hint of the kind.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.0.hint = Some(hint.into());
         self
     }
 
-    /// Overrides whether the kind is retryable.
+    /// Overrides whether the error is retryable.
     #[must_use]
     pub fn retryable(mut self, is_retryable: bool) -> Self {
         self.0.is_retryable = Some(is_retryable);
         self
     }
 
-    /// Returns what failed.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> &ErrorKind {
         &self.0.kind
     }
@@ -95,7 +97,7 @@ impl TransportError {
         self.0.endpoint.as_ref()
     }
 
-    /// Returns true if the same attempt may succeed later although nothing is changed by hand.
+    /// Returns true if the same attempt may succeed later without any change by the user.
     pub fn is_retryable(&self) -> bool {
         use CloseReason::{ByPeer, Io, Truncated};
         if let Some(is_retryable) = self.0.is_retryable {
@@ -110,7 +112,7 @@ impl TransportError {
         }
     }
 
-    /// Returns what to do next, as a sentence for people.
+    /// Returns advice for the user on what to do next.
     pub fn hint(&self) -> Option<&str> {
         self.0.hint.as_deref().or_else(|| self.0.kind.hint())
     }
@@ -177,7 +179,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Returns the operation, and the word that joins it to its endpoint, or nothing.
+    /// Returns the words for the operation, and the preposition before the endpoint, if any.
     fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::Parse => ("parse the endpoint", ""),
@@ -205,7 +207,7 @@ impl fmt::Display for Operation {
 pub struct ConfigError {
     /// The field's name.
     pub field: &'static str,
-    /// What it must be.
+    /// The condition that the value must meet, to be read after "must".
     pub must: &'static str,
 }
 
@@ -223,12 +225,12 @@ impl From<ConfigError> for TransportError {
     }
 }
 
-/// The hint for EAGAIN: the system starts no more threads or processes.
+/// The hint for EAGAIN when no more threads or processes can be started.
 #[cfg_attr(windows, allow(dead_code))]
 pub(crate) const NO_PROCESS: &str =
     "raise the limit of processes (ulimit -u, or a container's limit of pids), or start fewer";
 
-/// Returns the kind of an error number that means the same for every operation, else [`ErrorKind::Io`].
+/// Returns the kind of an error that means the same for every operation, or else [`ErrorKind::Io`].
 pub(crate) fn common_kind(error: &io::Error) -> ErrorKind {
     match error.kind() {
         io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,

@@ -14,7 +14,7 @@ pub type PipeConnection = IoConnection<DuplexStream, DuplexStream>;
 /// A listener on a named pipe. It has no values outside Windows.
 pub type PipeListener = NoListener<PipeConnection>;
 
-/// The hint.
+/// The hint of all errors here.
 pub(crate) const INSTEAD: &str = "named pipes exist only on Windows; use unix: here";
 
 pub(super) async fn connect(

@@ -1,7 +1,8 @@
-//! Windows named pipes: open only to their owner by default, and with an instance always listening.
+//! Windows named pipes. By default only their owner can connect. There is always an instance that
+//! listens.
 //!
-//! The platform-independent part is here. The implementation is in `windows/pipe`; on other systems every
-//! use is refused with a hint.
+//! The platform-independent part is here. The implementation is in `windows/pipe`. On other systems,
+//! every use is refused with a hint.
 
 #[cfg(not(windows))]
 mod elsewhere;
@@ -24,7 +25,7 @@ use crate::options::{Options, validate_timeout};
 use crate::profile::PerformanceProfile;
 use crate::transport::{Transport, TransportConfig};
 
-/// Named pipes on Windows. On other systems every use fails with
+/// Named pipes on Windows. On other systems, every use fails with
 /// [`UnsupportedPlatform`](crate::ErrorKind::UnsupportedPlatform).
 ///
 /// - A listener creates the first instance of its name, or fails with
@@ -34,8 +35,8 @@ use crate::transport::{Transport, TransportConfig};
 /// - A client lets the server identify it, but not impersonate it. The pipe must belong to the client's
 ///   own user, the system or the administrators.
 /// - There is no half-close: shutting down or dropping the write half ends the line in both directions,
-///   once all written bytes were handed to the system. The other side can still read those. So receive
-///   all responses before closing.
+///   once all written bytes have been handed to the system, where the other side can still read them. So
+///   receive all responses before closing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pipe;
 
@@ -44,18 +45,20 @@ pub struct Pipe;
 pub struct PipeConfig {
     /// The pipe's name, without `\\.\pipe\`.
     pub name: String,
-    /// Who may connect, as a security descriptor in SDDL; `None`, the default, admits our own user only.
+    /// A security descriptor in SDDL that determines which users may connect; `None`, the default,
+    /// admits only this process's user.
     pub security: Option<String>,
-    /// How long connecting may take when every instance is busy; 5 s by default. For the first 200 ms, a
-    /// pipe that does not exist is tried again, because it may be between two clients.
+    /// How long connecting may take when every instance is busy; 5 s by default. For the first 200 ms,
+    /// connecting to a pipe that does not exist is also retried, because its server may be between two
+    /// clients.
     pub connect_timeout: Duration,
-    /// How many instances wait for clients; 16 by default. If all of them are taken, a client gets the
+    /// How many instances wait for clients; 16 by default. If all of them are in use, a client gets the
     /// error that the pipe is busy.
     pub backlog: u8,
 }
 
 impl PipeConfig {
-    /// Returns a configuration for the pipe `name` with the defaults.
+    /// Returns the default configuration for the pipe `name`.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -82,7 +85,7 @@ impl TransportConfig for PipeConfig {
         if self.name.encode_utf16().count() > LONGEST {
             return refuse("have at most 247 characters");
         }
-        // Windows would turn a slash into a backslash, and drop a part that is a single dot.
+        // Windows would turn a slash into a backslash and remove a part that is a single dot.
         if self.name.contains(['/', '\0'])
             || self
                 .name

@@ -1,4 +1,4 @@
-//! What is configured about a child process.
+//! The configuration of a child process.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -17,26 +17,26 @@ use crate::options::{StopTimeouts, validate_timeout};
 use crate::profile::PerformanceProfile;
 use crate::transport::TransportConfig;
 
-/// The configuration of [`Process`](super::Process). No shell is involved: the arguments are passed unchanged. `Debug`
-/// leaves out what looks like a secret in them.
+/// The configuration of [`Process`](super::Process). No shell is involved: the arguments are passed
+/// unchanged. `Debug` hides anything in them that looks like a secret.
 #[derive(Clone)]
 pub struct ProcessConfig {
-    /// The program: a path, or a name to search for in our own `PATH`, whatever the child's is.
+    /// The program: a path, or a name to search for in the `PATH` of this process, not the child's.
     pub program: OsString,
     /// The arguments.
     pub args: Vec<OsString>,
-    /// The working directory; ours by default.
+    /// The working directory; inherited by default.
     pub cwd: Option<PathBuf>,
-    /// The environment variables; ours by default.
+    /// The environment variables; inherited by default.
     pub env: Environment,
     /// How long each stage of stopping may take.
     pub stop: StopTimeouts,
-    /// The guardian, which ensures that no descendant of the child survives it. None by default: then only
-    /// the child's process group is killed with it.
+    /// The guardian, which kills the child's remaining descendants when the line ends. None by default:
+    /// then only the child's process group is killed.
     pub guardian: Option<Guardian>,
-    /// Counts the child and how it ended.
+    /// The counters for the child and for how it ended.
     pub account: Option<ProcessAccount>,
-    /// What happens to its output on stderr; logged by default.
+    /// How its output on stderr is handled; logged by default.
     pub stderr: ChildStderr,
 }
 
@@ -55,7 +55,7 @@ impl fmt::Debug for ProcessConfig {
 }
 
 impl ProcessConfig {
-    /// Returns a configuration for `program` with no arguments and the defaults.
+    /// Returns the default configuration for `program`, without arguments.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         Self {
             program: program.as_ref().to_owned(),
@@ -76,7 +76,7 @@ impl ProcessConfig {
         self
     }
 
-    /// Returns a name of the child for people: the file name of its program.
+    /// Returns a readable name for the child: the file name of its program.
     pub fn name(&self) -> String {
         let program = std::path::Path::new(&self.program);
         program.file_name().unwrap_or(&self.program).to_string_lossy().into_owned()

@@ -4,9 +4,9 @@ use std::process::ExitStatus;
 
 /// How a child ended.
 pub(crate) enum End {
-    /// It exited or was killed, with this status if known.
+    /// It exited or was killed. The status is `None` if it is not known.
     Status(Option<ExitStatus>),
-    /// Its guardian was killed from outside, and the kernel killed the child with it.
+    /// Another process killed its guardian, and the kernel killed the child with it.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     GuardianLost,
 }

@@ -1,4 +1,4 @@
-//! Waits for the end of our own child without reaping it.
+//! Waiting for the end of a child of this process without reaping it.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -24,7 +24,7 @@ impl Watch {
     }
 }
 
-/// On other systems a thread waits as long as the child lives.
+/// On other systems, a thread waits until the child ends.
 #[cfg(not(target_os = "linux"))]
 pub(super) struct Watch(tokio::sync::oneshot::Receiver<()>);
 
@@ -52,7 +52,8 @@ pub(super) fn peek(pid: Pid) -> Option<ExitStatus> {
     waitid(WaitId::Pid(pid), options).ok().flatten().map(|status| wait_status(&status))
 }
 
-/// Converts to the format of `wait`: the exit code in the second byte, or the signal in the first.
+/// Converts the status to the format of `wait`: the exit code in the second byte, or the signal in the
+/// first.
 fn wait_status(status: &WaitIdStatus) -> ExitStatus {
     let signal = status.terminating_signal().unwrap_or_default();
     let core = if status.dumped() { 0x80 } else { 0 };

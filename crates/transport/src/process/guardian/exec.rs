@@ -1,5 +1,5 @@
-//! System calls without a safe wrapper in the standard library: starts the program tied to its guardian,
-//! in a cgroup and without a shell, creates namespaces, and blocks signals.
+//! System calls that have no safe wrapper in the standard library. They tie a program to its guardian,
+//! start it in a cgroup and without a shell, create namespaces, and block signals.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -17,9 +17,8 @@ use super::wire::Request;
 use crate::anonymous_pipe::anonymous_pipe;
 use crate::process::inherited::Program;
 
-/// Makes `command` start the requested program, whatever program and arguments it was created with. The
-/// kernel kills the program when this process ends, unless the program gains another user's rights when it
-/// starts.
+/// Makes `command` start the requested program in place of the one it was created with. The kernel kills
+/// the program when this process ends, unless the program gains another user's rights when it starts.
 ///
 /// The standard library would use `execvp` for the last step, which passes files that the kernel refuses
 /// to a shell.
@@ -29,7 +28,7 @@ pub(super) fn tie(command: &mut Command, request: &Request) -> io::Result<()> {
     let become_program = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
         if getppid() != Some(guardian) {
-            // The guardian ended before the kernel had registered the request.
+            // The guardian ended before the kernel registered the request.
             return Err(rustix::io::Errno::SRCH.into());
         }
         program.replace_child()
@@ -40,7 +39,8 @@ pub(super) fn tie(command: &mut Command, request: &Request) -> io::Result<()> {
     Ok(())
 }
 
-/// Starts `command`, in `cgroup` from its first instruction. Only for processes with a single thread.
+/// Starts `command`. If a cgroup is given, the process is in it from its first instruction. Only for
+/// processes with a single thread.
 pub(super) fn spawn(mut command: Command, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Pid> {
     let (failure, report) = anonymous_pipe()?;
     let (mut failure, mut report) = (File::from(failure), File::from(report));
@@ -64,7 +64,8 @@ pub(super) fn spawn(mut command: Command, cgroup: Option<BorrowedFd<'_>>) -> io:
 }
 
 /// Detaches a stopped child that made this thread its tracer (PTRACE_TRACEME). The child continues with
-/// the signal that stopped it, as without a tracer. Returns false if this thread is not its tracer.
+/// the signal that stopped it, as it would without a tracer. Returns false if this thread is not its
+/// tracer.
 pub(super) fn detach(child: Pid, signal: i32) -> bool {
     // The trap at the start of a program is meant for debuggers and would kill the child.
     let signal = if signal == libc::SIGTRAP { 0 } else { signal };
@@ -88,8 +89,8 @@ pub(super) enum Namespaces {
     InUserNamespace,
 }
 
-/// Forks this process: returns the child's id in the parent, and `None` in the child. Only for processes
-/// with a single thread: the work of other threads would be unfinished in the copy.
+/// Forks this process. Returns the child's process ID in the parent, and `None` in the child. Only for
+/// processes with a single thread: the copy would contain the unfinished work of other threads.
 pub(super) fn fork(
     namespaces: Namespaces,
     cgroup: Option<BorrowedFd<'_>>,
@@ -108,8 +109,8 @@ pub(super) fn fork(
         asked.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
     }
     let made = match asked.flags {
-        // Some containers allow only this one.
-        // SAFETY: the child has a copy of all memory, and only the calling thread.
+        // Some containers allow only this system call. SAFETY: the child has a copy of all memory, and
+        // only the calling thread.
         0 => unsafe { libc::fork() }.into(),
         // SAFETY: as above, since no memory is shared. The size is that of the structure.
         _ => unsafe { libc::syscall(libc::SYS_clone3, &raw mut asked, size_of_val(&asked)) },
@@ -124,8 +125,9 @@ pub(super) fn fork(
 /// `CLONE_INTO_CGROUP`.
 const INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Blocks all signals but SIGKILL and SIGSTOP, which cannot be blocked: a signal to all processes of a
-/// service is meant for the programs. Threads started later inherit this.
+/// Blocks all signals except SIGKILL and SIGSTOP, which cannot be blocked: a signal to all processes of
+/// a service is meant for the programs, not for the guardian. Threads that are started later inherit
+/// this.
 pub(super) fn take_no_signal() {
     // SAFETY: zeroes are a valid signal set; the calls change only that set and this thread's signal mask.
     unsafe {

@@ -1,8 +1,8 @@
-//! A cgroup (v2) for a child and its descendants, below the cgroup of this process. Where possible, the
-//! kernel kills all of them in one step.
+//! A cgroup (v2) for a child and its descendants, below the cgroup of this process. The kernel can kill
+//! all of them in one step.
 //!
-//! A guardian holds a lock on the directory of its cgroup as long as it lives. An unlocked cgroup belonged
-//! to a guardian that was killed: the next process that finds it kills its members and removes it.
+//! A guardian holds a lock on the directory of its cgroup as long as it runs. If a cgroup is not locked,
+//! its guardian was killed; the next process that finds it kills its members and removes it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -18,21 +18,22 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{geteuid, getpid};
 
-/// The prefix of our cgroups' names, followed by the guardian's process id and a counter.
+/// The prefix of the names of guardians' cgroups. The guardian's process ID and a counter follow.
 const PREFIX: &str = "tieline-guardian-";
 
-/// The type of a cgroup2 file system according to `statfs`. Directories can be created in other ones, too.
+/// The type of a cgroup2 file system according to `statfs`. It is checked because directories can also
+/// be created in other file systems.
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
 
-/// How many cgroups that a program created below its own are removed at once; the rest is removed by the
-/// next call.
+/// How many cgroups that a program created below its own are removed in one call. The next call removes
+/// the rest.
 const MAX_GROUPS: usize = 65_536;
 
 /// A cgroup created by this process.
 pub(super) struct Group {
     parent: OwnedFd,
     name: String,
-    /// The directory, locked.
+    /// The locked directory.
     directory: OwnedFd,
     /// `cgroup.kill`: any write kills the members.
     kill: OwnedFd,
@@ -54,7 +55,7 @@ impl Group {
             }
             match take(parent.as_fd(), &name) {
                 Ok((directory, kill)) => return Ok(Self { parent, name, directory, kill }),
-                // Another process took it for an abandoned one and was faster.
+                // Another process considered it abandoned and locked it first.
                 Err(Errno::WOULDBLOCK | Errno::NODEV | Errno::NOENT) => continue,
                 Err(error) => {
                     let _ = unlinkat(&parent, &name, AtFlags::REMOVEDIR);
@@ -76,15 +77,16 @@ impl Group {
         let _ = rustix::io::write(&self.kill, b"1");
     }
 
-    /// Removes it and the cgroups below it, if no process is left in it. Returns true if it is gone.
+    /// Kills the members, and removes the cgroup and those below it if no process is left in them.
+    /// Returns true if the cgroup no longer exists.
     pub(super) fn remove(&self) -> bool {
         self.kill();
         remove(self.parent.as_fd(), self.name.as_ref()).is_ok()
     }
 }
 
-/// Checks whether guardians of this process can create a cgroup for their programs. Without one, they search
-/// for the processes of a program, which takes longer.
+/// Checks whether guardians of this process can create a cgroup for their programs. Without a cgroup,
+/// they search for the processes of a program, which takes longer.
 ///
 /// # Errors
 /// The error of the operating system: there is no cgroup v2 (before Linux 5.14, it has no `cgroup.kill`), or
@@ -95,8 +97,8 @@ pub fn check_cgroup() -> io::Result<()> {
     Ok(())
 }
 
-/// Kills the members of cgroups whose guardian is gone, and removes them. Returns true if some could not
-/// be removed yet.
+/// Kills the members of cgroups whose guardians no longer run, and removes these cgroups. Returns true
+/// if some could not be removed yet.
 pub(in super::super) fn sweep() -> bool {
     let Ok(parent) = own() else { return false };
     let entries = Dir::read_from(&parent).into_iter().flatten().flatten();
@@ -133,11 +135,11 @@ fn open(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
     openat(parent, name, flags, Mode::empty())
 }
 
-/// Returns the locked directory and its `cgroup.kill`.
+/// Locks the cgroup's directory. Returns it with its `cgroup.kill`.
 fn take(parent: BorrowedFd<'_>, name: &str) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     let directory = open(parent, name.as_ref())?;
     flock(&directory, FlockOperation::NonBlockingLockExclusive)?;
-    // Fails if the cgroup was removed in between.
+    // This fails if the cgroup was removed in the meantime.
     let kill = openat(&directory, "cgroup.kill", TO_WRITE, Mode::empty())?;
     Ok((directory, kill))
 }
@@ -171,13 +173,13 @@ fn remove_one(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
     }
 }
 
-/// Opens a cgroup's directory. Its creator may have removed all permissions.
+/// Opens a cgroup's directory, after restoring the permissions that its creator may have removed.
 fn open_to_empty(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
     let _ = chmodat(parent, name, Mode::RWXU, AtFlags::empty());
     open(parent, name)
 }
 
-/// Returns some cgroup directly below this one.
+/// Returns any cgroup directly below this one.
 fn first_below(group: &OwnedFd) -> rustix::io::Result<Option<OsString>> {
     let is_below = |entry: &DirEntry| {
         let name = entry.file_name().to_bytes();
@@ -205,7 +207,7 @@ fn place(mounts: &str, groups: &str) -> Option<PathBuf> {
     let own = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
     let own = Path::new(own);
     if own.components().any(|part| part == std::path::Component::ParentDir) {
-        // Outside of our cgroup namespace.
+        // The cgroup is outside of this process's cgroup namespace.
         return None;
     }
     mounts.lines().find_map(|line| {
@@ -220,7 +222,7 @@ fn place(mounts: &str, groups: &str) -> Option<PathBuf> {
     })
 }
 
-/// Decodes blanks and other characters that the kernel writes as a backslash and three octal digits.
+/// Decodes spaces and other characters that the kernel writes as a backslash and three octal digits.
 fn unescape(text: &str) -> String {
     let mut parts = text.split('\\');
     let mut plain = parts.next().unwrap_or_default().to_owned();

@@ -1,4 +1,4 @@
-//! Our side of a guardian.
+//! This process's side of a guardian.
 
 use std::fmt;
 use std::io;
@@ -22,14 +22,15 @@ use crate::guardian::{Guardian, Hold};
 use crate::process::config::ProcessConfig;
 use crate::process::reaper::{self, Reaped};
 
-/// A child and its guardian, held by the guardian's socket. Dropping it kills them at once.
+/// A handle on a guardian and its child. Dropping it closes the guardian's socket, which kills both at
+/// once.
 pub(in super::super) struct GuardianHandle {
     /// The guardian; `None` after it was passed to the reaper.
     guardian: Option<Child>,
     line: Arc<UnixStream>,
-    /// How many processes a keeper reported as killed, if that arrived before its end.
+    /// How many processes a keeper reported as killed, if the report arrived before the keeper ended.
     gone: Arc<OnceLock<u32>>,
-    /// The child. Only the guardian may send signals to this id.
+    /// The child's process ID. Only the guardian may send signals to it.
     pub(in super::super) pid: Pid,
 }
 
@@ -50,7 +51,8 @@ impl GuardianHandle {
         let mut command = Command::new(by.program());
         command.arg(guardian::ASKED).args(by.args()).process_group(0);
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
-        // It needs only the variables that let it start, and other processes can read its environment.
+        // Pass only the variable that the guardian needs to start, because other processes can read its
+        // environment.
         let env = Environment::only(["LD_LIBRARY_PATH"]).resolve(std::env::vars_os());
         command.env_clear().envs(env);
         let started = reaper::spawn(command).await.map_err(|error| match error.kind() {
@@ -78,7 +80,7 @@ impl GuardianHandle {
             return Err(rustix::io::Errno::TOOBIG.into());
         }
         match handle.request(&request, stdio).await {
-            // If it ended before it read the request, the end of the line is reported below.
+            // If the guardian ended before it read the request, the end of the line is reported below.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
             _ => {}
         }
@@ -117,20 +119,21 @@ impl GuardianHandle {
         self.tell(Order::Terminate);
     }
 
-    /// Sends SIGKILL to all of them.
+    /// Sends SIGKILL to the child and all its descendants.
     pub(in super::super) fn kill(&self) {
         self.tell(Order::Kill);
     }
 
     fn tell(&self, order: Order) {
-        // It may have been stopped by a signal.
+        // The guardian may have been stopped by a signal.
         self.guardian.iter().for_each(wake);
-        // The buffer has room for all orders; if the guardian is gone, it needs none.
+        // The buffer has room for all orders. If the guardian has ended, it does not need the order.
         let _ = rustix::net::send(&*self.line, &order.encode(), SendFlags::NOSIGNAL);
     }
 
-    /// Completes with the child's wait status, or with `None` if the guardian ends first. Until then
-    /// `stopped` is called with the signal that stops the child, and with `None` when it continues.
+    /// Waits for the child's end and returns its wait status, or `None` if the guardian ends first.
+    /// Until then, `stopped` is called with the signal when one stops the child, and with `None` when
+    /// the child continues.
     pub(in super::super) fn ended(
         &self,
         stopped: impl Fn(Option<i32>) + Send + 'static,
@@ -153,16 +156,16 @@ impl GuardianHandle {
         })
     }
 
-    /// Ends everything at once: the guardian kills the child and all its descendants, and the reaper waits
-    /// for the guardian.
+    /// Ends all processes at once: the guardian kills the child and all its descendants, and the reaper
+    /// waits for the guardian.
     pub(in super::super) fn release(mut self, then: Option<Reaped>) {
         self.close(then);
     }
 
     fn close(&mut self, then: Option<Reaped>) {
         let Some(guardian) = self.guardian.take() else { return };
-        // A process that is being started may briefly hold a copy of the socket, so closing is not enough.
-        // The last reports can still be read.
+        // A process that is being started may briefly hold a copy of the socket, so closing it is not
+        // enough. After this shutdown, the last reports can still be read.
         let _ = shutdown(&*self.line, Shutdown::Write);
         wake(&guardian);
         let reports = LastReports::after(self.gone.get().copied());
@@ -176,12 +179,13 @@ impl Drop for GuardianHandle {
     }
 }
 
-/// Continues a guardian that was stopped by a signal. It must be our child and not reaped.
+/// Continues a guardian that was stopped by a signal. It must be a child of this process that has not
+/// been reaped.
 pub(in super::super) fn wake(guardian: &Child) {
     let _ = rustix::process::kill_process(Pid::from_child(guardian), Signal::CONT);
 }
 
-/// The child cannot be contained as requested.
+/// The error when the child cannot be contained as requested.
 #[derive(Debug)]
 pub(in super::super) struct Refused {
     pub(in super::super) hold: Hold,
@@ -199,7 +203,7 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Returns the next report; `None` at the end of the line.
+/// Returns the next report, or `None` at the end of the line.
 async fn report(line: &UnixStream) -> io::Result<Option<Report>> {
     let mut report = [0; Report::LENGTH];
     let mut filled = 0;
@@ -209,7 +213,7 @@ async fn report(line: &UnixStream) -> io::Result<Option<Report>> {
             Ok(0) => return Ok(None),
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // The guardian ended with an order unread.
+            // The guardian ended without reading an order.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
             Err(error) => return Err(error),
         }

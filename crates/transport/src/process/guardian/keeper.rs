@@ -1,5 +1,5 @@
-//! The parent of a guardian, where one is needed: outside a PID namespace, and if our process also adopts
-//! the children of other processes.
+//! The parent of a guardian. One is needed outside a PID namespace, and if this process also adopts the
+//! children of other processes.
 //!
 //! ```text
 //!   us ── socket pair ──────────┐
@@ -7,8 +7,9 @@
 //!    └▶ keeper ─────────▶ guardian ─────▶ child …
 //! ```
 //!
-//! If the guardian is killed, its descendants become children of the keeper, which kills them, and cannot
-//! be confused with other processes. If the keeper is killed, the guardian kills everything.
+//! If the guardian is killed, its descendants become children of the keeper, which kills them. They
+//! cannot be confused with other processes, because the keeper has no other children. If the keeper is
+//! killed, the guardian kills all processes.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -34,7 +35,7 @@ pub(super) fn refuse_tracers() {
     let refuse = |behavior| _ = set_dumpable_behavior(behavior);
     refuse(DumpableBehavior::NotDumpable);
     if std::fs::read("/proc/self/fdinfo/0").is_err() {
-        // Before Linux 5.14 this would deny access to files in /proc that a guardian needs.
+        // Before Linux 5.14, this would deny access to files in /proc that a guardian needs.
         refuse(DumpableBehavior::Dumpable);
     }
 }
@@ -43,11 +44,13 @@ pub(super) fn refuse_tracers() {
 pub(super) struct Parent(OwnedFd);
 
 impl Parent {
-    /// Returns `None` if the kernel does not support it; then only the end of the line is noticed.
+    /// Opens the parent. Returns `None` if the kernel does not support it; then only the end of the line
+    /// is noticed.
     pub(super) fn open() -> Option<Self> {
         let parent = getppid()?;
         let pidfd = pidfd_open(parent, PidfdFlags::empty()).ok()?;
-        // The parent is the same as before, so the descriptor is not of another process with its id.
+        // The parent has not changed, so the descriptor does not refer to another process that reuses
+        // its ID.
         (getppid() == Some(parent)).then_some(Self(pidfd))
     }
 
@@ -65,8 +68,8 @@ impl Parent {
     }
 }
 
-/// Waits until the guardian ends, and kills what is left if it failed. When the line or the parent has
-/// ended and the guardian does not end, it is killed.
+/// Waits until the guardian ends, and kills the remaining processes if it failed. If the line or the
+/// parent has ended but the guardian does not, the guardian is killed.
 pub(super) fn keep(guardian: Pid, line: UnixStream, parent: Option<Parent>, hold: Hold) -> ! {
     refuse_tracers();
     let is_namespace = hold == Hold::Isolated;
@@ -110,7 +113,7 @@ pub(super) fn keep(guardian: Pid, line: UnixStream, parent: Option<Parent>, hold
     }
 }
 
-/// Measures how long a guardian has made no progress since its socket was shut down.
+/// A measurement of how long a guardian has made no progress since its socket was shut down.
 pub(in super::super) struct Silence {
     since: Instant,
     stopped_since: Option<Instant>,
@@ -123,14 +126,14 @@ impl Default for Silence {
 }
 
 impl Silence {
-    /// Most guardians have ended by then, without being checked.
+    /// The time before the first check. Most guardians end within it.
     const SHORTEST: Duration = Duration::from_millis(100);
 
-    /// A guardian that is traced ignores SIGCONT. One that makes any progress is never seen stopped for
-    /// this long.
+    /// How long a guardian may be stopped. A traced guardian ignores SIGCONT, but one that makes any
+    /// progress is never stopped for this long.
     const STOPPED: Duration = Duration::from_millis(500);
 
-    /// A guardian that can run reports something within this time.
+    /// How long a guardian may be silent. One that can run reports something within this time.
     const LONGEST: Duration = Duration::from_secs(10);
 
     /// Restarts the measurement, because the guardian has reported something.
@@ -139,7 +142,7 @@ impl Silence {
     }
 
     /// Continues the guardian if it is stopped. Returns true if it has made no progress for so long that
-    /// it never will. It must be a child that has not been reaped.
+    /// it never will. The guardian must be a child that has not been reaped.
     pub(in super::super) fn is_too_long(&mut self, guardian: Pid) -> bool {
         let _ = kill_process(guardian, Signal::CONT);
         if self.since.elapsed() < Self::SHORTEST {
@@ -154,7 +157,7 @@ impl Silence {
     }
 }
 
-/// Kills and reaps until there are no children left. Returns how many were killed.
+/// Kills and reaps children until none are left. Returns how many were killed.
 fn end_rest() -> i32 {
     let mut killed = 0;
     loop {

@@ -1,4 +1,4 @@
-//! What a guardian reports after its socket was shut down.
+//! The reports of a guardian after its socket was shut down.
 
 use rustix::net::RecvFlags;
 use tokio::net::UnixStream;
@@ -10,12 +10,12 @@ use super::wire::Report;
 pub(in super::super) struct LastReports {
     /// The beginning of a report that has not arrived completely.
     part: Vec<u8>,
-    /// How many processes it killed, once it has reported that none is left.
+    /// How many processes it killed, once it has reported that none are left.
     pub(in super::super) killed: Option<u32>,
 }
 
 impl LastReports {
-    /// Continues after what was reported already.
+    /// Creates a value with the number of killed processes that was reported already, if any.
     pub(super) fn after(killed: Option<u32>) -> Self {
         Self { killed, ..Self::default() }
     }

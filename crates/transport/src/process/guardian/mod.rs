@@ -6,11 +6,11 @@
 //!    └──── three pipes ───▶  child ── its descendants …
 //! ```
 //!
-//! The guardian lives as long as our end of the socket: when it is closed, by us or by the end of this
-//! process, the guardian kills and reaps until the kernel says that it has no children. A descendant that
-//! calls `setsid` and loses its parent becomes the guardian's child, so none is missed.
+//! The guardian runs until our end of the socket is closed, by us or by the end of this process. It then
+//! kills and reaps processes until the kernel reports that it has no children. A descendant that calls
+//! `setsid` and loses its parent becomes the guardian's child, so none is missed.
 //!
-//! Where possible, the guardian puts the child into a cgroup, and if requested, into a PID namespace
+//! The guardian puts the child into a cgroup if it can, and into a PID namespace if that is requested
 //! ([`Hold`](crate::Hold)).
 //!
 //! [`handle`] is our side and [`state`] the guardian's. [`exec`] starts the program, [`group`] and

@@ -1,8 +1,8 @@
 //! The guardian process: the program that [`Guardian`](crate::Guardian) starts.
 //!
-//! It has two threads: the main one waits for children, its own and adopted orphans, and the other reads
-//! orders. It has no runtime and no copy of the child's stdio, writes no output, and ends when the kernel
-//! says that it has no children left.
+//! It has two threads: the main thread waits for children, including adopted orphans, and the other
+//! thread reads orders. The process has no runtime and no copy of the child's stdio, writes no output,
+//! and ends when the kernel reports that it has no children left.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +26,7 @@ use super::{isolate, tree};
 use crate::guardian::Hold;
 use crate::process::inherited;
 
-/// Runs the guardian: does what the socket on stdin requests.
+/// Runs the guardian, which receives its request from the socket on stdin.
 pub(crate) fn run() -> ! {
     inherited::reset_in_guardian();
     let done = be_alone().and_then(|()| take_stdin()).and_then(|mut line| {
@@ -43,8 +43,8 @@ pub(crate) fn run() -> ! {
     exit(status)
 }
 
-/// Checks that there are no other threads. This process is forked, and a lock held by another thread would
-/// never be released in the copy.
+/// Checks that there are no other threads. This process is going to be forked, and a lock held by
+/// another thread would never be released in the copy.
 fn be_alone() -> io::Result<()> {
     match std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count) {
         0 | 1 => Ok(()),
@@ -54,7 +54,7 @@ fn be_alone() -> io::Result<()> {
     }
 }
 
-/// Takes the socket, which no program inherits; stdin becomes the null device.
+/// Takes the socket from stdin, so that no program inherits it, and replaces stdin with the null device.
 fn take_stdin() -> io::Result<UnixStream> {
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
@@ -63,8 +63,8 @@ fn take_stdin() -> io::Result<UnixStream> {
 
 fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Result<()> {
     exec::take_no_signal();
-    // A guardian that was stopped by a signal continues when we end. Its parent thread lives as long as
-    // this process.
+    // If the guardian was stopped by a signal, it continues when its parent ends. The parent thread runs
+    // as long as its process.
     set_parent_process_death_signal(Some(Signal::CONT))?;
     let mut parent = Parent::open();
     let inside = match (request.hold == Hold::Isolated).then(isolate::enter).transpose() {
@@ -92,7 +92,8 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
         set_parent_process_death_signal(Some(Signal::CONT))?;
         set_child_subreaper(Some(getpid()))?;
     }
-    // Not earlier: creating namespaces writes to files in this process's /proc directory.
+    // This must not happen earlier: creating namespaces writes to files in this process's /proc
+    // directory.
     keeper::refuse_tracers();
     let containment = match request.hold {
         Hold::Isolated => Ok(Containment::Namespace),
@@ -123,12 +124,12 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
     let state = Arc::new(Mutex::new(state));
     let (listener, heard) = (state.clone(), orders.clone());
     let thread = std::thread::Builder::new().stack_size(256 << 10);
-    // The lock keeps anything else from being reported first.
+    // The lock ensures that nothing else is reported first.
     let first = lock(&state);
     match thread.spawn(move || listen(listening, parent, &heard, &listener)) {
         // If the report cannot be written, the line has ended, which the listener notices.
         Ok(_) => report.send(&first.line),
-        // Without the listener the end of the line would not be noticed, so the program is ended now.
+        // Without the listener, the end of the line would not be noticed, so the program is ended now.
         Err(error) => {
             Report::Failed(number(&error)).send(&first.line);
             drop(first);
@@ -150,7 +151,7 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
 /// buffer is larger.
 const MAX_UNREAD: usize = 64 * 1024;
 
-/// The changes of children that are waited for.
+/// The state changes of children that are waited for.
 const CHANGES: WaitIdOptions =
     WaitIdOptions::EXITED.union(WaitIdOptions::STOPPED).union(WaitIdOptions::CONTINUED);
 
@@ -158,12 +159,12 @@ const CHANGES: WaitIdOptions =
 #[derive(Default)]
 struct Orders {
     terminate: AtomicBool,
-    /// Kill until no process is left.
+    /// Kill processes until none is left.
     end: AtomicBool,
 }
 
-/// How many children are reaped before orders are checked again. New children may end as fast as they are
-/// reaped.
+/// How many children are reaped before orders are checked again. The limit is needed because new
+/// children may end as fast as they are reaped.
 const AT_ONCE: usize = 64;
 
 fn number(error: &io::Error) -> i32 {
@@ -204,8 +205,8 @@ enum Containment {
     Namespace,
 }
 
-/// Signals all other processes in the PID namespace of which this process is the init. Does nothing
-/// elsewhere, where it would signal every process on the machine.
+/// Signals all other processes in the PID namespace of which this process is the init. Does nothing if
+/// this process is not the init of a namespace: it would signal every process on the machine.
 fn signal_namespace(signal: Signal) {
     if getpid() == Pid::INIT {
         let _ = kill_process_group(Pid::INIT, signal);
@@ -215,7 +216,8 @@ fn signal_namespace(signal: Signal) {
 /// How many times to try to remove a cgroup that contains none of our descendants.
 const MAX_REMOVALS: u32 = 50;
 
-/// The state of a guardian. The holder of its lock may send signals, because nothing is reaped meanwhile.
+/// The state of a guardian. The thread that holds its lock may send signals, because nothing is reaped
+/// in the meantime.
 struct GuardianState {
     line: UnixStream,
     containment: Containment,
@@ -249,11 +251,11 @@ impl GuardianState {
     fn reap(&mut self, thread: Thread) -> bool {
         for _ in 0..AT_ONCE {
             if thread == Thread::Other && is_trapped() {
-                // Only the main thread can detach a traced child, and it has been woken for that.
+                // Only the main thread can detach a traced child. It has been woken for that.
                 return false;
             }
             match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED | WaitOptions::CONTINUED) {
-                // A child that made this process its tracer, or was stopped; it has not ended.
+                // The child made this process its tracer, or it was stopped; it has not ended.
                 Ok(Some((pid, status))) if status.stopped() => {
                     let signal = status.stopping_signal().unwrap_or_default();
                     if !exec::detach(pid, signal) && self.child == Some(pid) {
@@ -302,8 +304,8 @@ impl GuardianState {
             Containment::Namespace => return signal_namespace(Signal::KILL),
         }
         match self.child {
-            // Usually there are no other processes and no need to search: this is called again when the
-            // child has ended, and if that takes long.
+            // Usually there are no other processes, so they are not searched for yet. This function is
+            // called again when the child has ended, or if it takes long to end.
             Some(child) if !std::mem::replace(&mut self.is_child_killed, true) => {
                 let _ = kill_process(child, Signal::KILL);
             }
@@ -315,7 +317,7 @@ impl GuardianState {
         }
     }
 
-    /// Sends SIGTERM and SIGCONT to all.
+    /// Sends SIGTERM and SIGCONT to all processes.
     fn terminate(&self) {
         match self.containment {
             Containment::Namespace => tree::ENDING.into_iter().for_each(signal_namespace),
@@ -330,7 +332,7 @@ impl GuardianState {
             _ => true,
         };
         if !is_removed {
-            // A process that is not a descendant is in it, put there by the program.
+            // The cgroup contains a process that is not a descendant; the program has put it there.
             self.removals = self.removals.saturating_sub(1);
             if self.removals > 0 {
                 return;
@@ -342,8 +344,8 @@ impl GuardianState {
     }
 }
 
-/// The interval between searches for children. The kernel lists processes while they come and go, so one
-/// that was just orphaned may be missed. The interval grows, because some processes take long to end.
+/// The first interval between searches for children. Processes start and end while the kernel lists
+/// them, so a new orphan may be missed. The interval grows, because some processes take long to end.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 const LOOK_AT_LEAST: Duration = Duration::from_millis(200);
 
@@ -360,7 +362,8 @@ fn listen(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Ok(1) if Order::decode(byte) == Order::Terminate => {
                 orders.terminate.store(true, Relaxed);
-                // The other thread may hold the lock for long; then it carries out the order.
+                // The other thread may hold the lock for a long time. In that case, it carries out the
+                // order.
                 while orders.terminate.load(Relaxed) {
                     settle_or(state, LOOK_AGAIN);
                 }
@@ -371,20 +374,20 @@ fn listen(
     end_all(&line, orders, state)
 }
 
-/// Kills until the kernel says that there is no child left, which ends this process.
+/// Kills children until the kernel reports that none is left, which ends this process.
 fn end_all(line: &UnixStream, orders: &Orders, state: &Mutex<GuardianState>) -> ! {
     orders.end.store(true, Relaxed);
     let mut pause = LOOK_AGAIN;
     loop {
         settle_or(state, Duration::ZERO);
-        // Even while the other thread is busy: a silent guardian is killed.
+        // This is sent even while the other thread is busy, because a silent guardian is killed.
         Report::Ending.send(line);
         std::thread::sleep(pause);
         pause = (pause * 2).min(LOOK_AT_LEAST);
     }
 }
 
-/// Settles unless the other thread is doing so; then sleeps for `pause`.
+/// Calls `settle`, or sleeps for `pause` if the other thread holds the lock.
 fn settle_or(state: &Mutex<GuardianState>, pause: Duration) {
     match state.try_lock() {
         Ok(mut state) => state.settle(Thread::Other),
@@ -397,8 +400,7 @@ fn lock(state: &Mutex<GuardianState>) -> MutexGuard<'_, GuardianState> {
     state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Starts the program. With `Hold::Auto`, starts it without a cgroup if the kernel does not start it in
-/// one.
+/// Starts the program. With `Hold::Auto`, starts it without a cgroup if it cannot be started in one.
 fn start(request: &Request, stdio: Vec<OwnedFd>, containment: &mut Containment) -> io::Result<Pid> {
     let stdio = <[OwnedFd; 3]>::try_from(stdio).map_err(|_| rustix::io::Errno::BADF)?;
     if let Containment::Cgroup(group) = containment {

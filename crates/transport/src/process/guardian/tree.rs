@@ -1,7 +1,8 @@
-//! Lists our children and descendants, and signals them without ever signaling an unrelated process.
+//! Listing the children and descendants of this process, and signaling them without ever signaling an
+//! unrelated process.
 //!
-//! A child keeps its id until it is reaped. So the caller must be the only one that reaps, and must not do
-//! so meanwhile.
+//! A child keeps its process ID until it is reaped. So only the caller may reap children, and not during
+//! these calls.
 
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -32,11 +33,11 @@ pub(in super::super) fn children() -> Vec<Pid> {
     }
 }
 
-/// The process ids in `/proc`. In a PID namespace without its own `/proc`, the one of an outer namespace
-/// is visible, in which every process has a different id.
+/// The numbering of processes in `/proc`. In a PID namespace without its own `/proc`, the `/proc` of an
+/// outer namespace is visible, in which every process has a different ID.
 enum Numbering {
     Ours,
-    /// Each process has an id for each namespace; ours is the one at this position.
+    /// Each process has an ID in each namespace. This is the position of the one in our namespace.
     Foreign(usize),
 }
 
@@ -50,7 +51,7 @@ impl Numbering {
         }
     }
 
-    /// Returns the id for signaling a process that is listed as `listed`.
+    /// Returns the ID with which the process that is listed as `listed` can be signaled.
     fn number(&self, listed: Pid) -> Option<Pid> {
         match self {
             Self::Ours => Some(listed),
@@ -61,19 +62,19 @@ impl Numbering {
     }
 }
 
-/// Returns the ids of a process, from the namespace of `/proc` down to its own.
+/// Returns the IDs of a process, from the namespace of `/proc` down to its own.
 fn numbers(name: &str) -> Vec<Pid> {
     let status = fs::read_to_string(format!("/proc/{name}/status")).unwrap_or_default();
     let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
     numbers.split_ascii_whitespace().filter_map(pid).collect()
 }
 
-/// The signals that ask a process to end, in this order.
+/// The signals that make a process end gracefully, in this order.
 pub(super) const ENDING: [Signal; 2] = [Signal::TERM, Signal::CONT];
 
-/// Sends SIGTERM and SIGCONT to all descendants, each once: a stopped process handles SIGTERM when it
-/// continues. A process whose parent ends meanwhile may be missed; it becomes our child, and SIGKILL will
-/// find it.
+/// Sends SIGTERM and SIGCONT once to each descendant. A stopped process handles SIGTERM when it
+/// continues. A process whose parent ends during the search may be missed; it becomes our child, and is
+/// found when SIGKILL is sent.
 pub(super) fn terminate() {
     let mut found: Vec<(Pid, OwnedFd)> = Vec::new();
     let parents = every_parent();
@@ -88,7 +89,7 @@ pub(super) fn terminate() {
         let parent = *parent;
         let of_parent = parents.iter().filter(|(_, its_parent)| *its_parent == parent);
         let below = of_parent.filter_map(|(pid, _)| descendant(*pid, parent)).collect::<Vec<_>>();
-        // Only now is it certain that this is the parent, and not another process with a reused id.
+        // Only now is it certain that this is the parent, and not another process that reuses its ID.
         if found.get(next).is_some_and(|(pid, pidfd)| is_held(*pid, pidfd)) {
             found.extend(below);
         }
@@ -109,7 +110,7 @@ fn descendant(pid: Pid, parent: Pid) -> Option<(Pid, OwnedFd)> {
     is_child.then_some((pid, pidfd))
 }
 
-/// Returns true if the descriptor's process still has this id, because it has not been reaped.
+/// Returns true if the descriptor's process still has this ID because it has not been reaped.
 fn is_held(pid: Pid, pidfd: &OwnedFd) -> bool {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()));
     let info = info.unwrap_or_default();
@@ -143,8 +144,8 @@ fn parent_of(pid: Pid) -> Option<Pid> {
     self::pid(fields.split_ascii_whitespace().nth(1)?)
 }
 
-/// Parses a process id. The kernel writes -1 for processes that are gone, and 0 for those in other
-/// namespaces.
+/// Parses a process ID. The kernel writes -1 for processes that no longer exist, and 0 for those in
+/// other namespaces.
 fn pid(text: &str) -> Option<Pid> {
     text.parse().ok().filter(|number| *number > 0).and_then(Pid::from_raw)
 }
@@ -167,7 +168,7 @@ mod tests {
         let exited =
             rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
         rustix::process::waitid(rustix::process::WaitId::Pid(pid), exited).unwrap();
-        // It has ended but keeps its id until it is reaped.
+        // The child has ended but keeps its ID until it is reaped.
         assert!(children().contains(&pid) && is_held(pid, &pidfd));
         child.wait().unwrap();
         assert!(!children().contains(&pid) && !is_held(pid, &pidfd));
