@@ -1,4 +1,4 @@
-//! The expected performance of a transport, and a warning when it is missed.
+//! The expected performance of a transport, and warnings about operations that are far slower.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,8 @@ use tieline_proto::ByteSize;
 use crate::endpoint::Endpoint;
 use crate::throttle::WarnThrottle;
 
-/// The cost of a transport on ordinary hardware. Operations that take far longer are logged as slow.
+/// The expected performance of a transport on ordinary hardware. Operations that take far longer are
+/// logged as slow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PerformanceProfile {
     /// The time to connect.
@@ -18,18 +19,18 @@ pub struct PerformanceProfile {
     pub throughput: ByteSize,
 }
 
-/// How many times the expected time an operation may take before it is logged. Shared machines are slow
-/// now and then, and that deserves no attention.
+/// How many times longer than expected an operation may take before it is logged. The factor is large
+/// because shared machines are often slow for a moment.
 const PATIENCE: u32 = 1000;
 
 impl PerformanceProfile {
-    /// Returns the longest that connecting may take without a warning.
+    /// Returns how long connecting may take without a warning.
     pub fn slow_connect(&self) -> Duration {
         self.connect.saturating_mul(PATIENCE)
     }
 
-    /// Returns the longest that handing `bytes` to the operating system may take without a warning,
-    /// counted from the first attempt.
+    /// Returns how long handing `bytes` to the operating system may take without a warning, measured
+    /// from the first attempt.
     pub fn slow_write(&self, bytes: usize) -> Duration {
         let seconds = bytes as f64 / self.throughput.bytes().max(1) as f64;
         let transfer = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
@@ -37,7 +38,7 @@ impl PerformanceProfile {
     }
 }
 
-/// Logs slow operations on an endpoint, at most once a minute.
+/// A log of slow operations on an endpoint, with at most one line a minute.
 #[derive(Debug)]
 pub(crate) struct SlowLog(WarnThrottle);
 

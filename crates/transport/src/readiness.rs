@@ -7,16 +7,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Registers `fd` for `interest`. Must be called in a runtime.
+/// Registers `fd` for `interest`. Must be called within a runtime.
 pub(crate) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is open and stays the same open file until it is dropped, which the
-    // `AsyncFd` that owns it from here on does last.
+    // SAFETY: an `OwnedFd` is open and refers to the same open file until it is dropped. The `AsyncFd`
+    // owns it from here on, and drops it last.
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
     registered.map_err(io::Error::from)
 }
 
-/// Returns how many written bytes the kernel still holds for `socket`: not acknowledged by the peer (TCP),
-/// or not read by it (Unix sockets, in whole buffers). `None` where the kernel does not report it.
+/// Returns how many written bytes the kernel still holds for `socket`: bytes that the peer has not
+/// acknowledged (TCP) or not read (Unix sockets, in whole buffers). Returns `None` if the kernel does
+/// not report it.
 #[cfg(target_os = "linux")]
 pub fn unsent(socket: impl AsFd) -> Option<usize> {
     use rustix::ioctl::{Getter, Opcode, ioctl};
@@ -26,15 +27,15 @@ pub fn unsent(socket: impl AsFd) -> Option<usize> {
     usize::try_from(bytes.ok()?).ok()
 }
 
-/// Always `None`. Here a socket becomes writable as soon as some bytes were sent, so the count is not
-/// needed.
+/// Returns `None`. On this system, a socket becomes writable as soon as some bytes were sent, so the
+/// count is not needed.
 #[cfg(not(target_os = "linux"))]
 pub fn unsent(_: impl AsFd) -> Option<usize> {
     None
 }
 
-/// Returns how many bytes the kernel holds that can be read from a socket, or from either end of a pipe.
-/// `None` where the kernel does not report it: only Linux does at the write end of a pipe.
+/// Returns how many bytes can be read from a socket or, for either end of a pipe, from the pipe. Returns
+/// `None` if the kernel does not report it: for the write end of a pipe, only Linux does.
 pub(crate) fn unread(fd: impl AsFd) -> Option<u64> {
     rustix::io::ioctl_fionread(fd).ok()
 }
@@ -49,7 +50,7 @@ mod tests {
 
     use super::*;
 
-    /// Fills `to`, then reads from `from` until the count falls.
+    /// Fills `to`, then reads from `from` until `count` decreases.
     fn counts_down(
         mut to: impl Write + AsFd,
         mut from: impl Read,

@@ -1,4 +1,4 @@
-//! Creates connectors and acceptors from the text of endpoints.
+//! A table of schemes, which creates connectors and acceptors from the text of endpoints.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::memory::Memory;
 use crate::options::Options;
 use crate::transport::{DynListener, DynTransport, Transport};
 
-/// An implementation of an endpoint scheme: creates connectors and acceptors for its endpoints.
+/// An implementation of an endpoint scheme, which creates connectors and acceptors for its endpoints.
 ///
-/// Every [`Transport`] is one, with the framing that the endpoint or the options name. Protocols that
-/// carry messages natively implement it directly.
+/// Every [`Transport`] is a scheme; the endpoint or the options name the framing. Protocols that carry
+/// messages natively implement this trait directly.
 pub trait Scheme: Send + Sync + 'static {
     /// Returns a connector for `endpoint`. Does no I/O.
     ///
@@ -41,8 +41,8 @@ pub trait Scheme: Send + Sync + 'static {
         options: &'a Options,
     ) -> BoxFuture<'a, Result<Box<dyn DynAcceptor>, TransportError>>;
 
-    /// Returns the byte-stream transport below the messages; `None`, the default, for protocols that carry
-    /// messages natively.
+    /// Returns the byte-stream transport below the messages. Returns `None`, the default, for protocols
+    /// that carry messages natively.
     fn bytes(&self) -> Option<&dyn DynTransport> {
         None
     }
@@ -106,8 +106,8 @@ impl<T: Transport> Scheme for T {
     }
 }
 
-/// A connector whose errors name the endpoint as the user wrote it, including its framing; the transport
-/// below only knows the address.
+/// A connector whose errors name the endpoint as the user wrote it, including its framing. The transport
+/// below knows only the address.
 struct Named<C>(C, Endpoint);
 
 impl<C: Connector> Connector for Named<C> {
@@ -118,8 +118,9 @@ impl<C: Connector> Connector for Named<C> {
     }
 }
 
-/// Returns the framing of session frames for their endpoint; for any other the endpoint's own framing, else the
-/// one in the options, else the transport's default.
+/// Returns the framing to use. For a session's connections, it is the framing of session frames. For
+/// other endpoints, it is the endpoint's own framing, or else the one in the options, or else the
+/// transport's default.
 fn framing_of(kind: TransportKind, endpoint: &Endpoint, options: &Options) -> FramingKind {
     let usual =
         if kind == TransportKind::MEMORY { FramingKind::LengthPrefix } else { FramingKind::Lines };
@@ -129,12 +130,12 @@ fn framing_of(kind: TransportKind, endpoint: &Endpoint, options: &Options) -> Fr
     endpoint.framing().or(options.framing).unwrap_or(usual)
 }
 
-/// A table of the known schemes. Cheap to clone.
+/// A table of the known schemes. It is cheap to clone.
 #[derive(Clone, Default)]
 pub struct Registry(Arc<BTreeMap<String, Arc<dyn Scheme>>>);
 
 impl Registry {
-    /// Creates a registry of every transport in this crate, with its own name space for `mem:`.
+    /// Creates a registry of all transports in this crate, with its own namespace for `mem:`.
     pub fn new() -> Self {
         let mut registry = Self::default();
         registry.register("mem", Memory::default());
@@ -202,9 +203,8 @@ impl Registry {
     /// leaves no process, socket or file.
     ///
     /// # Errors
-    /// Each cause has its own [`ErrorKind`];
-    /// [`UnsupportedOperation`](ErrorKind::UnsupportedOperation) if the scheme carries messages rather
-    /// than bytes.
+    /// Each cause has its own [`ErrorKind`]; [`UnsupportedOperation`](ErrorKind::UnsupportedOperation)
+    /// if the scheme carries messages natively.
     pub async fn connect_bytes(
         &self,
         endpoint: &Endpoint,
@@ -267,7 +267,7 @@ impl Registry {
     }
 }
 
-/// Returns what to use instead of a scheme that exists only on another operating system.
+/// Returns a hint for a scheme that exists only on another operating system.
 fn elsewhere(scheme: &str) -> Option<&'static str> {
     match scheme {
         "unix" if cfg!(not(unix)) => Some("Unix sockets are not supported here; use pipe:"),
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_ignore_the_framing() {
+    async fn byte_streams_ignore_the_framing() {
         let (registry, options) = (Registry::new(), Options::default());
         let endpoint: Endpoint = "content-length+mem:door".parse().unwrap();
         let mut listener = registry.listen_bytes(&endpoint, &options).await.unwrap();
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn message_scheme_has_no_bytes() {
+    async fn message_scheme_has_no_byte_streams() {
         let mut registry = Registry::new();
         registry.register("telegraph", Telegraph);
         let (endpoint, options) = ("telegraph:here".parse().unwrap(), Options::default());

@@ -11,17 +11,18 @@ use crate::channel::{BoxChannel, Channel, DynAcceptor};
 use crate::close::CloseReason;
 use crate::error::{ConfigError, TransportError};
 
-/// The pause after a failed accept that may succeed later, such as one without a free file descriptor.
+/// The pause after an accept that failed but may succeed later, for example when there is a free file
+/// descriptor again.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The limits of [`serve`].
 #[derive(Clone, Copy, Debug)]
 pub struct ServeOptions {
-    /// The number of channels served at once; 1,024 by default. While that many are open, no other is
-    /// accepted; clients wait in the backlog of the operating system.
+    /// The maximum number of channels served at once; 1,024 by default. While that many are open, no
+    /// more are accepted; clients wait in the backlog of the operating system.
     pub max_channels: usize,
-    /// How long handlers may go on after the stop signal; 10 s by default. Then they are dropped, which ends
-    /// their channels.
+    /// How long handlers may continue after the stop signal; 10 s by default. Then they are dropped,
+    /// which ends their channels.
     pub drain: Duration,
 }
 
@@ -33,12 +34,12 @@ impl Default for ServeOptions {
 
 /// Accepts channels and runs `handler` for each of them in a task of its own, until `stop` completes.
 ///
-/// An accept that fails for lack of file descriptors or memory is logged and tried again after a second. A
-/// handler that panics ends its own channel only.
+/// An accept that fails for lack of file descriptors or memory is logged and retried after a second. A
+/// handler that panics ends only its own channel.
 ///
-/// After `stop`, no channel is accepted, and the running handlers get [`ServeOptions::drain`] to finish. The
-/// acceptor stays open meanwhile, so that sessions can resume and finish. Dropping the future ends all
-/// channels at once.
+/// After `stop`, no channel is accepted, and the running handlers have [`ServeOptions::drain`] to
+/// finish. Until then, the acceptor stays open, so that sessions can resume and finish. Dropping the
+/// future ends all channels at once.
 ///
 /// ```
 /// use tieline_transport::{
@@ -73,8 +74,8 @@ impl Default for ServeOptions {
 /// ```
 ///
 /// # Errors
-/// An option is out of bounds, or accepting failed for good. In the second case the running handlers get
-/// [`ServeOptions::drain`] as well.
+/// An option is out of bounds, or accepting failed with an error that is not retryable. In the second
+/// case, the running handlers also have [`ServeOptions::drain`] to finish.
 pub async fn serve<H, F>(
     mut acceptor: Box<dyn DynAcceptor>,
     options: ServeOptions,
@@ -112,7 +113,7 @@ where
         }
     };
     let drained = timeout(options.drain, async {
-        // Keeps the listener working for sessions that resume. New channels are refused.
+        // This keeps the listener working for sessions that resume. New channels are refused.
         let mut refusing = pin!(async {
             loop {
                 match acceptor.accept().await {
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn panic_of_one_handler_leaves_the_others() {
+    async fn panic_of_one_handler_does_not_affect_the_others() {
         let registry = Registry::new();
         let (stop, stopped) = oneshot::channel::<()>();
         let acceptor = listen(&registry).await;
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn panic_before_a_handler_starts_leaves_the_server() {
+    async fn panic_before_a_handler_starts_does_not_end_the_server() {
         let registry = Registry::new();
         let (stop, stopped) = oneshot::channel::<()>();
         let acceptor = listen(&registry).await;
@@ -225,7 +226,7 @@ mod tests {
         sender.send("a").await.unwrap();
         assert_eq!(receiver.next_message().await.unwrap(), "a");
         drop(stop);
-        // The handler still works while it drains.
+        // The handler still works during the drain.
         tokio::task::yield_now().await;
         sender.send("b").await.unwrap();
         assert_eq!(receiver.next_message().await.unwrap(), "b");
@@ -274,7 +275,7 @@ mod tests {
         serving.await.unwrap().unwrap();
     }
 
-    /// Fails as often as is left, each time retryably, and then for good.
+    /// An acceptor that fails with retryable errors, as many as given, and then with one that is not.
     struct Failing(usize, Endpoint);
 
     impl DynAcceptor for Failing {

@@ -1,5 +1,5 @@
-//! TCP, for cases where nothing better is available. It has no owner and no permissions, so listening must
-//! be enabled explicitly.
+//! TCP, for cases in which nothing better is available. A TCP port has no owner and no permissions, so
+//! listening must be enabled explicitly.
 
 use std::io;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use crate::options::{Options, validate_timeout};
 use crate::profile::PerformanceProfile;
 use crate::transport::{Listener, Transport, TransportConfig};
 
-/// TCP streams, without encryption and authentication.
+/// TCP streams without encryption or authentication.
 ///
-/// Every process that reaches the port can connect; on a loopback address that is every user and program
-/// of the machine, including web pages in a browser. Accepted connections are marked
-/// ([`Capabilities::unauthenticated`]); a server should not trust them before they have sent a whole
+/// Every process that can reach the port can connect. On a loopback address, these are all users and
+/// programs of the machine, including web pages in a browser. Accepted connections are marked
+/// ([`Capabilities::unauthenticated`]), and a server should not trust them before they have sent a whole
 /// message of the right kind.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tcp;
@@ -36,16 +36,16 @@ pub type TcpConnection = IoConnection<OwnedReadHalf, OwnedWriteHalf>;
 pub struct TcpConfig {
     /// A host name or an address.
     pub host: String,
-    /// The port; a listener with port 0 uses any free port.
+    /// The port. A listener with port 0 uses any free port.
     pub port: u16,
     /// How long connecting may take, including name resolution; 5 s by default.
     pub connect_timeout: Duration,
-    /// Whether listening is allowed, although every process that reaches the port can connect.
+    /// Whether listening is allowed, although every process that can reach the port can connect.
     pub allow_unauthenticated: bool,
 }
 
 impl TcpConfig {
-    /// Returns a configuration for `port` on `host` with the defaults.
+    /// Returns the default configuration for `port` on `host`.
     pub fn new(host: impl Into<String>, port: u16) -> Self {
         Self {
             host: host.into(),
@@ -145,7 +145,7 @@ impl Transport for Tcp {
             };
             fail(kind).because(error)
         })?;
-        // With port 0, the port that the system chose.
+        // If the port was 0, the system has chosen one.
         let port = listener.local_addr().map_or(config.port, |address| address.port());
         let endpoint = TcpConfig { port, ..config.clone() }.endpoint();
         Ok(TcpListener { listener, endpoint })

@@ -10,11 +10,11 @@ use tokio::task::AbortHandle;
 /// The minimum time between two warnings.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// Limits a warning to one a minute. Each warning can contain how many were suppressed since the last one.
+/// A limit of one warning a minute. Each warning can state how many were suppressed since the last one.
 ///
-/// No suppressed warning goes uncounted. If no other warning follows, the count is passed to the
-/// closure given to [`new`](Self::new): at the end of the minute if there is a runtime, otherwise when
-/// this is dropped.
+/// All suppressed warnings are counted. If no other warning follows, the count is passed to the closure
+/// given to [`new`](Self::new): at the end of the minute if there is a runtime, otherwise when the
+/// throttle is dropped.
 pub struct WarnThrottle(Arc<Shared>);
 
 struct Shared {
@@ -37,13 +37,13 @@ impl WarnThrottle {
         Self(Arc::new(Shared { since: Mutex::default(), summarize }))
     }
 
-    /// Call this when there is something to warn about. If it is time for a warning, returns how many were
-    /// suppressed since the last one; otherwise counts this one as suppressed and returns `None`.
+    /// Decides whether to log a warning now. If so, returns how many were suppressed since the last one.
+    /// Otherwise counts this one as suppressed and returns `None`.
     pub fn admit(&self, now: Instant) -> Option<u64> {
         self.admit_many(1, now)
     }
 
-    /// As [`admit`](Self::admit), for a warning that stands for `count` events.
+    /// Works like [`admit`](Self::admit), for a warning that stands for `count` events.
     pub fn admit_many(&self, count: u64, now: Instant) -> Option<u64> {
         let mut since = self.0.lock();
         let quiet = since.warned.map_or(Duration::ZERO, |warned| {

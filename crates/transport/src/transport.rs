@@ -1,4 +1,4 @@
-//! The transport layer: connects to and listens for byte streams.
+//! The transport layer: connecting to byte streams and listening for them.
 
 use std::future::Future;
 
@@ -12,7 +12,7 @@ use crate::info::TransportKind;
 use crate::options::Options;
 use crate::profile::PerformanceProfile;
 
-/// A kind of byte-stream endpoint: how to connect to it and listen on it.
+/// A kind of byte-stream endpoint that can be connected to and listened on.
 ///
 /// A custom transport implements this trait and registers its scheme
 /// ([`Registry::register`](crate::Registry::register)); see `examples/custom_transport`.
@@ -67,11 +67,12 @@ pub trait TransportConfig: Clone + Send + Sync + 'static {
     /// Checks that all values are within bounds. Does no I/O.
     ///
     /// # Errors
-    /// The first field that is out of bounds.
+    /// Returns the first field that is out of bounds.
     fn validate(&self) -> Result<(), ConfigError>;
 }
 
-/// Accepts incoming connections. Dropping it stops listening and removes its socket file, if it has one.
+/// A listener for incoming connections. Dropping it stops listening and removes its socket file, if it
+/// has one.
 pub trait Listener: Send + 'static {
     /// The type of connections.
     type Connection: Connection;
@@ -86,19 +87,20 @@ pub trait Listener: Send + 'static {
     /// Returns the endpoint on which it listens.
     fn endpoint(&self) -> &Endpoint;
 
-    /// Sets what a peer gets before it is disconnected because its user is not allowed; nothing by default.
-    /// Without effect where the system alone decides which users may connect.
+    /// Sets the notice that is sent to a peer before it is disconnected because its user is not allowed;
+    /// nothing by default. This has no effect if only the system decides which users may connect.
     fn refuse_with(&mut self, notice: RefusalNotice) {
         let _ = notice;
     }
 }
 
-/// What a listener sends to a peer whose user is not allowed.
+/// The bytes that a listener sends to a peer whose user is not allowed.
 #[derive(Clone, Debug, Default)]
 pub struct RefusalNotice {
     /// The bytes.
     pub bytes: Bytes,
-    /// The peer must send something first, because a response before its request would be an error.
+    /// True if the notice is sent only after the peer has sent something, because a response before its
+    /// request would be an error.
     pub is_response: bool,
 }
 
@@ -110,14 +112,14 @@ pub trait DynTransport: Send + Sync + 'static {
     /// Returns the expected performance.
     fn profile(&self) -> PerformanceProfile;
 
-    /// As [`Transport::connect`], with an endpoint.
+    /// Connects, like [`Transport::connect`], but takes an endpoint.
     fn connect<'a>(
         &'a self,
         endpoint: &'a Endpoint,
         options: &'a Options,
     ) -> BoxFuture<'a, Result<BoxConnection, TransportError>>;
 
-    /// As [`Transport::listen`], with an endpoint.
+    /// Starts listening, like [`Transport::listen`], but takes an endpoint.
     fn listen<'a>(
         &'a self,
         endpoint: &'a Endpoint,
@@ -160,7 +162,7 @@ impl<T: Transport> DynTransport for T {
 
 /// The object-safe version of [`Listener`].
 pub trait DynListener: Send + 'static {
-    /// As [`Listener::accept`].
+    /// Waits for the next connection, like [`Listener::accept`].
     fn accept(&mut self) -> BoxFuture<'_, Result<BoxConnection, TransportError>>;
 
     /// Returns the endpoint on which it listens.

@@ -13,17 +13,17 @@ use super::guardian::handle::GuardianHandle;
 use super::reaper::{self, Reaped};
 use crate::control::BoxFuture;
 
-/// A child that is not reaped. Signals are sent only while this exists: afterwards the system may reuse
-/// its id.
+/// A child that has not been reaped. Signals are sent only while this value exists: afterwards the
+/// system may reuse the process ID.
 pub(super) enum Held {
     /// Our own child, which leads its process group.
     Group(Child),
-    /// The child of its guardian.
+    /// The child of a guardian.
     #[cfg(target_os = "linux")]
     Guarded(GuardianHandle),
 }
 
-/// The name of the request to end, for messages.
+/// The name, for messages, of the signal that makes a child end.
 pub(super) const TERMINATION: &str = "SIGTERM";
 
 /// Returns the name of a signal that stops processes.
@@ -53,10 +53,10 @@ impl Held {
         }
     }
 
-    /// Completes when the child has ended, without reaping it. Must be called in a runtime.
+    /// Waits until the child has ended, without reaping it. Must be called within a runtime.
     ///
-    /// Until then `stopped` is called with the signal that stops the child, and with `None` when it
-    /// continues. Only a guardian reports that.
+    /// Until then, `stopped` is called with the signal when one stops the child, and with `None` when
+    /// the child continues. Only children with a guardian report this.
     pub(super) fn ended(
         &self,
         stopped: impl Fn(Option<String>) + Send + 'static,
@@ -81,18 +81,19 @@ impl Held {
         }
     }
 
-    /// Returns true if it can be asked to end. With SIGTERM, it always can.
+    /// Returns true if the child can be made to end without being killed. On Unix, SIGTERM always can do
+    /// that.
     pub(super) fn can_be_told(&self) -> bool {
         true
     }
 
-    /// Sends SIGTERM and SIGCONT to its process group, or to all its descendants. A stopped process
-    /// handles no signal but SIGKILL until it continues.
+    /// Sends SIGTERM and SIGCONT to the child's process group or, with a guardian, to all its
+    /// descendants. A stopped process handles no signal but SIGKILL until it continues.
     pub(super) fn terminate(&self) {
         self.signal(Signal::TERM);
     }
 
-    /// Sends SIGKILL to the same processes. Its end can still be awaited.
+    /// Sends SIGKILL to the same processes. The child's end can still be waited for.
     pub(super) fn kill(&self) {
         self.signal(Signal::KILL);
     }
@@ -114,8 +115,9 @@ impl Held {
         }
     }
 
-    /// Kills everything at once and passes the child to the reaper. Never blocks. `then` is called when it
-    /// is reaped. Returns the exit status if it is our own child and had ended.
+    /// Kills all its processes at once and passes the child to the reaper. Never blocks. `then` is
+    /// called when the child is reaped. Returns the exit status if it is our own child and had already
+    /// ended.
     pub(super) fn end(self, then: Option<Reaped>) -> Option<ExitStatus> {
         match self {
             Self::Group(mut child) => {

@@ -1,5 +1,5 @@
-//! Resets what a process inherits across `exec` and cannot work with: first in a program's `main`, in a
-//! guardian, and in each child before its program starts.
+//! Resets the state that a process inherits across `exec` but cannot work with. This is done first in a
+//! program's `main`, in a guardian, and in each child before its program starts.
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, OsString, c_char, c_int};
@@ -15,23 +15,24 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::Relaxed};
 /// The first descriptor that is not stdin, stdout or stderr.
 const FIRST: c_int = 3;
 
-/// Where the kernel cannot close all descriptors at once, those up to this number are closed.
+/// The number of descriptors that are closed one by one if the kernel cannot close all of them in one
+/// call.
 const MAX_DESCRIPTORS: c_int = 65_536;
 
-/// Resets what this process may have inherited from its parent across `exec`, so that signals can end it
-/// and the exit statuses of its children are not lost. Call it first in `main`, because threads inherit
-/// the signal mask of the thread that starts them.
+/// Resets the signal state that this process may have inherited from its parent across `exec`, so that
+/// signals can end it and the exit statuses of its children are not lost. Call it first in `main`,
+/// because threads inherit the signal mask of the thread that starts them.
 ///
 /// - All signals are unblocked.
-/// - SIGCHLD gets its default action if it was ignored. While it is ignored, the kernel reaps children by
-///   itself and no child can be started: [`LaunchFailed`](crate::ErrorKind::LaunchFailed).
-/// - SIGXFSZ no longer kills: a write beyond the file size limit (`ulimit -f`) fails instead. Programs
-///   that are started get the default action back.
+/// - SIGCHLD gets its default action if it was ignored. While it is ignored, the kernel reaps children
+///   itself, and no child can be started: [`LaunchFailed`](crate::ErrorKind::LaunchFailed).
+/// - SIGXFSZ no longer kills this process: a write beyond the file size limit (`ulimit -f`) fails
+///   instead. Programs that this process starts have the default action.
 /// - Ignored SIGHUP and SIGINT stay ignored, as `nohup` and a shell's `&` expect; check
 ///   [`is_signal_ignored`] before listening for them.
 ///
-/// Children do not need this: each is started with no signal blocked, SIGCHLD at its default, and no
-/// descriptor of ours except its stdin, stdout and stderr.
+/// Children need no such call: each is started with no blocked signals, the default action for SIGCHLD,
+/// and no inherited descriptors except its stdin, stdout and stderr.
 pub fn reset_inherited() {
     unblock_signals();
     if reaps_itself() {
@@ -39,8 +40,8 @@ pub fn reset_inherited() {
     }
     extern "C" fn nothing(_: c_int) {}
     if action(libc::SIGXFSZ).sa_sigaction == libc::SIG_DFL {
-        // A handler rather than "ignored", because `exec` resets handlers.
-        // SAFETY: zeroes are a valid action without flags, and the handler does nothing.
+        // Install a handler instead of ignoring the signal, because `exec` resets handlers. SAFETY:
+        // zeroes are a valid action without flags, and the handler does nothing.
         unsafe {
             let mut action = zeroed::<libc::sigaction>();
             action.sa_sigaction = nothing as extern "C" fn(c_int) as usize;
@@ -58,14 +59,15 @@ pub fn is_signal_ignored(number: i32) -> bool {
 
 static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
 
-/// Returns whether this process was started with its stdout closed (`>&-`). Output to stdout is then lost without
-/// an error: the standard library has put the null device in its place. Always false outside Linux.
+/// Returns whether this process was started with its stdout closed (`>&-`). Output to stdout is then
+/// lost without an error: the standard library opens the null device in its place. Always false on
+/// systems other than Linux.
 pub fn was_started_without_stdout() -> bool {
     STDOUT_WAS_CLOSED.load(Relaxed)
 }
 
-/// Runs before the standard library opens the null device for descriptors that are closed: afterwards a
-/// closed stdout cannot be detected.
+/// Checks whether stdout is closed. Runs before the standard library opens the null device for closed
+/// descriptors: afterwards, a closed stdout cannot be detected.
 #[cfg(target_os = "linux")]
 extern "C" fn look_at_stdout() {
     // SAFETY: this asks for the flags of a number, which need not be an open descriptor.
@@ -73,21 +75,21 @@ extern "C" fn look_at_stdout() {
     STDOUT_WAS_CLOSED.store(is_closed, Relaxed);
 }
 
-// SAFETY: functions in this section are called once, before `main`. This one makes one system call and stores to a
-// static; it uses nothing of the standard library that has to be initialized.
+// SAFETY: functions in this section are called once, before `main`. This one makes one system call and
+// stores to a static; it uses no part of the standard library that has to be initialized.
 #[cfg(target_os = "linux")]
 #[used]
 #[unsafe(link_section = ".init_array")]
 static LOOK_AT_STDOUT: extern "C" fn() = look_at_stdout;
 
-/// Returns true if the kernel reaps this process's children by itself. Then their exit statuses are lost,
-/// and their ids may be reused before we know that they have ended.
+/// Returns true if the kernel itself reaps this process's children. In that case, their exit statuses
+/// are lost, and their process IDs may be reused before this process learns that they have ended.
 pub(super) fn reaps_itself() -> bool {
     let action = action(libc::SIGCHLD);
     action.sa_sigaction == libc::SIG_IGN || action.sa_flags & libc::SA_NOCLDWAIT != 0
 }
 
-/// Resets a guardian, which owns no descriptors but the first three.
+/// Resets the state of a guardian, which owns no descriptors but the first three.
 #[cfg(target_os = "linux")]
 pub(super) fn reset_in_guardian() {
     if reaps_itself() {
@@ -124,13 +126,13 @@ impl Program {
         Ok(Self { path, argv: Words::new(argv)?, env: Words::new(variables)? })
     }
 
-    /// The last step of a child: replaces it with the program, after resetting signals and descriptors.
-    /// Returns only if that fails. Makes only system calls.
+    /// Replaces the child process with the program, after resetting signals and descriptors: the last
+    /// step of a child. Returns only if that fails. Makes only system calls.
     ///
     /// The standard library would use `execvp`, which passes files that the kernel refuses to a shell.
     pub(super) fn replace_child(&self) -> io::Result<()> {
-        // A separate session, and with it a process group: the child cannot read from our terminal, be
-        // stopped by it, or write input into it.
+        // The new session and its process group separate the child from our terminal: it cannot read
+        // from the terminal, be stopped by it, or inject input into it.
         rustix::process::setsid()?;
         reset_in_child();
         // SAFETY: the arrays end with a null pointer, and the other pointers are to strings that live as
@@ -139,7 +141,8 @@ impl Program {
         Err(io::Error::last_os_error())
     }
 
-    /// Makes `command` start this program, whatever program, arguments and environment it was created with.
+    /// Makes `command` start this program in place of the program, arguments and environment that it was
+    /// created with.
     pub(super) fn start_by(self, command: &mut Command) {
         // SAFETY: between fork and exec the closure makes only system calls: it takes no lock and neither
         // allocates nor frees memory, because everything it needs was created before.
@@ -147,8 +150,8 @@ impl Program {
     }
 }
 
-/// Strings, and the array of pointers to them that the kernel takes. The strings are never written to;
-/// `AtomicPtr` serves as a raw pointer that is `Send`.
+/// Strings, and an array of pointers to them in the form that the kernel takes. The strings are never
+/// written to; `AtomicPtr` serves as a raw pointer that is `Send`.
 struct Words {
     pointers: Vec<AtomicPtr<c_char>>,
     _strings: Vec<CString>,
@@ -171,16 +174,18 @@ fn c_string(word: OsString) -> io::Result<CString> {
     Ok(CString::new(word.into_vec())?)
 }
 
-/// Makes only system calls, because the parent may have had other threads.
+/// Resets the state of a forked child. Makes only system calls, because the parent may have had other
+/// threads.
 fn reset_in_child() {
     unblock_signals();
     set_default(libc::SIGCHLD);
     #[cfg(target_os = "linux")]
     set_internal_signals_to_default();
-    // Closed by `exec` rather than now, because the standard library needs one of its own until then.
+    // The descriptors are closed by `exec` and not here, because the standard library needs one of its
+    // own until then.
     if close_range(CLOSE_RANGE_CLOEXEC).is_err() {
         each_descriptor(|descriptor| {
-            // SAFETY: it sets a flag of a descriptor, if that is open.
+            // SAFETY: the call only sets a flag of a descriptor, if it is open.
             unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
         });
     }
@@ -209,8 +214,8 @@ fn set_default(signal: c_int) {
     unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
-/// The two signals that the C library reserves. Its `posix_spawn` starts programs with them ignored, and
-/// its `sigaction` refuses to change that.
+/// Resets the two signals that the C library reserves. Its `posix_spawn` starts programs with these
+/// signals ignored, and its `sigaction` refuses to change that.
 #[cfg(target_os = "linux")]
 fn set_internal_signals_to_default() {
     const INTERNAL: [c_int; 2] = [32, 33];
@@ -231,7 +236,7 @@ const CLOSE_RANGE_CLOEXEC: u32 = libc::CLOSE_RANGE_CLOEXEC;
 #[cfg(not(target_os = "linux"))]
 const CLOSE_RANGE_CLOEXEC: u32 = 0;
 
-/// Closes all descriptors from `FIRST` on, or marks them as close-on-exec.
+/// Closes all descriptors starting at `FIRST`, or marks them as close-on-exec.
 ///
 /// # Errors
 /// The kernel does not support it.

@@ -1,4 +1,4 @@
-//! Turns a started child into a connection.
+//! Starting a child and creating the connection to it.
 
 use std::sync::Arc;
 

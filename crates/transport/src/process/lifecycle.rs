@@ -1,5 +1,5 @@
-//! The life of one child: its end is noticed before it is reaped, its descendants end with it, and no
-//! signal is ever sent to an unrelated process.
+//! The lifecycle of one child. Its end is noticed before it is reaped, its descendants end with it, and
+//! no signal is ever sent to an unrelated process.
 
 use std::io;
 use std::process::ExitStatus;
@@ -28,17 +28,18 @@ use crate::throttle::WarnThrottle;
 /// The phases of a child's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
-    /// It is running, as far as is known.
+    /// It is running, as far as this process knows.
     Running,
-    /// It has ended but is not reaped; other processes may still hold its pipes.
+    /// It has ended but has not been reaped. Other processes may still hold its pipes.
     Exited,
-    /// The end of all its descendants was initiated. Output that is not in its pipes by now is not waited for.
+    /// All its remaining descendants are being killed. Output that is not yet in its pipes is no longer
+    /// waited for.
     Over,
     /// It was reaped, and no descendant is left.
     Gone,
 }
 
-/// What was done so far to stop a child. Each stage is stronger than the one before.
+/// How far the stopping of a child has advanced. Each stage is stronger than the one before.
 #[derive(Debug, Default)]
 pub(crate) struct StopStage(AtomicU8);
 
@@ -119,7 +120,8 @@ impl Lifecycle {
         })))
     }
 
-    /// Completes when output that is not in the child's pipes is no longer waited for.
+    /// Waits until output that is not yet in the child's pipes is no longer waited for
+    /// ([`Phase::Over`]).
     pub(crate) fn over(&self) -> BoxFuture<'static, ()> {
         let mut phase = self.0.phase.subscribe();
         Box::pin(async move {
@@ -127,7 +129,7 @@ impl Lifecycle {
         })
     }
 
-    /// Returns how long reading what is left in its pipes may take.
+    /// Returns how long reading the remaining output from its pipes may take.
     #[cfg_attr(unix, allow(dead_code))]
     pub(crate) fn drain(&self) -> Duration {
         self.0.stop.drain
@@ -142,7 +144,7 @@ impl Lifecycle {
         self.0.unread.clone()
     }
 
-    /// Starts reading stderr and waiting for the end. Must be called in a runtime.
+    /// Starts to read stderr and to wait for the child's end. Must be called within a runtime.
     pub(crate) fn watch(&self, stderr: impl AsyncRead + Send + Unpin + 'static) -> io::Result<()> {
         let ended = match &*lock(&self.0.held) {
             Some(held) => {
@@ -212,7 +214,7 @@ impl Backing for Lifecycle {
             }
             let exit = life.exit().await;
             life.finish();
-            // The reaper waits for processes that take longer.
+            // If processes take longer to end, the reaper waits for them.
             let _ = timeout(life.stop.drain, life.reach(Phase::Gone)).await;
             exit
         })
@@ -226,7 +228,7 @@ impl Backing for Lifecycle {
 impl Life {
     async fn reach(&self, wanted: Phase) {
         let mut phase = self.phase.subscribe();
-        // Cannot fail: the sender lives in `self`.
+        // This cannot fail: `self` owns the sender.
         let _ = phase.wait_for(|phase| *phase >= wanted).await;
     }
 
@@ -234,12 +236,13 @@ impl Life {
         timeout(patience, self.reach(Phase::Exited)).await.is_ok()
     }
 
-    /// Returns true if it can be asked to end, rather than only killed.
+    /// Returns true if the child can be made to end without being killed.
     fn can_be_told(&self) -> bool {
         lock(&self.held).as_ref().is_none_or(Held::can_be_told)
     }
 
-    /// Advances to `stage`. The stage is recorded first, because the child may end before the call returns.
+    /// Advances to `stage`, and applies it with `how`. The stage is recorded first, because the child
+    /// may end before the call returns.
     fn press(&self, stage: u8, how: fn(&Held)) {
         self.stage.raise(stage);
         if let Some(held) = &*lock(&self.held) {
@@ -247,7 +250,7 @@ impl Life {
         }
     }
 
-    /// Records that a signal has stopped the child, or that it continues.
+    /// Records that a signal has stopped the child, or that the child continues.
     fn stopped(&self, signal: Option<String>) {
         self.is_stopped.store(signal.is_some(), Ordering::Relaxed);
         let (pid, name) = (self.pid, &self.name);
@@ -278,7 +281,7 @@ impl Life {
         is_heard
     }
 
-    /// Returns how it ended, with its stderr as far as it arrives within the drain time.
+    /// Returns how the child ended. Its stderr is included as far as it arrives within the drain time.
     async fn exit(&self) -> Option<ChildExit> {
         let status = (*lock(&self.status))?;
         let _ = timeout(self.stop.drain, self.stderr.finished()).await;
@@ -292,7 +295,7 @@ impl Life {
         })
     }
 
-    /// Kills all processes that are left of it.
+    /// Kills all remaining processes of the child.
     fn finish(&self) {
         let status = self.end();
         let status = || status.unwrap_or_else(held::killed);
@@ -300,7 +303,7 @@ impl Life {
         self.phase.send_if_modified(|phase| advance(phase, Phase::Over));
     }
 
-    /// Kills everything at once, without a runtime and without waiting.
+    /// Kills all processes at once, without a runtime and without waiting.
     fn kill(&self) {
         for task in lock(&self.tasks).drain(..) {
             task.abort();
@@ -363,7 +366,7 @@ impl Life {
     }
 }
 
-/// Advances the phase; it never goes back.
+/// Advances the phase, which never goes back. Returns true if it changed.
 fn advance(phase: &mut Phase, to: Phase) -> bool {
     let further = *phase < to;
     *phase = to.max(*phase);

@@ -1,9 +1,9 @@
 //! A child process connected by pipes: its stdin and stdout are the line, and its stderr is always read.
 //!
-//! The child leads its own process group. When the line ends, for whatever reason, the group is killed,
-//! and with a [`Guardian`](crate::Guardian) all descendants of the child, even if they try to escape. [`start`] starts a
-//! child, [`held`] contains it, and [`lifecycle`] is the only module that signals and reaps it. Windows
-//! replaces the `cfg(unix)` modules with those in `windows/process`.
+//! The child leads its own process group. When the line ends, for any reason, the group is killed. With
+//! a [`Guardian`](crate::Guardian), all descendants of the child are killed, even if they try to escape.
+//! [`start`] starts a child, [`held`] contains it, and [`lifecycle`] is the only module that signals and
+//! reaps it. Windows replaces the `cfg(unix)` modules with those in `windows/process`.
 
 mod config;
 mod end;

@@ -14,11 +14,12 @@ use crate::control::BoxFuture;
 /// Our end of the child's stdin.
 pub(super) type ToChild = pipe::Sender;
 
-/// How much is still read from the pipe once the child's life is over: at most what a pipe can hold.
+/// How many bytes are still read from the pipe after [`Phase::Over`](super::lifecycle::Phase::Over): at
+/// most what a pipe can hold.
 const LEFT_IN_PIPE: usize = 1 << 20;
 
-/// How many reads in a row may succeed before checking whether the child's life is over: an endless writer
-/// that has escaped would otherwise hide it.
+/// How many reads in a row may succeed before the phase is checked. Without this limit, a process that
+/// has escaped and writes endlessly would keep the stream open.
 const READS: u8 = 64;
 
 /// Our end of the child's stdout.
@@ -28,10 +29,10 @@ pub struct ChildStdout {
 }
 
 enum Stage {
-    /// Until the future is ready, the end of the pipe is the end of the stream.
+    /// The stream ends with the pipe, or soon after the future is ready.
     Open { over: BoxFuture<'static, ()>, reads: u8 },
-    /// The child's life is over, but an escaped process may hold its stdout open forever. What is in the
-    /// pipe is read, at most this many bytes, without waiting for more.
+    /// All processes of the child are being killed, but one that has escaped may hold its stdout open
+    /// forever. The bytes that are in the pipe are read, at most this many, without waiting for more.
     Over(usize),
 }
 

@@ -1,8 +1,8 @@
-//! The library's one permanent thread: it starts children, and reaps those whose line has ended.
+//! The library's only permanent thread. It starts children, and reaps those whose line has ended.
 //!
 //! Starting a program blocks the calling thread for milliseconds until the program runs, which a runtime
-//! thread cannot afford. And a child whose line was dropped must be reaped without a runtime, or it stays
-//! a zombie.
+//! thread cannot afford. Also, a child whose line was dropped must be reaped without a runtime, or it
+//! stays a zombie.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -21,15 +21,15 @@ use tokio::sync::oneshot;
 #[cfg(target_os = "linux")]
 use super::guardian::{keeper::Silence, last_reports::LastReports};
 
-/// Called once a process is reaped, with the number of other processes that its guardian killed, if the
-/// guardian reported that none is left.
+/// A function that is called when a process is reaped. The argument is the number of other processes
+/// that its guardian killed, if the guardian reported that none are left.
 pub(super) type Reaped = Box<dyn FnOnce(Option<u32>) + Send>;
 
 enum Job {
     Spawn(Command, oneshot::Sender<io::Result<Unclaimed>>),
     Reap(Dying),
     Tell(Sender<()>),
-    /// Orphans that this process adopted from others may have ended.
+    /// Reap orphans that this process adopted from others, if they have ended.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     ReapOrphans,
     /// Remove cgroups of guardians that were killed.
@@ -53,7 +53,7 @@ struct DyingGuardian {
     silence: Silence,
 }
 
-/// Starts `command`. Cancel-safe: if the caller is gone, the child is killed at once.
+/// Starts `command`. Cancel-safe: if the future is dropped, the child is killed at once.
 pub(super) async fn spawn(command: Command) -> io::Result<Child> {
     let (answer, started) = oneshot::channel();
     thread()?.send(Job::Spawn(command, answer)).map_err(|_| io::ErrorKind::BrokenPipe)?;
@@ -61,8 +61,8 @@ pub(super) async fn spawn(command: Command) -> io::Result<Child> {
     started.claim().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
 }
 
-/// A child that was started but not claimed yet. The caller may be dropped before it receives the child,
-/// or right after.
+/// A child that was started but not claimed yet. The caller's future may be dropped before it receives
+/// the child, or right after. An unclaimed child is killed on drop.
 struct Unclaimed(Option<Child>);
 
 impl Unclaimed {
@@ -121,10 +121,10 @@ fn hand_over(mut dying: Dying) {
     }
 }
 
-/// Waits until all processes whose line has ended are gone. Returns false if some are not gone after
-/// `limit`. Blocks; for use at the end of a program.
+/// Waits until all processes whose line has ended have been reaped. Returns false if some have not been
+/// reaped after `limit`. This blocks the thread; call it at the end of a program.
 ///
-/// Processes that are not gone by then are still killed by their guardian, if they have one.
+/// The remaining processes are still killed by their guardians, if they have one.
 pub fn until_children_are_gone(limit: Duration) -> bool {
     let Some(Ok(thread)) = THREAD.get() else { return true };
     let (told, wait) = channel();
@@ -150,8 +150,8 @@ pub(super) fn kill_group(child: &Child) {
     }
 }
 
-/// Signals the child's process group, and the child itself if it has left the group. The ids of both stay
-/// valid as long as the child is not reaped.
+/// Signals the child's process group, and the child itself if it has left the group. The IDs of both
+/// stay valid until the child is reaped.
 pub(super) fn signal_group(child: Pid, signal: Signal) {
     // The group may be empty, or contain only a zombie.
     let _ = rustix::process::kill_process_group(child, signal);
@@ -160,25 +160,25 @@ pub(super) fn signal_group(child: Pid, signal: Signal) {
     }
 }
 
-/// A killed child is gone within milliseconds, unless the kernel holds it. So the thread polls, and no
-/// child delays the others.
+/// The first interval at which the thread checks the children. A killed child ends within milliseconds,
+/// unless the kernel holds it. Because the thread polls, no child delays the others.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 const LOOK_AT_LEAST: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 struct Reaper {
-    /// Processes that this thread has started and not reaped.
+    /// Processes that this thread has started but not reaped.
     started: BTreeSet<u32>,
     dying: Vec<Dying>,
-    /// A guardian was lost, so its orphans may have become our children.
+    /// True if a guardian was lost, so that its orphans may have become our children.
     has_orphans: bool,
     /// How many more times to look for abandoned cgroups.
     sweeps: u32,
     waiting: Vec<Sender<()>>,
 }
 
-/// Members of a killed cgroup are gone within milliseconds. Cgroups that cannot be removed by then are
-/// left to a later sweep.
+/// The maximum number of attempts to remove abandoned cgroups. Members of a killed cgroup end within
+/// milliseconds. A cgroup that cannot be removed by then is left to a later sweep.
 const MAX_SWEEPS: u32 = 100;
 
 impl Reaper {
@@ -195,7 +195,8 @@ impl Reaper {
                 Ok(Job::Spawn(mut command, answer)) => {
                     let spawned = command.spawn();
                     self.started.extend(spawned.as_ref().ok().map(Child::id));
-                    // If the caller is gone, the child is dropped here and comes back to be reaped.
+                    // If the caller's future was dropped, the child is dropped here, which queues it to
+                    // be reaped.
                     let _ = answer.send(spawned.map(|child| Unclaimed(Some(child))));
                 }
                 Ok(Job::Reap(dying)) => self.dying.push(dying),
@@ -238,18 +239,20 @@ impl Reaper {
 }
 
 impl Dying {
-    /// Reaps the process if it has ended. Returns whether it ended successfully.
+    /// Reaps the process if it has ended. Returns whether it ended successfully, or `None` if it is
+    /// running.
     fn is_over(&mut self) -> Option<bool> {
         let ended = self.child.try_wait();
         #[cfg(target_os = "linux")]
         if let Some(guardian) = &mut self.guardian {
-            // Also reads what it reported before it ended.
+            // This also reads the reports that it sent before it ended.
             if guardian.reports.read(&guardian.line) {
                 guardian.silence.is_broken();
             }
             let is_there = matches!(ended, Ok(None));
             if is_there && guardian.silence.is_too_long(Pid::from_child(&self.child)) {
-                // A tracer holds it. Its descendants become our children, or its keeper's.
+                // A tracer holds the guardian. Its descendants become children of this process or of its
+                // keeper.
                 tracing::warn!(pid = self.child.id(), "a guardian does not respond and is killed");
                 let _ = self.child.kill();
             }
@@ -268,7 +271,7 @@ impl Dying {
         false
     }
 
-    /// Returns how many other processes the guardian killed, if it reported that none is left.
+    /// Returns how many other processes the guardian killed, if it reported that none are left.
     fn others_killed(&self) -> Option<u32> {
         #[cfg(target_os = "linux")]
         return self.guardian.as_ref()?.reports.killed;
@@ -297,39 +300,40 @@ mod orphans {
     use rustix::process::{WaitOptions, getpid, kill_process, set_child_subreaper, waitpid};
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-    /// Whether this process also adopts the children of other processes, which cannot be told apart from a
-    /// guardian's orphans. Set when adoption is enabled.
+    /// Whether this process also adopts the children of other processes, which cannot be distinguished
+    /// from a guardian's orphans. Set when adoption is enabled.
     static IS_SHARED: OnceLock<bool> = OnceLock::new();
 
-    /// Whether the thread has already been asked to reap orphans.
+    /// Whether a request to reap orphans is already queued for the thread.
     static IS_ASKED: AtomicBool = AtomicBool::new(false);
 
-    /// Lets this process adopt the orphans of a guardian that was killed, and kills them. Without this,
+    /// Makes this process adopt the orphans of guardians that were killed, and kill them. Without this,
     /// they are adopted by the init process, which does not kill them.
     ///
-    /// From here on this process MUST NOT start child processes except those of its lines: after a
+    /// From then on, this process MUST NOT start child processes except those of its lines: after a
     /// guardian was killed, every child of this process that belongs to no line is treated as an orphan
     /// and killed.
     ///
-    /// If this process also adopts the children of other processes, none of them is killed; a guardian's
-    /// orphans are adopted by a second process, its keeper, instead. This applies to the init process of a
-    /// container (PID 1), and to a process that has children when this is first called, because a shell
-    /// started some and then became this program by `exec`. Then call [`reap_orphans`] after each SIGCHLD.
+    /// If this process also adopts the children of other processes, none of them is killed. A guardian's
+    /// orphans are then adopted by a second process, its keeper. This applies to the init process of a
+    /// container (PID 1), and to a process that already has children at the first call, for example
+    /// because a shell started them and then became this program by `exec`. Such a process should call
+    /// [`reap_orphans`] after each SIGCHLD.
     ///
     /// # Errors
     /// The kernel refuses it.
     pub fn adopt_orphans() -> io::Result<()> {
-        // Before any orphan can be adopted.
+        // This is determined before any orphan can be adopted.
         IS_SHARED.get_or_init(|| getpid() == Pid::INIT || !tree::children().is_empty());
         Ok(set_child_subreaper(Some(getpid()))?)
     }
 
-    /// Reaps all children that have ended and belong to no line. Returns at once. Returns false if this
-    /// process does not adopt the children of other processes (see [`adopt_orphans`]); then it need not be
-    /// called again.
+    /// Reaps all children that have ended and belong to no line, without waiting. Returns false if this
+    /// process does not adopt the children of other processes (see [`adopt_orphans`]); in that case,
+    /// this need not be called again.
     ///
-    /// For programs that do not wait for children themselves. Call it once at the start, and after each
-    /// SIGCHLD.
+    /// This is for programs that do not wait for children themselves. Call it once at the start and
+    /// after each SIGCHLD.
     pub fn reap_orphans() -> bool {
         if is_shared() && !IS_ASKED.swap(true, Relaxed) {
             if let Ok(thread) = thread() {
@@ -344,14 +348,14 @@ mod orphans {
         IS_SHARED.get().is_some_and(|is_shared| *is_shared)
     }
 
-    /// Returns our children that this thread has not started.
+    /// Returns the children of this process that this thread has not started.
     fn others(started: &BTreeSet<u32>) -> Vec<Pid> {
         let mut others = tree::children();
         others.retain(|pid| !started.contains(&number(*pid)));
         others
     }
 
-    /// Reaps those that have ended.
+    /// Reaps children that this thread has not started, if they have ended.
     pub(super) fn reap(started: &BTreeSet<u32>) {
         IS_ASKED.store(false, Relaxed);
         for other in others(started) {
@@ -366,7 +370,7 @@ mod orphans {
         }
         let orphans = others(started);
         for orphan in &orphans {
-            // Only this thread reaps it, so its id is still valid.
+            // Only this thread reaps it, so its process ID is still valid.
             let _ = kill_process(*orphan, Signal::KILL);
             let _ = waitpid(Some(*orphan), WaitOptions::NOHANG);
         }
@@ -404,7 +408,7 @@ mod tests {
         thread().unwrap().send(Job::Spawn(command, answer)).ok().unwrap();
         let mut pid = String::new();
         BufReader::new(said).read_line(&mut pid).unwrap();
-        // All earlier jobs are done now, so the child is on its way to the caller.
+        // When this returns, all earlier jobs are done, so the child has been sent to the caller.
         assert!(until_children_are_gone(tieline_testkit::wait::LIMIT));
         drop(started);
         tieline_testkit::wait::until_ended(pid.trim().parse().unwrap());

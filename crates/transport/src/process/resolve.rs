@@ -1,4 +1,4 @@
-//! Finds the program before it is started, so that "not found" can list the searched places.
+//! The search for a program before it is started, so that an error can list the searched places.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,12 @@ use crate::error::{ErrorKind, Operation, TransportError};
 
 /// Returns the path of the file that `program` names.
 ///
-/// If it contains a slash, it is that path, relative to `cwd`. Otherwise it is the first executable of
-/// that name in our own `PATH`, whatever the program's environment will be.
+/// If `program` contains a slash, it is a path, relative to `cwd`. Otherwise the first executable of
+/// that name in the `PATH` of this process is used, not in that of the program's environment.
 ///
 /// # Errors
 /// [`DirectoryMissing`](ErrorKind::DirectoryMissing) for `cwd`,
-/// [`CommandNotFound`](ErrorKind::CommandNotFound) with the places searched, or
+/// [`CommandNotFound`](ErrorKind::CommandNotFound) with the searched places, or
 /// [`NotExecutable`](ErrorKind::NotExecutable).
 pub fn resolve(program: &OsStr, cwd: Option<&Path>) -> Result<PathBuf, TransportError> {
     let fail = |kind| Err(TransportError::new(kind, Operation::Launch));
@@ -35,7 +35,7 @@ pub fn resolve(program: &OsStr, cwd: Option<&Path>) -> Result<PathBuf, Transport
     };
     let files = || candidates.iter().filter(|candidate| candidate.is_file());
     if let Some(found) = files().find(|file| rustix::fs::access(*file, Access::EXEC_OK).is_ok()) {
-        // The child would look up a relative path again after changing its directory.
+        // A relative path would be resolved again after the child has changed its directory.
         return Ok(std::path::absolute(found).unwrap_or_else(|_| found.clone()));
     }
     match files().next() {

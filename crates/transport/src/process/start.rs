@@ -1,4 +1,4 @@
-//! Starts a child with its pipes.
+//! Starting a child with its pipes.
 
 use std::io;
 use std::os::fd::OwnedFd;

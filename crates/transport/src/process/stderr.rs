@@ -1,5 +1,5 @@
-//! A child's stderr. It is always read, so that the child never blocks on it. Its end is kept for the
-//! close reason, and its lines are logged at a limited rate, passed on, or discarded.
+//! A child's stderr. It is always read, so that the child never blocks on it. The end of the output is
+//! kept for the close reason, and the lines are logged at a limited rate, passed on, or discarded.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -14,13 +14,13 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::child_stderr::{ChildStderr, StderrLines, StderrSink};
 
-/// How many bytes of the end are kept.
+/// How many bytes at the end of the output are kept.
 const TAIL: usize = 64 * 1024;
 
 /// Longer lines of stderr are not logged.
 const LONGEST_LINE: ByteSize = ByteSize::kib(8);
 
-/// Longer lines are divided when they are passed on.
+/// Longer lines are split when they are passed on.
 const LONGEST_PASSED: usize = 64 * 1024;
 
 /// The maximum number of lines logged per second.
@@ -28,7 +28,7 @@ const LINES_A_SECOND: u32 = 100;
 
 const A_SECOND: Duration = Duration::from_secs(1);
 
-/// What a child wrote to stderr.
+/// The state of a child's stderr: its last bytes, and whether it has ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Stderr {
     tail: Arc<Mutex<VecDeque<u8>>>,
@@ -48,12 +48,12 @@ impl Stderr {
         tail.iter().copied().collect()
     }
 
-    /// Completes when stderr has ended.
+    /// Waits until stderr has ended.
     pub(crate) async fn finished(&self) {
         let _ = self.finished.subscribe().wait_for(|finished| *finished).await;
     }
 
-    /// Reads until the end. The future ends with the stream, or when it is dropped.
+    /// Reads stderr until its end.
     pub(crate) fn drain<R: AsyncRead + Send + Unpin>(
         &self,
         mut pipe: R,
@@ -100,7 +100,7 @@ impl Stderr {
     }
 }
 
-/// Where the output goes.
+/// The destination of the output.
 enum Output {
     Log(LineLog, Lines),
     Discard,
@@ -116,7 +116,8 @@ impl Output {
         }
     }
 
-    /// Takes the whole lines from the buffer. The first `kept` bytes were in it before, and contain no line end.
+    /// Takes the whole lines from the buffer. The first `kept` bytes were already in the buffer, and
+    /// contain no line end.
     fn take(&mut self, buffer: &mut BytesMut, kept: usize) {
         match self {
             Self::Log(log, lines) => {
@@ -138,7 +139,7 @@ impl Output {
         }
     }
 
-    /// Takes what is left: a line without a newline.
+    /// Takes the rest of the buffer, which is a line without a newline.
     fn finish(&mut self, buffer: &mut BytesMut) {
         match self {
             Self::Log(log, lines) => {
@@ -161,7 +162,7 @@ impl Output {
         }
     }
 
-    /// Returns when [`announce`](Self::announce) has to be called, if it has to.
+    /// Returns when [`announce`](Self::announce) must be called, if it must.
     fn announces_at(&self) -> Option<Instant> {
         match self {
             Self::Log(log, _) => log.announces_at(),
@@ -176,8 +177,8 @@ impl Output {
     }
 }
 
-/// Logs lines at a limited rate. Suppressed lines are counted, and their number is logged with the next
-/// line, after the second, or at the end.
+/// A log of lines at a limited rate. Suppressed lines are counted, and their number is logged with the
+/// next line, at the end of the second, or at the end of the output.
 struct LineLog {
     name: String,
     pid: u32,
@@ -235,7 +236,8 @@ impl LineLog {
     }
 }
 
-/// The reading task may be aborted before stderr ends: a surviving process can hold it open.
+/// On drop, the number of suppressed lines is logged: the reading task may be aborted before stderr
+/// ends, because a surviving process can hold it open.
 impl Drop for LineLog {
     fn drop(&mut self) {
         self.say_suppressed();
@@ -261,7 +263,7 @@ mod tests {
         assert_eq!(stderr.tail(), vec![b'w'; TAIL]);
     }
 
-    /// Writes these parts to a pipe one after the other, and returns what was passed on for each.
+    /// Writes these parts to a pipe one after the other, and returns the texts that were passed on.
     async fn passed_on(parts: &[&[u8]]) -> Vec<Vec<u8>> {
         let passed: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
         let sink = passed.clone();
@@ -293,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn long_lines_are_divided_and_nothing_is_lost() {
+    async fn long_lines_are_split_without_loss() {
         let line = vec![b'x'; 3 * LONGEST_PASSED + 1];
         let passed = passed_on(&[&line, b"\nend"]).await.concat();
         assert!(passed.ends_with(b"\nend\n"));

@@ -12,7 +12,8 @@ use super::pipes::ToChild;
 use super::unread::Unread;
 use crate::connection::WriteEnd;
 
-/// Our end of the child's stdin. Shutting it down closes it after all bytes were handed to the system.
+/// Our end of the child's stdin. Shutting it down closes it after all bytes have been handed to the
+/// system.
 #[derive(Debug)]
 pub struct ChildStdin {
     pipe: Option<ToChild>,
@@ -44,7 +45,8 @@ impl Drop for ChildStdin {
     }
 }
 
-/// A child that closed its stdin may still send responses, so its end is noticed by its exit.
+/// `poll_gone` is not implemented: a child that closed its stdin may still send responses, so its end is
+/// noticed when it exits.
 impl WriteEnd for ChildStdin {
     #[cfg(target_os = "linux")]
     fn unsent(&self) -> Option<usize> {

@@ -1,5 +1,5 @@
-//! The number of input bytes that a child has left unread. The kernel keeps them in the pipe until both
-//! ends are closed.
+//! The number of input bytes that a child has left unread. The kernel keeps the bytes in the pipe until
+//! both ends are closed.
 
 #[cfg(target_os = "linux")]
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -9,25 +9,26 @@ use std::sync::{Mutex, MutexGuard};
 /// A descriptor of the pipe to a child's stdin that outlives our end of it.
 #[derive(Debug, Default)]
 pub(super) struct Unread {
-    /// While we can write, a duplicate of the write end. Afterwards a read end, which does not keep the
-    /// child from seeing the end of its input.
+    /// A duplicate of the write end until our write end is closed, and a read end afterwards. A read end
+    /// does not keep the child from seeing the end of its input.
     #[cfg(target_os = "linux")]
     pipe: Mutex<Option<OwnedFd>>,
 }
 
 #[cfg(target_os = "linux")]
 impl Unread {
-    /// Observes the pipe with this write end from now on.
+    /// Starts to observe the pipe that has this write end.
     pub(super) fn ask(&self, stdin: impl AsFd) {
         *self.lock() = stdin.as_fd().try_clone_to_owned().ok();
     }
 
-    /// Call this when our write end is closed.
+    /// Replaces the write end with a read end. Call this when our write end is closed.
     pub(super) fn end_input(&self) {
         use rustix::fs::{Mode, OFlags, open};
 
         let mut pipe = self.lock();
-        // Opens the read end of the same pipe. Without /proc the count is unknown from here on.
+        // Opening the path gives a read end of the same pipe. Without /proc, the count is unknown from
+        // here on.
         *pipe = pipe.take().and_then(|writing| {
             let path = format!("/proc/self/fd/{}", writing.as_raw_fd());
             let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -35,7 +36,7 @@ impl Unread {
         });
     }
 
-    /// Returns how many bytes are in the pipe; `None` if that is not known.
+    /// Returns how many bytes are in the pipe, or `None` if that is not known.
     pub(super) fn bytes(&self) -> Option<u64> {
         rustix::io::ioctl_fionread(self.lock().as_ref()?).ok()
     }
@@ -50,7 +51,7 @@ impl Unread {
     }
 }
 
-/// On other systems the count is unknown.
+/// On other systems, the count is unknown.
 #[cfg(not(target_os = "linux"))]
 impl Unread {
     pub(super) fn ask<T>(&self, _: &T) {}

@@ -1,4 +1,4 @@
-//! Reads stdin from async code: a thread reads one chunk ahead.
+//! Reading stdin from async code. A thread reads one chunk ahead.
 
 use std::io;
 use std::pin::Pin;
@@ -10,10 +10,10 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::system::{READ, Source, Stopped, Worker};
 use crate::connection::ReadEnd;
 
-/// The maximum size of one read; the thread reads no further ahead.
+/// The maximum size of one read. The thread does not read further ahead.
 const CHUNK: usize = 64 * 1024;
 
-/// The original stdin. Dropping it ends its thread, even while no input arrives.
+/// The original stdin. Dropping it ends its thread, even if no input arrives.
 pub struct Stdin {
     shared: Arc<Shared>,
     /// Shared with the thread, which drops it when it ends.
@@ -32,10 +32,10 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// The bytes read. The thread reads more when all of them were taken.
+    /// The bytes that were read. The thread reads more when all of them have been taken.
     chunk: Vec<u8>,
     position: usize,
-    /// The thread is reading from the system.
+    /// True while the thread is reading from the system.
     is_reading: bool,
     end: Option<io::Result<()>>,
     waker: Option<Waker>,
@@ -60,7 +60,8 @@ impl Drop for Stdin {
 
 impl ReadEnd for Stdin {
     fn unread(&self) -> Option<u64> {
-        // While this is locked, no read begins, so no bytes are between the system and the chunk.
+        // While the state is locked, no read begins, so no bytes are on their way from the system to the
+        // chunk.
         let state = self.shared.lock();
         let waited = self.shared.was_read.wait_timeout_while(state, READ, |state| state.is_reading);
         let (state, _) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -128,8 +129,8 @@ impl Shared {
         }
     }
 
-    /// Passes the chunk to the reader and waits until all of it was taken; `None` when the reader was
-    /// dropped.
+    /// Passes the chunk to the reader and waits until all of it has been taken. Returns `None` if the
+    /// reader was dropped.
     fn hand_over(&self, chunk: Vec<u8>) -> Option<Vec<u8>> {
         let mut state = self.lock();
         state.chunk = chunk;

@@ -1,15 +1,16 @@
 //! A line over this process's own stdin and stdout.
 //!
 //! Taking them replaces descriptors 0 and 1: stdin becomes the null device and stdout becomes stderr, so
-//! that a stray `println!` goes to stderr and cannot corrupt the stream. The original ones are inherited
-//! and may be shared with other processes, so they stay blocking and a thread for each moves the bytes. A
-//! blocked stdin or stdout prevents neither the runtime nor the process from ending.
+//! that a stray `println!` goes to stderr and cannot corrupt the stream. The original descriptors are
+//! inherited and may be shared with other processes, so they stay in blocking mode, and one thread for
+//! each moves the bytes. A blocked stdin or stdout prevents neither the runtime nor the process from
+//! ending.
 //!
-//! The transport notices without writing when stdout has no reader any more, and thus when the process
-//! that started this one has died ([`WriteEnd::poll_gone`](crate::WriteEnd::poll_gone)).
+//! The transport notices without writing when stdout no longer has a reader, for example because the
+//! process that started this one has ended ([`WriteEnd::poll_gone`](crate::WriteEnd::poll_gone)).
 //!
-//! The platform-independent part is here. How they are taken, read and written, and how a waiting thread
-//! is stopped, is in `unix.rs` and, for Windows, in `windows/stdio.rs`.
+//! The platform-independent part is here. The code that takes, reads and writes stdin and stdout, and
+//! stops a waiting thread, is in `unix.rs` and, for Windows, in `windows/stdio.rs`.
 
 mod input;
 mod output;
@@ -39,11 +40,11 @@ use crate::transport::{NoListener, Transport, TransportConfig};
 #[cfg(windows)]
 use crate::windows::stdio as system;
 
-/// This process's own stdin and stdout. They can be taken once in the life of a process.
+/// This process's own stdin and stdout. A process can take them only once.
 ///
-/// Everything printed afterwards goes to stderr. On Windows this is true only for output from Rust: a C
-/// library in the same process must no longer use its stdin and stdout, because its runtime keeps the
-/// closed handles.
+/// All output that is printed afterwards goes to stderr. On Windows, this is true only for output from
+/// Rust: a C library in the same process must no longer use its stdin and stdout, because its runtime
+/// keeps the closed handles.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stdio;
 
@@ -116,16 +117,17 @@ impl Transport for Stdio {
     }
 }
 
-/// Completes when this process's stdout has no reader any more, for programs that print to it without
-/// taking it as a line. Must be awaited in a runtime with I/O and timers.
+/// Waits until this process's stdout no longer has a reader. This is for programs that print to stdout
+/// without taking it as a line. Must be awaited within a runtime with I/O and timers.
 ///
-/// It never completes where that cannot be known, such as with a file. Cancel-safe.
+/// Never completes if that cannot be known, for example if stdout is a file. Cancel-safe.
 pub async fn stdout_closed() {
     let mut reader = system::Reader::of_stdout();
     std::future::poll_fn(|cx| reader.poll_gone(cx)).await;
 }
 
-/// Takes both, once in the life of the process; later calls fail with [`io::ErrorKind::AlreadyExists`].
+/// Takes stdin and stdout. After the first success, further calls fail with
+/// [`io::ErrorKind::AlreadyExists`].
 fn take() -> io::Result<(system::Source, system::Sink)> {
     static IS_TAKEN: AtomicBool = AtomicBool::new(false);
     if IS_TAKEN.swap(true, Ordering::AcqRel) {

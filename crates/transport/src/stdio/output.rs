@@ -1,4 +1,4 @@
-//! Writes to stdout from async code: a thread writes the queued bytes.
+//! Writing to stdout from async code. A thread writes the queued bytes.
 
 use std::io;
 use std::pin::Pin;
@@ -13,8 +13,8 @@ use crate::connection::WriteEnd;
 /// The maximum number of queued bytes.
 const QUEUE: usize = 64 * 1024;
 
-/// The original stdout. Shutting it down writes what is queued and closes it; dropping it discards what
-/// was not flushed.
+/// The original stdout. Shutting it down writes the queued bytes and closes it. Dropping it discards
+/// bytes that were not flushed.
 pub struct Stdout {
     shared: Arc<Shared>,
     reader: Reader,
@@ -46,7 +46,7 @@ enum Stage {
     Closing,
     /// Stdout is closed.
     Closed,
-    /// The handle was dropped; the thread is to stop.
+    /// The handle was dropped, and the thread must stop.
     Dropped,
 }
 
@@ -109,7 +109,7 @@ impl AsyncWrite for Stdout {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The watch holds stdout open, too.
+        // The watch also holds stdout open.
         self.reader = Reader::Unknown;
         let mut state = self.shared.lock();
         if state.stage == Stage::Open {
@@ -145,7 +145,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Runs in the thread. It owns the sink and closes it before it reports the end.
+    /// Runs the thread, which owns the sink and closes it before it reports the end.
     fn run(&self, mut sink: Sink, stopped: &Stopped) {
         let mut batch = Vec::new();
         while self.take(&mut batch) {
@@ -165,7 +165,7 @@ impl Shared {
         state.wake();
     }
 
-    /// Waits for bytes to write; returns false when there will be none.
+    /// Waits for bytes to write. Returns false when there will be none.
     fn take(&self, batch: &mut Vec<u8>) -> bool {
         batch.clear();
         let mut state = self.lock();
@@ -184,7 +184,7 @@ impl Shared {
         true
     }
 
-    /// Writes all bytes, piece by piece as there is room.
+    /// Writes all bytes, in pieces, whenever there is room.
     fn write(&self, sink: &mut Sink, stopped: &Stopped, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let written = sink.write_piece(bytes, stopped)?;

@@ -1,5 +1,6 @@
 //! Stdin and stdout on Unix. The descriptors are duplicated and never made non-blocking, because other
-//! processes may share them. A thread waits in `poll`, together with a pipe that is closed to stop it.
+//! processes may share them. A thread waits in `poll` for the descriptor and for a pipe that is closed
+//! to stop the thread.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +27,7 @@ pub(super) struct Sink(OwnedFd);
 /// The pipe that is closed to stop the thread.
 pub(super) type Stopped = OwnedFd;
 
-/// A thread that waits in `poll`. Dropping it stops the thread without waiting for that.
+/// A thread that waits in `poll`. Dropping it stops the thread without waiting for the thread's end.
 pub(super) struct Worker {
     _stop: OwnedFd,
 }
@@ -42,7 +43,8 @@ impl Worker {
     }
 }
 
-/// Takes the original descriptors. Afterwards descriptor 0 is the null device and descriptor 1 is stderr.
+/// Takes the original descriptors. Afterwards, descriptor 0 is the null device and descriptor 1 is
+/// stderr.
 pub(super) fn take() -> io::Result<(Source, Sink)> {
     // Everything that can fail is done before the first change. The duplicates are close-on-exec: a child
     // that inherited one would keep the line open.
@@ -58,21 +60,21 @@ pub(super) fn take() -> io::Result<(Source, Sink)> {
     Ok((source, sink))
 }
 
-/// Duplicates `fd` to a number above the three standard ones, which are overwritten next.
+/// Duplicates `fd` to a number above the three standard descriptors, which are replaced next.
 fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(fd, 3)?)
 }
 
-/// How long a read that has begun may take. There was something to read, so it does not block.
+/// How long to wait for a read that has begun. It does not block, because there was something to read.
 pub(super) const READ: Duration = Duration::from_secs(1);
 
 impl Source {
-    /// Waits until there is something to read; returns false when stopped.
+    /// Waits until there is something to read. Returns false when stopped.
     pub(super) fn wait(&self, stopped: &Stopped) -> io::Result<bool> {
         is_ready(&self.0, PollFlags::IN, stopped)
     }
 
-    /// Reads what is there; `None` when nothing was read and the caller has to try again.
+    /// Reads the available bytes. Returns `None` if nothing was read and the caller must try again.
     pub(super) fn read(&self, chunk: &mut [u8]) -> io::Result<Option<usize>> {
         match rustix::io::read(&self.0, chunk) {
             // Another process that shares the descriptor may have made it non-blocking, or read first.
@@ -81,8 +83,8 @@ impl Source {
         }
     }
 
-    /// Returns how many bytes wait in a pipe or a socket, or are after the position in a file. Input at a
-    /// terminal or from a device is not counted.
+    /// Returns how many bytes are waiting in a pipe or socket, or follow the current position in a file.
+    /// Input from a terminal or device is not counted.
     pub(super) fn unread(&self) -> u64 {
         use rustix::fs::{FileType, SeekFrom, fstat, seek};
 
@@ -105,7 +107,7 @@ impl Sink {
         Ok(Reader::Unwatched(duplicate(&self.0)?))
     }
 
-    /// Writes some bytes when there is room; fails when stopped.
+    /// Waits for room and writes some bytes. Fails when stopped.
     pub(super) fn write_piece(&mut self, bytes: &[u8], stopped: &Stopped) -> io::Result<usize> {
         while is_ready(&self.0, PollFlags::OUT, stopped)? {
             match rustix::io::write(&self.0, bytes.get(..WRITE).unwrap_or(bytes)) {
@@ -117,11 +119,11 @@ impl Sink {
     }
 }
 
-/// Watches whether stdout still has a reader. The watch is registered only when it is first polled.
+/// A watch on the reader of stdout. It is registered only when it is first polled.
 pub(super) enum Reader {
     Unwatched(OwnedFd),
     Watched(Hangup),
-    /// Not known: stdout is a file, or was closed by this side.
+    /// Whether there is a reader is not known: stdout is a file, or this side has closed it.
     Unknown,
 }
 
@@ -131,7 +133,7 @@ impl Reader {
         duplicate(stdio::stdout()).map_or(Self::Unknown, Self::Unwatched)
     }
 
-    /// Ready when the reader has closed its end of the pipe, socket or terminal.
+    /// Polls until the reader has closed its end of the pipe, socket or terminal.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Self::Unwatched(stdout) = self {
             *self = Hangup::watch(stdout).map_or(Self::Unknown, Self::Watched);
@@ -143,7 +145,7 @@ impl Reader {
     }
 }
 
-/// Waits until `fd` is ready; returns false when stopped.
+/// Waits until `fd` is ready. Returns false when stopped.
 fn is_ready(fd: &OwnedFd, wanted: PollFlags, stopped: &Stopped) -> io::Result<bool> {
     loop {
         let mut fds = [PollFd::new(fd, wanted), PollFd::new(stopped, PollFlags::IN)];

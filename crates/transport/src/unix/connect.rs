@@ -1,4 +1,4 @@
-//! Connects to a Unix socket, with a distinct error for each cause.
+//! Connecting to a Unix socket, with a distinct error for each cause.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,7 +16,8 @@ use super::{
 use crate::endpoint::Endpoint;
 use crate::error::{ErrorKind, Operation, TransportError};
 
-/// The first pause when the listener's backlog is full, and the longest. Linux has no event for it.
+/// The first and the longest pause between attempts while the listener's backlog is full. Linux has no
+/// event for this.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
@@ -41,7 +42,7 @@ pub(super) async fn connect(
     Ok(connection(stream, peer, endpoint))
 }
 
-/// Connects; waits while the backlog is full, because a live listener will make room.
+/// Connects. Waits while the backlog is full, because a running listener will make room.
 async fn connect_patiently(address: &SocketAddrUnix) -> rustix::io::Result<OwnedFd> {
     let mut pause = FIRST_PAUSE;
     loop {
@@ -67,7 +68,7 @@ fn explain(errno: Errno, address: &UnixAddress) -> TransportError {
             ErrorKind::DirectoryMissing(directory(path).to_owned())
         }
         (Errno::NOENT, _) => ErrorKind::NotFound,
-        // The kernel returns the same error for a regular file and a dead socket.
+        // The kernel returns the same error for a regular file and for a socket without a listener.
         (Errno::CONNREFUSED, UnixAddress::Path(path)) if !is_socket(path) => ErrorKind::NotASocket,
         (Errno::CONNREFUSED, UnixAddress::Path(_)) => ErrorKind::Refused,
         (Errno::CONNREFUSED, UnixAddress::Abstract(_)) => ErrorKind::NotFound,

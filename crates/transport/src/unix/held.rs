@@ -1,4 +1,4 @@
-//! Looks up sockets by name in the kernel's list (proc_net_unix(5)).
+//! Looking up sockets by name in the kernel's list (proc_net_unix(5)).
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -8,13 +8,13 @@ use std::path::Path;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Held {
     Listening,
-    /// It is bound to its name but not listening yet.
+    /// The socket is bound to its name but is not listening yet.
     Bound,
 }
 
-/// Returns the state of the stream socket at `path`, if one exists; of several, the one furthest from
-/// listening. The list contains names as they were bound, so a relative name is compared by its last part
-/// and may be a different socket.
+/// Returns the state of the stream socket at `path`, if one exists. If there are several, `Bound` takes
+/// precedence over `Listening`. The list contains names as they were bound, so a relative name is
+/// compared only by its last part and may be a different socket.
 pub(super) fn find(path: &Path) -> Option<Held> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     search(&std::fs::read("/proc/net/unix").ok()?, &absolute)
@@ -24,8 +24,8 @@ fn search(list: &[u8], path: &Path) -> Option<Held> {
     list.split(|byte| *byte == b'\n').filter_map(|line| held(line, path)).max()
 }
 
-/// Returns what a line of the list says about `path`. Accepted connections carry the name of their
-/// listener, and are ignored.
+/// Returns the state of `path` if the line of the list is about it. Accepted connections have the name
+/// of their listener and are ignored.
 fn held(line: &[u8], path: &Path) -> Option<Held> {
     const STREAM: &[u8] = b"0001";
     const UNCONNECTED: &[u8] = b"01";

@@ -5,11 +5,11 @@ use std::fmt;
 /// The identity of the peer process, as reported by the operating system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {
-    /// The process id, if known. The process may have ended since.
+    /// The process ID, if known. The process may have ended in the meantime.
     pub pid: Option<u32>,
-    /// The effective user id when the connection was made.
+    /// The effective user ID when the connection was made.
     pub uid: u32,
-    /// The effective group id when the connection was made.
+    /// The effective group ID when the connection was made.
     pub gid: u32,
 }
 

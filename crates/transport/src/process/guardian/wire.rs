@@ -1,4 +1,4 @@
-//! The protocol between this process and a guardian, over a socket pair that no other process holds.
+//! The protocol between this process and a guardian. It uses a socket pair that no other process holds.
 
 use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut, Read};
@@ -15,7 +15,8 @@ use rustix::net::{
 
 use crate::guardian::Hold;
 
-/// The maximum length of a request in bytes. Kernels accept no longer arguments and environments.
+/// The maximum length of a request in bytes. No kernel accepts arguments and environments that are
+/// longer.
 pub(super) const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// The descriptors sent with a request: the child's stdin, stdout and stderr.
@@ -25,18 +26,18 @@ const DESCRIPTORS: usize = 3;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) program: PathBuf,
-    /// The name it is called by, and its arguments.
+    /// `argv[0]` and the arguments.
     pub(super) argv: Vec<OsString>,
     pub(super) cwd: Option<PathBuf>,
-    /// Its whole environment.
+    /// The whole environment of the program.
     pub(super) env: Vec<(OsString, OsString)>,
-    /// How it is to be contained.
+    /// How the program is to be contained.
     pub(super) hold: Hold,
     /// Whether the guardian needs a keeper as its parent.
     pub(super) keeper: bool,
 }
 
-/// The encodings of `Hold`.
+/// The text form of each `Hold`.
 const HOLDS: [(&str, Hold); 4] = [
     ("auto", Hold::Auto),
     ("descent", Hold::Descent),
@@ -45,7 +46,7 @@ const HOLDS: [(&str, Hold); 4] = [
 ];
 
 impl Request {
-    /// Encodes the length of the request and its content.
+    /// Encodes the request: its length, then its content.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
         let mut put = |word: &std::ffi::OsStr| {
@@ -136,9 +137,9 @@ pub(super) fn send(
 /// An order to a guardian; the end of the line also means [`Kill`](Self::Kill).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Sends SIGTERM to all.
+    /// Send SIGTERM to all processes.
     Terminate,
-    /// Sends SIGKILL to all, and exits.
+    /// Send SIGKILL to all processes, and exit.
     Kill,
 }
 
@@ -152,23 +153,23 @@ impl Order {
     }
 }
 
-/// A report of a guardian.
+/// A report from a guardian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Report {
-    /// The child runs, contained in this way, with this process id.
+    /// The child is running, contained in this way and with this process ID.
     Started(Held, i32),
-    /// It could not be started: an error number of the operating system.
+    /// The child could not be started, with this error number of the operating system.
     Failed(i32),
-    /// It cannot be contained as requested: an error number.
+    /// The child cannot be contained as requested, with this error number.
     Refused(i32),
-    /// It was stopped by this signal.
+    /// The child was stopped by this signal.
     Stopped(i32),
-    /// It was stopped and continues.
+    /// The child was stopped and now continues.
     Continued,
-    /// It has ended, with this wait status.
+    /// The child has ended with this wait status.
     Ended(i32),
-    /// The guardian exits, because the kernel says that it has no children. It killed this many processes
-    /// besides the child.
+    /// The guardian exits because the kernel reports that it has no children. It killed this many
+    /// processes besides the child.
     Gone(i32),
     /// The guardian is still killing processes.
     Ending,
@@ -205,8 +206,8 @@ impl Report {
         [kind, a, b, c, d]
     }
 
-    /// Sends it if there is room. Never waits: a process that does not read its reports must not block its
-    /// guardian.
+    /// Sends the report if there is room. Never waits: a process that does not read the reports must not
+    /// block its guardian.
     pub(super) fn send(self, line: impl AsFd) {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let _ = rustix::net::send(line, &self.encode(), flags);
