@@ -1,5 +1,5 @@
-//! Listens on a Unix socket. It never replaces a live socket, is never accessible to others for a moment,
-//! and removes only its own files.
+//! Listening on a Unix socket. A listener never replaces a live socket, removes only its own files, and
+//! its socket is not accessible to other users even for a moment.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -26,8 +26,8 @@ use crate::error::{ErrorKind, Operation, TransportError, common_kind};
 use crate::throttle::WarnThrottle;
 use crate::transport::{Listener, RefusalNotice};
 
-/// A listener on a Unix socket. Dropping it stops listening and removes the socket, if the one at the path
-/// is still its own; the empty lock file beside it stays.
+/// A listener on a Unix socket. Dropping it stops listening, and removes the socket at the path if it is
+/// still the listener's own. The empty lock file beside it stays.
 #[derive(Debug)]
 pub struct UnixListener {
     listener: TokioListener,
@@ -130,7 +130,7 @@ fn bind(
     };
     let socket = stream_socket().map_err(fail)?;
     if cfg!(target_os = "linux") {
-        // The socket file gets this mode when it is created, so it never has another.
+        // The socket file is created with this mode, so it never has another one.
         rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(fail)?;
     }
     rustix::net::bind(&socket, &address).map_err(fail)?;
@@ -168,8 +168,8 @@ fn refuse_non_socket(path: &Path) -> Result<(), TransportError> {
 }
 
 /// Removes the socket at `path` if nothing accepts connections there. The lock is held, so no other
-/// tieline process is about to listen on it. A full backlog, a denied permission or any unknown error
-/// counts as alive.
+/// tieline process is about to listen on it. If the backlog is full, permission is denied, or the error
+/// is unknown, the socket is considered alive.
 fn remove_if_dead(
     path: &Path,
     address: &rustix::net::SocketAddrUnix,
@@ -187,14 +187,15 @@ fn remove_if_dead(
     }
 }
 
-/// Returns true if some process may hold the socket at `path` although it refused a connection: that
-/// process may have been about to listen.
+/// Returns true if a process may hold the socket at `path` although the socket refused a connection:
+/// that process may have been about to listen.
 #[cfg(target_os = "linux")]
 fn may_be_alive(path: &Path, address: &rustix::net::SocketAddrUnix) -> bool {
     match super::held::find(path) {
         None => false,
         Some(super::held::Held::Bound) => true,
-        // If it is this socket, it accepts connections now. Otherwise it only has the same name.
+        // If the listening socket is the one at `path`, it accepts connections now. Otherwise it only
+        // has the same name.
         Some(super::held::Held::Listening) => {
             !matches!(connect_once(address), Err(Errno::CONNREFUSED))
         }
@@ -206,7 +207,7 @@ fn may_be_alive(_: &Path, _: &rustix::net::SocketAddrUnix) -> bool {
     false
 }
 
-/// The socket file that binding created, identified by device and inode.
+/// The socket file that `bind` created, identified by device and inode.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,

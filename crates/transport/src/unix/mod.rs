@@ -1,4 +1,5 @@
-//! Unix sockets: accessible only to their owner by default, without a race, and never replacing a live one.
+//! Unix sockets. By default, they are accessible only to their owner, without a race, and they never
+//! replace a live socket.
 
 mod connect;
 #[cfg(target_os = "linux")]
@@ -38,13 +39,14 @@ use crate::transport::{Transport, TransportConfig};
 
 /// Unix stream sockets.
 ///
-/// A listener's socket is accessible only to its owner from the moment it exists; if others may connect,
-/// its group and mode are set before it starts listening. A lock file (`….lock`) is created beside it,
-/// which is empty and stays when the listener is dropped. A socket at the path is removed only if its lock
-/// is free *and* nothing accepts connections there; any other file at the path is left alone.
+/// A listener's socket is accessible only to its owner from the moment it exists; if other users may
+/// connect, its group and mode are set before it starts listening. An empty lock file (`….lock`) is
+/// created beside it and stays when the listener is dropped. An existing socket at the path is removed
+/// only if its lock is free *and* nothing accepts connections there. Any other file at the path is never
+/// removed.
 ///
-/// On both sides, the peer process must belong to our own user or root, unless its user is allowed by
-/// [`UnixConfig::allow_uids`] or, on the listener's side, by [`UnixConfig::mode`] and
+/// On both sides, the peer process must belong to this process's user or root, unless its user is
+/// allowed by [`UnixConfig::allow_uids`] or, on the listener's side, by [`UnixConfig::mode`] and
 /// [`UnixConfig::group`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unix;
@@ -63,13 +65,13 @@ impl ReadEnd for OwnedReadHalf {
 pub struct UnixConfig {
     /// The socket's address.
     pub address: UnixAddress,
-    /// Users, other than our own and root, whose processes are accepted as peers.
+    /// Users, besides this process's user and root, whose processes are accepted as peers.
     pub allow_uids: Vec<u32>,
-    /// The permission bits of a listener's socket. `None`, the default: `0o660` with a
+    /// The permission bits of a listener's socket. With `None`, the default, they are `0o660` with a
     /// [`group`](Self::group), `0o666` with [`allow_uids`](Self::allow_uids), otherwise `0o600`.
     ///
-    /// If `mode` or `group` is set and `allow_uids` is empty, these bits alone decide who is accepted. With
-    /// `allow_uids`, other users are refused whatever the bits are.
+    /// If `mode` or `group` is set and `allow_uids` is empty, these bits alone determine which users are
+    /// accepted. With `allow_uids`, all other users are refused, even if the bits admit them.
     pub mode: Option<u32>,
     /// The group of a listener's socket. Only root and members of the group can set it.
     pub group: Option<u32>,
@@ -84,12 +86,13 @@ pub struct UnixConfig {
 pub enum UnixAddress {
     /// A path in the file system.
     Path(PathBuf),
-    /// A name in Linux's abstract name space. Only for connecting, because any user may listen there.
+    /// A name in Linux's abstract namespace. It can only be connected to, because any user may listen
+    /// there.
     Abstract(OsString),
 }
 
 impl UnixConfig {
-    /// Returns a configuration for the socket at `path` with the defaults.
+    /// Returns the default configuration for the socket at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             address: UnixAddress::Path(path.into()),
@@ -302,7 +305,7 @@ fn connection(stream: UnixStream, peer: PeerIdentity, endpoint: &Endpoint) -> Un
     IoConnection::new(read, UnixWriteHalf::new(write), control.build())
 }
 
-/// Returns a path's directory; a bare name is in the current one.
+/// Returns a path's directory, which for a bare name is the current one.
 fn directory(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

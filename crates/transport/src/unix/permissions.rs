@@ -1,4 +1,4 @@
-//! Who can connect to a listener's socket: its mode and group, and the directories above it.
+//! The permissions of a listener's socket: its mode and group, and the directories above it.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use crate::error::{ErrorKind, Operation, TransportError, common_kind};
 
 const OWNER_ALONE: u32 = 0o600;
 
-/// Sets the group and mode of a new socket. Until then it is accessible only to its owner: the umask only
-/// removes permissions, so the file cannot be created with all of them.
+/// Sets the group and mode of a new socket. Until then, it is accessible only to its owner. The mode is
+/// not set at creation, because the umask can remove permissions.
 pub(super) fn grant(
     path: &Path,
     identity: (u64, u64),
@@ -40,8 +40,8 @@ pub(super) fn grant(
     })
 }
 
-/// Sets them through a descriptor of the file: another user with write access to the directory may have
-/// replaced it.
+/// Sets the mode and group through a descriptor of the file, because another user with write access to
+/// the directory may have replaced the file.
 #[cfg(target_os = "linux")]
 fn set(
     path: &Path,
@@ -71,7 +71,7 @@ fn set(path: &Path, _: (u64, u64), mode: Mode, group: Option<Gid>) -> rustix::io
     rustix::fs::chmod(path, mode)
 }
 
-/// Logs a warning if an allowed user cannot connect, because of the socket's mode or of a directory above
+/// Logs a warning if an allowed user cannot connect because of the socket's mode or a directory above
 /// it.
 pub(super) fn warn_if_unreachable(path: &Path, config: &UnixConfig, endpoint: &Endpoint) {
     if let Some(uid) = kept_out(config) {
@@ -98,7 +98,8 @@ fn kept_out(config: &UnixConfig) -> Option<u32> {
     allowed.copied().find(|uid| *uid != ours && *uid != 0)
 }
 
-/// Returns the first directory above the socket that excludes users whom the socket admits, and its mode.
+/// Returns the first directory above the socket, and its mode, that excludes users that the socket
+/// admits.
 fn closed_directory(path: &Path, config: &UnixConfig) -> Option<(PathBuf, u32)> {
     if config.socket_mode() & 0o077 == 0 {
         return None;
@@ -108,7 +109,7 @@ fn closed_directory(path: &Path, config: &UnixConfig) -> Option<(PathBuf, u32)> 
         let found = std::fs::metadata(directory).ok()?;
         let mode = found.mode() & 0o777;
         let all = mode & 0o001 != 0;
-        // The groups of a user are not known here.
+        // The groups of a user are not known here, so any group permission is assumed to be enough.
         let some_group = mode & 0o010 != 0 && config.group.is_none_or(|it| it == found.gid());
         let owner = !config.allow_uids.is_empty()
             && mode & 0o100 != 0
@@ -141,7 +142,7 @@ mod tests {
             assert_eq!(config.socket_mode(), expected, "{config:?}");
             assert!(config.validate().is_ok());
         }
-        // Such a socket would admit no one, not even its owner, or the bits are invalid.
+        // These modes would exclude the owner, or have bits that are invalid or useless.
         for mode in [0, 0o060, 0o400, 0o644, 0o640, 0o1666, 600] {
             let error = config(Some(mode), None, &[]).validate().unwrap_err();
             assert_eq!(error.field, "socket_mode", "{mode:o}");

@@ -1,4 +1,4 @@
-//! Disconnects clients whose user is not allowed, and sends them the reason.
+//! Sending the reason to clients whose user is not allowed, and disconnecting them.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -10,12 +10,12 @@ use tokio::time::timeout;
 
 use crate::transport::RefusalNotice;
 
-/// The maximum number of refused clients that are waited for at the same time. Further clients are sent the reason and
-/// disconnected at once; one that is still writing may get an error before it reads the reason.
+/// The maximum number of refused clients that are waited for at the same time. Further clients are sent
+/// the reason and disconnected at once; such a client may get a write error before it reads the reason.
 const MAX_CLIENTS: usize = 16;
 /// How long a client may take to read the reason and to disconnect.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How many bytes from a client are read and discarded meanwhile.
+/// How many bytes from a client are read and discarded during this time.
 const MAX_DISCARDED: u64 = 1024 * 1024;
 
 /// The refused clients of one listener. Dropping it disconnects them.
@@ -34,7 +34,8 @@ impl Refused {
         }
         if self.clients.len() >= MAX_CLIENTS {
             if let (Ok(mut stream), false) = (stream.into_std(), self.notice.is_response) {
-                // Does not block, and fits into the empty buffer of a new connection.
+                // This does not block, because the notice fits into the empty buffer of a new
+                // connection.
                 let _ = stream.write(&self.notice.bytes);
             }
             return;
@@ -52,7 +53,7 @@ async fn send(mut stream: UnixStream, notice: RefusalNotice) -> io::Result<()> {
     }
     stream.write_all(&notice.bytes).await?;
     stream.shutdown().await?;
-    // A client that is still writing would get an error before it reads the reason.
+    // Without this, a client that is still writing would get an error before it reads the reason.
     tokio::io::copy(&mut stream.take(MAX_DISCARDED), &mut tokio::io::sink()).await?;
     Ok(())
 }
@@ -64,7 +65,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn every_client_gets_the_reason_however_many_there_are() {
+    async fn every_client_gets_the_reason_even_beyond_the_limit() {
         let notice = RefusalNotice { bytes: "no\n".into(), is_response: false };
         let mut refused = Refused { notice, clients: JoinSet::new() };
         let mut clients = Vec::new();

@@ -1,4 +1,5 @@
-//! The write half of a Unix socket. It can tell a peer that ended its direction from one that is gone.
+//! The write half of a Unix socket. It distinguishes a peer that ended its direction from one that is
+//! gone.
 
 use std::io;
 use std::pin::Pin;
@@ -14,7 +15,7 @@ use crate::hangup::Hangup;
 #[derive(Debug)]
 pub struct UnixWriteHalf {
     socket: OwnedWriteHalf,
-    /// Created by the first poll of whether the peer is gone.
+    /// Created by the first call of `poll_gone`.
     watch: Option<Hangup>,
 }
 
@@ -33,7 +34,7 @@ impl UnixWriteHalf {
 
 impl WriteEnd for UnixWriteHalf {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // Without a descriptor for the watch, the next write will notice.
+        // If no descriptor is left for the watch, the next write notices it.
         let Ok(watch) = self.watch() else { return Poll::Pending };
         watch.poll(cx)
     }

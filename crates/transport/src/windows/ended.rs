@@ -9,16 +9,16 @@ use windows_sys::Win32::System::Pipes::PeekNamedPipe;
 
 use super::security::check;
 
-/// Returns true if a pipe has ended, after a read returned nothing. An empty write by the other side also
-/// completes a read with nothing; neither tokio nor `std` distinguishes the two.
+/// Returns true if a pipe has ended. Call it after a read that returned no bytes: an empty write by the
+/// other side has the same effect, and neither tokio nor `std` distinguishes the two.
 pub(super) fn has_ended(pipe: BorrowedHandle<'_>) -> bool {
     let (handle, none) = (pipe.as_raw_handle(), null_mut());
     // SAFETY: the handle is open, and no data is requested.
     check(unsafe { PeekNamedPipe(handle, null_mut(), 0, none, none, none) }).is_err()
 }
 
-/// Returns how many bytes wait in a pipe to be read; 0 for anything else. It blocks while another thread
-/// reads from the same handle, if that is a synchronous one.
+/// Returns how many bytes can be read from a pipe, or 0 if the handle is not a pipe. If the handle is
+/// synchronous, this blocks while another thread reads from it.
 pub(super) fn waiting(pipe: BorrowedHandle<'_>) -> u64 {
     let (handle, none, mut bytes) = (pipe.as_raw_handle(), null_mut(), 0);
     // SAFETY: the handle is open, and the number of bytes is written to a variable that outlives the call.

@@ -23,14 +23,14 @@ pub use security::Sid;
 /// The identity of the peer process, as reported by the operating system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {
-    /// The process id, if known. The process may have ended since.
+    /// The process ID, if known. The process may have ended in the meantime.
     pub pid: Option<u32>,
     /// The user of the process, if known.
     pub user: Option<Sid>,
 }
 
 impl PeerIdentity {
-    /// Returns true if both processes belong to the same user, as far as is known.
+    /// Returns true if both processes belong to the same user, as far as the users are known.
     pub fn is_same_user(&self, other: &Self) -> bool {
         self.user == other.user
     }
@@ -66,7 +66,7 @@ pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
             ERROR_NO_SYSTEM_RESOURCES,
             ERROR_NOT_ENOUGH_QUOTA,
             ERROR_COMMITMENT_LIMIT,
-            // Sockets have error codes of their own.
+            // Sockets have their own error codes.
             WSAEMFILE as u32,
             WSAENOBUFS as u32,
         ],

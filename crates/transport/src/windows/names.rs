@@ -1,5 +1,5 @@
-//! Compares names case-insensitively, as Windows does: by the system's own table, which covers more than
-//! ASCII.
+//! Case-insensitive comparison of names, as on Windows: it uses the system's own table, which covers
+//! more than ASCII.
 #![allow(unsafe_code)]
 
 use std::cmp::Ordering;
@@ -10,7 +10,7 @@ use windows_sys::Win32::Globalization::{
     CSTR_EQUAL, CSTR_GREATER_THAN, CSTR_LESS_THAN, CompareStringOrdinal,
 };
 
-/// Variables that every child inherits unless they are removed by name: without them some system
+/// Variables that every child inherits unless they are removed by name: without them, some system
 /// libraries, such as the one for sockets, are not found.
 pub(crate) const ALWAYS: [&str; 1] = ["SystemRoot"];
 
@@ -30,7 +30,7 @@ pub(crate) fn compare(one: &OsStr, other: &OsStr) -> Ordering {
         CSTR_LESS_THAN => Ordering::Less,
         CSTR_EQUAL => Ordering::Equal,
         CSTR_GREATER_THAN => Ordering::Greater,
-        // It cannot fail for valid text.
+        // The call cannot fail for valid text.
         _ => one.cmp(&other),
     }
 }

@@ -1,7 +1,7 @@
-//! Notices, without writing, that the other end of a pipe has no reader any more.
+//! Detection, without writing, that the other end of a pipe no longer has a reader.
 //!
-//! The system has no event for that, so a thread polls. It is a thread because the query blocks while
-//! another thread or process writes to the same pipe.
+//! The system has no event for that, so the pipe is polled. This needs a thread, because the query
+//! blocks while another thread or process writes to the same pipe.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -19,11 +19,11 @@ use windows_sys::Win32::System::IO::IO_STATUS_BLOCK;
 /// The polling interval.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// Watches whether stdout still has a reader. The thread is started only when this is first polled.
+/// A watch on the reader of stdout. Its thread is started only when the watch is first polled.
 pub(crate) enum Reader {
     Unwatched(OwnedHandle),
     Watched(Watch),
-    /// Not known: stdout is not a pipe, or was closed by this side.
+    /// Whether there is a reader is not known: stdout is not a pipe, or this side has closed it.
     Unknown,
 }
 
@@ -37,7 +37,7 @@ impl Reader {
         stdout.as_handle().try_clone_to_owned().map_or(Self::Unknown, Self::Unwatched)
     }
 
-    /// Ready when the reader has closed its end of the pipe.
+    /// Polls until the reader has closed its end of the pipe.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         *self = match std::mem::replace(self, Self::Unknown) {
             Self::Unwatched(pipe) => Watch::start(pipe).map_or(Self::Unknown, Self::Watched),
@@ -118,12 +118,12 @@ impl Shared {
     }
 }
 
-/// Returns whether the reader is gone; `None` if that is not known, because the handle is not a pipe.
+/// Returns whether the reader is gone, or `None` if the handle is not a pipe.
 fn is_reader_gone(pipe: &OwnedHandle) -> Option<bool> {
     let mut status = IO_STATUS_BLOCK::default();
     let mut pipe_information = FILE_PIPE_LOCAL_INFORMATION::default();
-    // SAFETY: the handle is open, and the system writes only to the two structures; the size of the second
-    // one is given.
+    // SAFETY: the handle is open, and the system writes only to the two structures, and is given the
+    // size of the second one.
     let outcome = unsafe {
         NtQueryInformationFile(
             pipe.as_raw_handle(),

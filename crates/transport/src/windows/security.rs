@@ -24,18 +24,18 @@ use windows_sys::Win32::System::Threading::{
     GetCurrentProcess, OpenProcess, OpenProcessToken, PROCESS_QUERY_LIMITED_INFORMATION,
 };
 
-/// SECURITY_MAX_SID_SIZE.
+/// The maximum length of an SID in bytes (SECURITY_MAX_SID_SIZE).
 const LONGEST: usize = 68;
 
 /// A security identifier (SID) of a user or a group, such as `S-1-5-21-…`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sid {
-    /// Zero after its length.
+    /// The SID, followed by zeroes.
     bytes: [u8; LONGEST],
 }
 
 impl Sid {
-    /// Returns true for LocalSystem and the administrators, who have all rights anyway.
+    /// Returns true for LocalSystem and the administrators, which have all rights anyway.
     pub(super) fn is_root(&self) -> bool {
         let text = self.to_string();
         text == "S-1-5-18" || text == "S-1-5-32-544"
@@ -44,7 +44,7 @@ impl Sid {
     /// # Safety
     /// `sid` must be a valid security identifier.
     unsafe fn copied(sid: PSID) -> io::Result<Self> {
-        // SAFETY: the caller guarantees that it is valid.
+        // SAFETY: the caller guarantees that `sid` is valid.
         let length = unsafe { GetLengthSid(sid) } as usize;
         let mut bytes = [0; LONGEST];
         let room = bytes.get_mut(..length).ok_or(io::ErrorKind::InvalidData)?;
@@ -74,7 +74,7 @@ impl fmt::Debug for Sid {
 
 /// Returns the user of this process.
 pub(super) fn current_user() -> io::Result<Sid> {
-    // SAFETY: it takes no arguments and returns a pseudo handle that needs no closing.
+    // SAFETY: the call takes no arguments and returns a pseudo handle that need not be closed.
     sid_behind(unsafe { GetCurrentProcess() }, TokenUser)
 }
 
@@ -86,7 +86,7 @@ fn integrity() -> io::Result<Sid> {
 
 /// Returns the user of a process.
 pub(super) fn user_of(pid: u32) -> io::Result<Sid> {
-    // SAFETY: it takes no pointer.
+    // SAFETY: the call takes no pointers.
     let process = unsafe { OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, 0, pid) };
     sid_behind(owned(process)?.as_raw_handle(), TokenUser)
 }
@@ -131,7 +131,7 @@ pub(super) fn owner_of(object: BorrowedHandle<'_>) -> io::Result<Sid> {
     }
     let owner = match owner.is_null() {
         true => Err(io::ErrorKind::NotFound.into()),
-        // SAFETY: it points into the descriptor, which is freed below.
+        // SAFETY: the pointer is into the descriptor, which is freed below.
         false => unsafe { Sid::copied(owner) },
     };
     // SAFETY: the call has allocated the descriptor, and it is freed only here.
@@ -139,37 +139,37 @@ pub(super) fn owner_of(object: BorrowedHandle<'_>) -> io::Result<Sid> {
     owner
 }
 
-/// Returns the id of the client process of a connected pipe.
+/// Returns the process ID of a connected pipe's client.
 pub(super) fn client_of(pipe: BorrowedHandle<'_>) -> io::Result<u32> {
     let mut pid = 0;
-    // SAFETY: the handle is open, and the id is written to a variable of its type.
+    // SAFETY: the handle is open, and the process ID is written to a variable of its type.
     check(unsafe { GetNamedPipeClientProcessId(pipe.as_raw_handle(), &mut pid) })?;
     Ok(pid)
 }
 
-/// Returns the id of the process that created the pipe's instance.
+/// Returns the ID of the process that created the pipe's instance.
 pub(super) fn server_of(pipe: BorrowedHandle<'_>) -> io::Result<u32> {
     let mut pid = 0;
-    // SAFETY: the handle is open, and the id is written to a variable of its type.
+    // SAFETY: the handle is open, and the process ID is written to a variable of its type.
     check(unsafe { GetNamedPipeServerProcessId(pipe.as_raw_handle(), &mut pid) })?;
     Ok(pid)
 }
 
-/// A security descriptor in one piece of memory: an object's owner, and who may access it.
+/// A security descriptor in one piece of memory: an object's owner and its access control list.
 #[derive(Debug)]
 pub(super) struct Descriptor(Box<[usize]>);
 
 impl Descriptor {
-    /// Creates a descriptor that admits only our own user, who is also the owner, and only at our
-    /// integrity level or above: an elevated process must not be controlled or read by the same user's
-    /// ordinary processes.
+    /// Creates a descriptor that admits only this process's user, which is also the owner, and only at
+    /// this process's integrity level or above: ordinary processes of a user must not control or read an
+    /// elevated one.
     pub(super) fn private() -> io::Result<Self> {
         let (user, integrity) = (current_user()?, integrity()?);
         Self::parse(&format!("O:{user}D:P(A;;GA;;;{user})S:(ML;;NWNR;;;{integrity})"))
     }
 
-    /// Parses SDDL. If it names no owner, our own user becomes the owner: the system's default may be a
-    /// group, and clients check who owns the pipe.
+    /// Parses SDDL. If it names no owner, this process's user becomes the owner: the system's default
+    /// may be a group, and clients check the owner of the pipe.
     pub(super) fn owned_by_us(text: &str) -> io::Result<Self> {
         match text.trim_start().starts_with("O:") {
             true => Self::parse(text),
@@ -231,7 +231,7 @@ pub(super) fn owned(handle: RawHandle) -> io::Result<OwnedHandle> {
     if handle.is_null() {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it was just opened, and nothing else closes it.
+    // SAFETY: the handle was just opened, and nothing else closes it.
     Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
 }
 
@@ -253,7 +253,8 @@ mod tests {
         assert_eq!(user_of(std::process::id()).unwrap(), user);
     }
 
-    /// The label is a separate list with one entry: without it, processes of lower integrity are admitted.
+    /// The label is a separate list with one entry. Without it, processes of lower integrity would be
+    /// admitted.
     #[test]
     fn private_descriptor_has_our_integrity_label() {
         let label = integrity().unwrap();

@@ -1,6 +1,6 @@
 //! Stdin and stdout on Windows. The handles are duplicated. Inherited handles do not support overlapped
-//! reads, so a thread blocks in a system call that can be canceled. A console stays in place: the system
-//! reads and writes text there, so no stream can be corrupted.
+//! reads, so a thread blocks in a system call that can be canceled. A console is not replaced: the
+//! system reads and writes text there, so there is no stream to be corrupted.
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
@@ -24,7 +24,7 @@ use super::is_code;
 pub(crate) use super::reader::Reader;
 use super::security::check;
 
-/// The maximum size of one write, small enough to see its progress.
+/// The maximum size of one write. It is small so that the progress of a slow reader is visible.
 const WRITE: usize = 16 * 1024;
 
 /// The original stdin.
@@ -36,15 +36,16 @@ pub(crate) enum Source {
 /// The original stdout.
 pub(crate) struct Sink {
     out: Box<dyn Write + Send>,
-    /// A second handle of stdout, until `reader` takes it.
+    /// A watch with a second handle of stdout, until `Sink::reader` takes it.
     reader: Reader,
 }
 
-/// Set when the thread is to stop.
+/// A flag that is set when the thread must stop.
 pub(crate) type Stopped = AtomicBool;
 
-/// A thread that blocks in system calls. Dropping it stops the thread without waiting for that. A call
-/// that begins at the same moment is not canceled; then the blocked thread stays, and costs nothing else.
+/// A thread that blocks in system calls. Dropping it stops the thread without waiting for the thread's
+/// end. A call that begins at the same moment is not canceled; in that case, the blocked thread remains,
+/// which has no other cost.
 pub(crate) struct Worker {
     thread: JoinHandle<()>,
     stopped: Arc<Stopped>,
@@ -70,18 +71,18 @@ impl Drop for Worker {
     }
 }
 
-/// How long a read that has begun may take. Here a read blocks until there are bytes, so it is not waited
+/// How long to wait for a read that has begun. A read blocks until there are bytes, so it is not waited
 /// for.
 pub(crate) const READ: Duration = Duration::ZERO;
 
 impl Source {
-    /// Returns false when stopped. Does not wait, because reads block.
+    /// Returns false when stopped. This does not wait, because reads block.
     pub(crate) fn wait(&self, stopped: &Stopped) -> io::Result<bool> {
         Ok(!stopped.load(Ordering::Acquire))
     }
 
-    /// Reads, and blocks until there is something to read; `None` when nothing was read and the caller has
-    /// to try again.
+    /// Blocks until there are bytes, and reads them. Returns `None` if nothing was read and the caller
+    /// must try again.
     pub(crate) fn read(&self, chunk: &mut [u8]) -> io::Result<Option<usize>> {
         let read = match self {
             Self::Console(console) => (&mut &*console).read(chunk),
@@ -89,15 +90,15 @@ impl Source {
         };
         match read {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
-            // An empty write by the other side.
+            // This was an empty write by the other side.
             Ok(0) if matches!(self, Self::Taken(file) if !has_ended(file.as_handle())) => Ok(None),
-            // The other end is closed in all processes.
+            // No process has the other end open.
             Err(error) if is_code(&error, &[ERROR_BROKEN_PIPE]) => Ok(Some(0)),
             read => read.map(Some),
         }
     }
 
-    /// Returns how many bytes wait to be read. Must not be called while another thread reads.
+    /// Returns how many bytes can be read. Must not be called while another thread reads.
     pub(crate) fn unread(&self) -> u64 {
         match self {
             Self::Console(_) => 0,
@@ -117,7 +118,7 @@ impl Sink {
         Ok(std::mem::replace(&mut self.reader, Reader::Unknown))
     }
 
-    /// Writes some bytes when there is room; fails when stopped.
+    /// Waits for room and writes some bytes. Fails when stopped.
     pub(crate) fn write_piece(&mut self, bytes: &[u8], stopped: &Stopped) -> io::Result<usize> {
         if stopped.load(Ordering::Acquire) {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -132,7 +133,7 @@ impl Sink {
 /// Takes the original handles. Afterwards the standard handles are the null device and stderr.
 pub(crate) fn take() -> io::Result<(Source, Sink)> {
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-    // What was printed earlier must be written first.
+    // Output that was printed earlier must be written first.
     let _ = io::stdout().flush();
     let source = if stdin.is_terminal() {
         Source::Console(stdin)
@@ -157,12 +158,13 @@ pub(crate) fn take() -> io::Result<(Source, Sink)> {
 }
 
 /// Replaces a standard handle with `instead`, and returns a copy of the original that children do not
-/// inherit. The original is closed, or its other end would never see the end, unless it is also another
+/// inherit. The original is closed, so that the other side can see the end, unless it is also another
 /// standard handle.
 ///
 /// Code that asks the system for the standard handle each time, as `std` does, is not affected. A C
-/// runtime keeps the handle's number from the start of the process: what a C library prints afterwards
-/// fails, or goes to a new handle with that number. Windows cannot replace a handle under the same number.
+/// runtime keeps the handle's number from the start of the process: output that a C library prints
+/// afterwards fails, or goes to a new handle with that number. Windows cannot replace a handle under the
+/// same number.
 fn replace(
     place: STD_HANDLE,
     real: impl AsHandle + AsRawHandle,
@@ -170,8 +172,8 @@ fn replace(
     instead: OwnedHandle,
 ) -> io::Result<OwnedHandle> {
     let raw = real.as_raw_handle();
-    // A process may be started without this handle; then it is at its end from the start. Its placeholder
-    // can be duplicated, but not read.
+    // A process may be started without this handle. Its input is then empty. The placeholder for the
+    // handle can be duplicated but not read.
     let is_there = !raw.is_null() && raw != INVALID_HANDLE_VALUE;
     let copy = match is_there.then(|| real.as_handle().try_clone_to_owned()) {
         Some(Ok(copy)) => copy,
@@ -180,9 +182,9 @@ fn replace(
     // SAFETY: the handle is open, and from here on it is never closed.
     check(unsafe { SetStdHandle(place, instead.into_raw_handle()) })?;
     if is_there && !others.contains(&raw) {
-        // SAFETY: it is open, because it could be duplicated; it was this process's standard handle, which
-        // no Rust value owns; and this is done once. C runtimes keep its number in their tables: see
-        // above.
+        // SAFETY: the handle is open, because it could be duplicated; it was this process's standard
+        // handle, which no Rust value owns; and it is closed only once. C runtimes keep its number in
+        // their tables: see above.
         drop(unsafe { OwnedHandle::from_raw_handle(raw) });
     }
     Ok(copy)

@@ -1,4 +1,4 @@
-//! Connects to a named pipe, and refuses pipes of other users.
+//! Connecting to a named pipe. Pipes of other users are refused.
 
 use std::io;
 use std::path::Path;
@@ -15,13 +15,13 @@ use crate::error::{ErrorKind, Operation, TransportError, common_kind};
 use crate::pipe::PipeConfig;
 use crate::windows::{is_code, security};
 
-/// The first pause when every instance is busy, and the longest. Waiting with the system's function would
-/// need a thread.
+/// The first and the longest pause between attempts while every instance is busy. The system's function
+/// that waits would need a thread.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a pipe may be missing: there is a gap if a server creates its next instance only after it has
-/// returned the last one.
+/// How long a pipe may be missing. There is a gap if a server creates its next instance only after the
+/// last one has been connected.
 const GAP: Duration = Duration::from_millis(200);
 
 pub(crate) async fn connect(

@@ -1,4 +1,5 @@
-//! Listens on a named pipe as its first creator, with an instance always available to connect to.
+//! Listening on a named pipe, as the creator of its first instance. There is always an instance that
+//! clients can connect to.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -26,11 +27,11 @@ pub struct PipeListener {
     path: PathBuf,
     endpoint: Endpoint,
     descriptor: Descriptor,
-    /// The only user who may connect; `None` if a custom descriptor decides.
+    /// The only user that may connect; `None` if a custom descriptor decides.
     only: Option<Sid>,
     backlog: usize,
-    /// The instances without a client. Each is used once: when its client is gone it is closed, rather
-    /// than disconnected and connected again.
+    /// The instances without a client. Each is used once: after its client has left, it is closed and
+    /// not connected again.
     waiting: Vec<BoxFuture<'static, io::Result<NamedPipeServer>>>,
 }
 
@@ -61,7 +62,7 @@ pub(crate) fn listen(
         waiting: Vec::new(),
     };
     listener.make_instance(true).map_err(|error| {
-        // The system's errors for a second first instance.
+        // These are the system's errors if the first instance exists already.
         let is_taken = is_code(&error, &[ERROR_ACCESS_DENIED, ERROR_PIPE_BUSY]);
         let kind = if is_taken { ErrorKind::AddressInUse } else { common_kind(&error) };
         TransportError::new(kind, Operation::Listen)
@@ -69,7 +70,7 @@ pub(crate) fn listen(
             .with_hint("choose another name, or stop the program that listens there")
     })?;
     if listener.only.is_none() {
-        // The first instance is created whatever the descriptor says, the others only if it allows that.
+        // The first instance can always be created, the others only if the descriptor allows it.
         listener.make_instance(false).map_err(|error| {
             let must = "admit the server's own user, who creates further instances of the pipe: \
                         include (A;;GA;;;OW), and name no other owner";
@@ -90,7 +91,7 @@ impl PipeListener {
         Ok(())
     }
 
-    /// Creates the missing instances; fails only if there is none at all.
+    /// Creates the missing instances. Fails only if there are no instances at all.
     fn fill(&mut self) -> io::Result<()> {
         while self.waiting.len() < self.backlog {
             match self.make_instance(false) {
@@ -116,7 +117,7 @@ impl PipeListener {
             });
             let Some((at, connected)) = connected else { return Poll::Pending };
             drop(self.waiting.swap_remove(at));
-            // The next instance exists before this one is returned.
+            // The next instance is created before this one is returned.
             if let Err(error) = self.make_instance(false) {
                 tracing::debug!("cannot create another instance of {}: {error}", self.endpoint);
             }
@@ -130,7 +131,7 @@ impl PipeListener {
         let peer = end.peer().map_err(|error| {
             TransportError::new(common_kind(&error), Operation::Accept).because(error)
         })?;
-        // If the user is unknown, the descriptor has already refused all others.
+        // If the user is unknown, the descriptor has still refused all other users.
         match (self.only, peer.user) {
             (Some(only), Some(user)) if user != only && !user.is_root() => {
                 Err(TransportError::new(ErrorKind::PeerNotAllowed(peer), Operation::Accept))

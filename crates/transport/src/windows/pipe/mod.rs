@@ -45,14 +45,14 @@ impl End {
             Self::Server(pipe) => pipe.as_raw_handle(),
             Self::Client(pipe) => pipe.as_raw_handle(),
         };
-        // SAFETY: the pipe is borrowed as long as the handle, and cannot be closed meanwhile.
+        // SAFETY: the pipe is borrowed as long as the handle, and cannot be closed during that time.
         question(unsafe { BorrowedHandle::borrow_raw(handle) })
     }
 
     /// Returns the identity of the peer, as far as it is known.
     fn peer(&self) -> io::Result<PeerIdentity> {
         let pid = match self {
-            // A client that has already left has no identity, which is no error.
+            // A client that has already left has no identity. This is not an error.
             Self::Server(_) => self.ask(security::client_of).ok(),
             Self::Client(_) => Some(self.ask(security::server_of)?),
         };
@@ -69,7 +69,7 @@ fn connection(end: End, peer: PeerIdentity, endpoint: &Endpoint) -> PipeConnecti
         capabilities: Capabilities {
             half_close: false,
             peer_identity: true,
-            // Reading notices it and wakes the write half.
+            // The read half notices it and wakes the write half.
             notices_hangup: true,
             ..Capabilities::default()
         },

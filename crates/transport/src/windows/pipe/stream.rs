@@ -1,5 +1,5 @@
-//! The two halves of a connected pipe. The pipe has a single end that cannot be closed by halves: the end
-//! of the write half is the end of the line.
+//! The two halves of a connected pipe. A pipe cannot be closed in one direction, so the end of the write
+//! half is the end of the line.
 
 use std::io;
 use std::pin::Pin;
@@ -14,20 +14,21 @@ use crate::connection::{ReadEnd, WriteEnd};
 use crate::windows::ended::{has_ended, waiting};
 use crate::windows::is_code;
 
-/// The maximum size of one write. The runtime keeps what a slow reader has not read of it, and that
-/// progress is invisible. So it is small enough to be read within the stall timeout.
+/// The maximum size of one write. While a slow reader reads these bytes, its progress is invisible, so
+/// they must be few enough to be read within the stall timeout.
 const WRITE: usize = 64 * 1024;
 
 /// The read half of a named pipe.
 #[derive(Debug)]
 pub struct PipeReadHalf(Arc<Shared>);
 
-/// The write half of a named pipe. Shutting it down ends the line after all bytes were handed to the
-/// system; dropping it also ends the line, and bytes accepted before are still handed over.
+/// The write half of a named pipe. Shutting it down ends the line after all bytes have been handed to
+/// the system. Dropping it also ends the line, but bytes that were accepted earlier are still handed to
+/// the system.
 #[derive(Debug)]
 pub struct PipeWriteHalf {
     shared: Arc<Shared>,
-    /// Joins the slices of a vectored write.
+    /// The joined slices of a vectored write.
     joined: Vec<u8>,
 }
 
@@ -36,14 +37,14 @@ struct Shared(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// `None` once the line has ended on this side. The pipe is closed rather than disconnected, so that
-    /// the other side can still read what it has not read yet.
+    /// `None` once the line has ended on this side. The pipe is closed and not disconnected, so that the
+    /// other side can still read the remaining bytes.
     end: Option<End>,
     /// The other side is gone.
     is_gone: bool,
     /// The task that waits for bytes.
     reader: Option<Waker>,
-    /// The task that waits for the other side to go.
+    /// The task that waits until the other side is gone.
     watcher: Option<Waker>,
 }
 
@@ -102,7 +103,7 @@ impl AsyncRead for PipeReadHalf {
                 return Poll::Pending;
             }
             Poll::Ready(Ok(())) => buffer.filled().len() == before,
-            // A server may disconnect instead of closing; that is also an end.
+            // A server may disconnect the pipe instead of closing it, which is also an end.
             Poll::Ready(Err(error))
                 if is_code(&error, &[ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED]) =>
             {
@@ -180,14 +181,14 @@ impl AsyncWrite for PipeWriteHalf {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The system sends accepted bytes by itself.
+        // The system sends accepted bytes without a flush.
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Only one write is under way at a time: when an empty one is accepted, all bytes before it were
-        // handed to the system. A reader ignores it or takes it for the end, which follows. If it fails,
-        // nothing reads the pipe.
+        // Only one write is in progress at a time: when an empty write is accepted, all bytes before it
+        // have been handed to the system. A reader ignores the empty write or treats it as the end,
+        // which follows anyway. If the write fails, nothing reads from the pipe.
         let _ = ready!(Self::poll_write_to(&mut self.shared.lock(), cx, &[]));
         self.shared.close();
         Poll::Ready(Ok(()))

@@ -1,7 +1,8 @@
-//! Encodes a program's arguments and environment for the system: a command line and an environment block.
+//! The encoding of a program's arguments and environment for the system, as a command line and an
+//! environment block.
 //!
-//! The rules are those of Rust's standard library, which has no stable way to set a job and the inherited
-//! handles of a new process.
+//! The rules are those of Rust's standard library. It is not used because it has no stable way to set a
+//! new process's job and inherited handles.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -19,7 +20,7 @@ pub(super) fn wide(text: &OsStr) -> Vec<u16> {
     text.encode_wide().chain([0]).collect()
 }
 
-/// Returns the command line of a program, which `CommandLineToArgvW` splits again.
+/// Returns the command line of a program, in the form that `CommandLineToArgvW` splits.
 pub(super) fn of_program(program: &Path, args: &[OsString]) -> Vec<u16> {
     let mut line = quoted(program);
     for arg in args {
@@ -40,17 +41,18 @@ pub(super) fn of_program(program: &Path, args: &[OsString]) -> Vec<u16> {
 /// Returns the command line of `cmd.exe` that runs a batch file with these arguments.
 ///
 /// # Errors
-/// [`InvalidInput`](io::ErrorKind::InvalidInput) for text that it would misread, however it is quoted.
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) for text that `cmd.exe` would misread even if it is
+/// quoted.
 pub(super) fn of_batch_file(file: &Path, args: &[OsString]) -> io::Result<Vec<u16>> {
     let has =
         |text: &OsStr, bytes: &[u8]| text.as_encoded_bytes().iter().any(|it| bytes.contains(it));
     if has(file.as_os_str(), b"\"") || args.iter().any(|arg| has(arg, b"\r\n")) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    // Command extensions are needed for the replacement of `%` below. The quote after `/c` is removed
-    // together with the last one.
+    // Command extensions are needed for the replacement of `%` below. `cmd.exe` removes the quote after
+    // `/c` together with the last one.
     let mut line: Vec<u16> = "cmd.exe /e:ON /v:OFF /d /c \"".encode_utf16().collect();
-    // A file name can contain a `%`, too.
+    // A file name can also contain a `%`.
     append(&mut line, file.as_os_str(), true, escape_for_a_shell);
     for arg in args {
         line.push(SPACE);
@@ -65,8 +67,8 @@ fn quoted(path: &Path) -> Vec<u16> {
     [QUOTE].into_iter().chain(path.as_os_str().encode_wide()).chain([QUOTE]).collect()
 }
 
-/// Returns true if an argument needs no quotes. One that ends with a backslash would escape the quote
-/// after `%~1`.
+/// Returns true if an argument needs no quotes. An argument that ends with a backslash needs them: it
+/// would escape the quote in a batch file's `"%~1"`.
 fn is_plain_for_a_shell(arg: &OsStr) -> bool {
     let is_plain = |it: char| match it.is_ascii() {
         true => it.is_ascii_alphanumeric() || r"#$*+-./:?@\_".contains(it),
@@ -77,14 +79,14 @@ fn is_plain_for_a_shell(arg: &OsStr) -> bool {
         && arg.to_string_lossy().chars().all(is_plain)
 }
 
-/// Writes what `cmd.exe` needs before a code unit that follows `backslashes` backslashes.
+/// Writes the characters that `cmd.exe` needs before a code unit that follows `backslashes` backslashes.
 fn escape_for_a_shell(line: &mut Vec<u16>, backslashes: usize, unit: u16) {
     if unit == QUOTE {
         line.extend(std::iter::repeat_n(BACKSLASH, backslashes));
         line.push(QUOTE);
     } else if unit == u16::from(b'%') {
-        // An empty substring of a variable that always exists, so that what follows is not read as a
-        // variable name.
+        // This is an empty substring of a variable that always exists. It prevents the following text
+        // from being read as a variable name.
         line.extend("%%cd:~,".encode_utf16());
     }
 }
@@ -111,7 +113,7 @@ fn append(
         line.push(unit);
     }
     if in_quotes {
-        // Doubled, so that they do not escape the quote.
+        // The backslashes are doubled so that they do not escape the quote.
         line.extend(std::iter::repeat_n(BACKSLASH, backslashes));
         line.push(QUOTE);
     }

@@ -1,4 +1,4 @@
-//! Holds a child in a job, together with all its descendants.
+//! A child that is held in a job, together with all its descendants.
 
 use std::io;
 use std::os::windows::io::{AsHandle, OwnedHandle};
@@ -12,20 +12,20 @@ use super::wait;
 use crate::control::BoxFuture;
 use crate::process::End;
 
-/// A child and its job. Dropping it kills everything in the job.
+/// A child and its job. Dropping it kills all processes in the job.
 pub(crate) struct Held {
     job: Job,
-    /// While it is open, the process id is not reused.
+    /// While this handle is open, the process ID is not reused.
     process: OwnedHandle,
     pid: u32,
-    /// It shares our console, and so receives CTRL_BREAK.
+    /// True if the child shares our console and therefore receives CTRL_BREAK.
     shares_console: bool,
-    /// How many other processes were killed with it. Counted once, because processes that are being killed
-    /// still count.
+    /// How many other processes were killed with the child. They are counted only once, because
+    /// processes that are being killed are still included in the system's count.
     left: OnceLock<u32>,
 }
 
-/// The name of the request to end, for messages.
+/// The name, for messages, of the event that makes a child end.
 pub(crate) const TERMINATION: &str = "CTRL_BREAK";
 
 /// Returns the exit status of a killed process.
@@ -42,7 +42,8 @@ impl Held {
         Some(self.pid)
     }
 
-    /// Completes when the child has ended. Windows has no signals that stop a process.
+    /// Waits until the child has ended. The callback is never called, because Windows has no signals
+    /// that stop a process.
     pub(crate) fn ended(
         &self,
         _: impl Fn(Option<String>) + Send + 'static,
@@ -51,19 +52,20 @@ impl Held {
         Ok(Box::pin(async move { End::Status(ended.await.ok()) }))
     }
 
-    /// Returns true if it can be asked to end with CTRL_BREAK, which only processes on our console receive.
+    /// Returns true if the child can be made to end with CTRL_BREAK, which only processes on our console
+    /// receive.
     pub(crate) fn can_be_told(&self) -> bool {
         self.shares_console
     }
 
-    /// Sends CTRL_BREAK to its process group.
+    /// Sends CTRL_BREAK to the child's process group.
     pub(crate) fn terminate(&self) {
         if let Err(error) = job::interrupt(self.pid) {
             tracing::debug!(pid = self.pid, "cannot send CTRL_BREAK: {error}");
         }
     }
 
-    /// Kills everything in the job.
+    /// Kills all processes in the job.
     pub(crate) fn kill(&self) {
         self.left.get_or_init(|| {
             let itself = u32::from(wait::is_running(self.process.as_handle()));
@@ -72,8 +74,9 @@ impl Held {
         self.job.kill();
     }
 
-    /// Kills everything at once and passes the job to the reaper. Never blocks. `then` is called when the
-    /// system reports that no process is left. Returns the exit status of a child that had ended.
+    /// Kills all processes at once and passes the job to the reaper. Never blocks. `then` is called when
+    /// the system reports that no process is left. Returns the exit status if the child had already
+    /// ended.
     pub(crate) fn end(self, then: Option<Reaped>) -> Option<ExitStatus> {
         let status = wait::status(self.process.as_handle());
         self.kill();
@@ -93,14 +96,14 @@ mod tests {
     use crate::ProcessConfig;
     use crate::windows::process::{resolve::resolve, start::start};
 
-    /// Tests a process that was just being started when the others in its job were killed.
+    /// Tests a process that was just being started when the other processes in its job were killed.
     #[tokio::test]
     async fn process_added_to_an_ended_job_is_killed() {
         let config = ProcessConfig::new("cmd");
         let program = resolve(&config.program, None).unwrap();
         let started = start(&config, program).await.unwrap();
         let (told, over) = oneshot::channel();
-        // The child was not killed, and its stdin stays open.
+        // The child has not been killed, and its stdin stays open.
         let Held { job, process, .. } = started.held;
         assert!(wait::is_running(process.as_handle()));
         reaper::reap(job, 0, Some(Box::new(move |_| told.send(()).unwrap())));

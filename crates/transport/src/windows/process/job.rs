@@ -1,5 +1,5 @@
-//! A child's job object: it contains the child and all its descendants, and kills them when its handle is
-//! closed, for whatever reason.
+//! A child's job object. It contains the child and all its descendants, and the system kills them when
+//! the job's handle is closed for any reason.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -18,17 +18,17 @@ use windows_sys::Win32::System::JobObjects::{
 
 use crate::windows::security::{check, owned};
 
-/// The exit code of processes that we killed. Programs use small numbers and the system its own codes;
-/// this is an error code of neither (bits 29 to 31), and contains 137, which shells use for SIGKILL.
+/// The exit code of processes that we killed. Programs use small numbers, and the system has its own
+/// codes; this value (bits 29 to 31) belongs to neither. It contains 137, which shells use for SIGKILL.
 pub(super) const KILLED: u32 = 0xE000_0000 | 137;
 
-/// A job that processes cannot leave. Dropping it kills everything in it.
+/// A job that processes cannot leave. Dropping it kills all processes in it.
 #[derive(Debug)]
 pub(super) struct Job(OwnedHandle);
 
 impl Job {
     pub(super) fn new() -> io::Result<Self> {
-        // SAFETY: without attributes the handle is not inherited, and without a name the job cannot be
+        // SAFETY: without attributes, the handle is not inherited, and without a name, the job cannot be
         // opened.
         let job = Self(owned(unsafe { CreateJobObjectW(null(), null()) })?);
         let mut limits = JOBOBJECT_EXTENDED_LIMIT_INFORMATION::default();
@@ -45,13 +45,13 @@ impl Job {
         Ok(job)
     }
 
-    /// Kills everything in it. Never blocks.
+    /// Kills all processes in the job. Never blocks.
     pub(super) fn kill(&self) {
         // SAFETY: the handle is open.
         unsafe { TerminateJobObject(self.0.as_raw_handle(), KILLED) };
     }
 
-    /// Returns the number of processes in it; `None` if it cannot be queried.
+    /// Returns the number of processes in the job, or `None` if it cannot be queried.
     pub(super) fn active(&self) -> Option<u32> {
         let mut counts = JOBOBJECT_BASIC_ACCOUNTING_INFORMATION::default();
         let size = size_of_val(&counts) as u32;
@@ -77,13 +77,13 @@ impl AsHandle for Job {
 
 /// Returns true if this process has a console, which its children share.
 pub(super) fn has_console() -> bool {
-    // SAFETY: it takes no arguments. Without a console there is no code page.
+    // SAFETY: the call takes no arguments. Without a console, there is no code page.
     unsafe { GetConsoleCP() != 0 }
 }
 
-/// Sends CTRL_BREAK to the group that the process leads. The process must be held open, or its id may have
-/// been reused.
+/// Sends CTRL_BREAK to the group that the process leads. A handle of the process must be open, or its ID
+/// may have been reused.
 pub(super) fn interrupt(pid: u32) -> io::Result<()> {
-    // SAFETY: it takes no pointers.
+    // SAFETY: the call takes no pointers.
     check(unsafe { GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, pid) })
 }

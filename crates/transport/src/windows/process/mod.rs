@@ -1,5 +1,5 @@
-//! Child processes on Windows: in a job from before the first instruction, with pipes whose reads can be
-//! canceled. The platform-independent parts are in `process`.
+//! Child processes on Windows. They are in a job before their first instruction, and reads from their
+//! pipes can be canceled. The platform-independent parts are in `process`.
 
 mod command_line;
 pub(crate) mod held;

@@ -1,5 +1,5 @@
-//! The pipes between this process and a child. Our ends are overlapped named pipes, because reads of
-//! anonymous pipes need a thread that cannot be interrupted. The child's ends are plain handles.
+//! The pipes between this process and a child. Our ends are overlapped named pipes, because reading from
+//! an anonymous pipe needs a thread that cannot be interrupted. The child's ends are plain handles.
 
 use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
@@ -45,13 +45,13 @@ pub(super) fn from_child() -> io::Result<(Output, File)> {
     Ok((Output(ours), theirs))
 }
 
-/// Creates a connected pipe. Must be called in a runtime.
+/// Creates a connected pipe. Must be called within a runtime.
 fn pair(
     server: &mut ServerOptions,
     client: &mut OpenOptions,
 ) -> io::Result<(NamedPipeServer, File)> {
-    // A process that guesses the name could create the pipe first and keep programs from starting.
-    // `RandomState` is randomly seeded.
+    // A process that guesses the name could create the pipe first and prevent programs from starting.
+    // `RandomState` is seeded randomly.
     let random = RandomState::new().hash_one(std::process::id());
     let path: PathBuf = format!(r"\\.\pipe\tieline-child-{random:016x}").into();
     server.first_pipe_instance(true).max_instances(1).reject_remote_clients(true);
@@ -74,7 +74,7 @@ fn pair(
 
 #[allow(unsafe_code)]
 fn handle(pipe: &NamedPipeServer) -> BorrowedHandle<'_> {
-    // SAFETY: the pipe is borrowed as long as the handle, and cannot be closed meanwhile.
+    // SAFETY: the pipe is borrowed as long as the handle, and cannot be closed during that time.
     unsafe { BorrowedHandle::borrow_raw(pipe.as_raw_handle()) }
 }
 
@@ -107,13 +107,14 @@ impl AsyncWrite for ToChild {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // An empty write is accepted when the one before it is done, and tells the child nothing but the
-        // end that follows.
+        // An empty write is accepted when the one before it is done. The child at most takes it for the
+        // end of its input, which follows anyway.
         Pin::new(&mut self.0).poll_write(cx, &[]).map_ok(drop)
     }
 }
 
-/// Our end of the child's output. It is read until the other end is closed in all processes.
+/// Our end of the child's output. The end of the stream is reached when no process has the other end
+/// open.
 #[derive(Debug)]
 pub(crate) struct Output(NamedPipeServer);
 
@@ -142,10 +143,10 @@ pub struct ChildStdout {
 }
 
 enum Stage {
-    /// Until the future is ready, the end of the pipe is the end of the stream.
+    /// The stream ends with the pipe, or soon after the future is ready.
     Open(BoxFuture<'static, ()>),
-    /// All processes in the job were killed, so the end is near. A process outside the job may still hold
-    /// the pipe open; reading stops when this timer ends.
+    /// All processes in the job were killed. Because a process outside the job may still hold the pipe
+    /// open, reading stops when this timer ends.
     Over(Pin<Box<Sleep>>),
 }
 
@@ -183,7 +184,7 @@ impl AsyncRead for ChildStdout {
     }
 }
 
-/// Treats a pipe whose other end is closed in all processes as ended.
+/// Converts the errors of a pipe whose other end no process has open to the end of the stream.
 fn end_of_pipe(error: io::Error) -> io::Result<()> {
     match is_code(&error, &[ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED]) {
         true => Ok(()),

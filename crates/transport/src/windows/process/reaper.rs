@@ -1,4 +1,4 @@
-//! The library's one permanent thread on Windows: it waits until ended jobs contain no processes. The
+//! The library's only permanent thread on Windows. It waits until ended jobs contain no processes. The
 //! system has no event for that, so the thread polls while there are ended jobs.
 
 use std::io;
@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use super::job::Job;
 
-/// Called once a job contains no processes, with the number of other processes that were killed with the
-/// child, if that is certain.
+/// A function that is called when a job contains no processes. The argument is the number of other
+/// processes that were killed with the child, if it is certain.
 pub(crate) type Reaped = Box<dyn FnOnce(Option<u32>) + Send>;
 
-/// The interval of polling: killed processes are gone within milliseconds, unless the system itself is
-/// stuck.
+/// The first and the longest polling interval. Killed processes end within milliseconds, unless the
+/// system itself hangs.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -29,7 +29,7 @@ struct Dying {
     then: Option<Reaped>,
 }
 
-/// Waits until an ended job contains no processes. Never blocks.
+/// Passes an ended job to the thread, which waits until it contains no processes. Never blocks.
 pub(super) fn reap(job: Job, left: u32, then: Option<Reaped>) {
     let dying = Dying { job, left, then };
     match thread() {
@@ -39,10 +39,10 @@ pub(super) fn reap(job: Job, left: u32, then: Option<Reaped>) {
     }
 }
 
-/// Waits until all processes whose line has ended are gone. Returns false if some are not gone after
-/// `limit`. Blocks; for use at the end of a program.
+/// Waits until all processes whose line has ended no longer exist. Returns false if some still exist
+/// after `limit`. This blocks the thread; call it at the end of a program.
 ///
-/// Killed processes that are not gone by then are still ended by the system.
+/// The system still ends the killed processes that exist after `limit`.
 pub fn until_children_are_gone(limit: Duration) -> bool {
     let Some(Ok(thread)) = THREAD.get() else { return true };
     let (told, wait) = channel();
@@ -79,7 +79,8 @@ fn run(tasks: &Receiver<Task>) {
             Ok(Task::Tell(told)) => waiting.push(told),
             Err(RecvTimeoutError::Timeout) => {
                 pause = (pause * 2).min(LONGEST_PAUSE);
-                // A process that was being killed may have added one that it was just starting to the job.
+                // A process that was being killed may have added to the job another process that it was
+                // just starting.
                 dying.iter().for_each(|one| one.job.kill());
             }
             Err(RecvTimeoutError::Disconnected) => return,

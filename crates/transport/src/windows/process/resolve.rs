@@ -1,5 +1,5 @@
-//! Finds the program before it is started, so that "not found" can list the searched places, and nothing
-//! is started from an unexpected place.
+//! The search for a program before it is started, so that an error can list the searched places, and
+//! nothing is started from an unexpected place.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -8,14 +8,15 @@ use crate::error::{ErrorKind, Operation, TransportError};
 
 /// Returns the path of the file that `program` names.
 ///
-/// If it contains a separator, it is that path, relative to `cwd`. Otherwise it is the first file of that
-/// name in `PATH`. A name without an extension is tried with those of `PATHEXT`, in their order: `npx`
-/// finds `npx.cmd`. Only `.com`, `.exe`, `.bat` and `.cmd` are used: the others, such as `.vbs` and `.js`,
-/// need another program to start them. The current directory is not searched.
+/// If `program` contains a separator, it is a path, relative to `cwd`. Otherwise the first file of that
+/// name in `PATH` is used. A name without an extension is tried with the extensions of `PATHEXT`, in
+/// their order: `npx` finds `npx.cmd`. Only `.com`, `.exe`, `.bat` and `.cmd` are used: files with other
+/// extensions, such as `.vbs` and `.js`, need another program to start them. The current directory is
+/// not searched.
 ///
 /// # Errors
 /// [`DirectoryMissing`](ErrorKind::DirectoryMissing) for `cwd`,
-/// [`CommandNotFound`](ErrorKind::CommandNotFound) with the places searched, or
+/// [`CommandNotFound`](ErrorKind::CommandNotFound) with the searched places, or
 /// [`NotExecutable`](ErrorKind::NotExecutable) for a file with none of those extensions.
 pub fn resolve(program: &OsStr, cwd: Option<&Path>) -> Result<PathBuf, TransportError> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());

@@ -1,4 +1,4 @@
-//! Starts a program in a job. It inherits no handles except its own three.
+//! Starting a program in a job. The program inherits no handles except its stdin, stdout and stderr.
 #![allow(unsafe_code)]
 
 use std::ffi::{OsStr, OsString, c_void};
@@ -25,28 +25,29 @@ use crate::windows::security::{check, owned};
 pub(super) struct Command<'a> {
     /// The executable.
     pub(super) program: &'a OsStr,
-    /// The command line. It ends with a zero, like the two below.
+    /// The command line. It ends with a zero, as do the two fields below.
     pub(super) line: Vec<u16>,
-    /// `None` inherits ours.
+    /// Inherited from this process if `None`.
     pub(super) environment: Option<Vec<u16>>,
-    /// `None` inherits ours.
+    /// Inherited from this process if `None`.
     pub(super) directory: Option<Vec<u16>>,
     /// Flags of CreateProcess.
     pub(super) flags: u32,
-    /// Its stdin, stdout and stderr.
+    /// The stdin, stdout and stderr of the process.
     pub(super) stdio: [OwnedHandle; 3],
-    /// The process is in this job from its beginning, even if this process is killed meanwhile.
+    /// The job of the new process. The process is in it from the start, even if this process is killed
+    /// during the call.
     pub(super) job: BorrowedHandle<'a>,
 }
 
-/// Returns the handle and the id of the new process.
+/// Starts the process. Returns its handle and its process ID.
 pub(super) fn spawn(mut command: Command<'_>) -> io::Result<(OwnedHandle, u32)> {
     let program = wide(command.program);
     let inherited = command.stdio.each_ref().map(AsRawHandle::as_raw_handle);
-    // Another program started at this moment, with all inheritable handles, inherits these, too. Then the
-    // child's output ends when its job does, and not before.
+    // If another program is started at this moment with all inheritable handles, it also inherits these.
+    // The child's output then ends only with its job.
     for handle in inherited {
-        // SAFETY: the handle is open, and ours.
+        // SAFETY: the handle is open, and `command` owns it.
         check(unsafe { SetHandleInformation(handle, HANDLE_FLAG_INHERIT, HANDLE_FLAG_INHERIT) })?;
     }
     let jobs = [command.job.as_raw_handle()];
@@ -82,7 +83,7 @@ pub(super) fn spawn(mut command: Command<'_>) -> io::Result<(OwnedHandle, u32)> 
     Ok((owned(process.hProcess)?, process.dwProcessId))
 }
 
-/// Additional attributes of a new process. It borrows the attributes' values.
+/// Additional attributes of a new process. Their values are borrowed.
 struct Attributes<'a> {
     /// An array of words, because it contains pointers.
     list: Box<[usize]>,

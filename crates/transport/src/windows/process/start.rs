@@ -1,4 +1,4 @@
-//! Starts a child with its pipes, in a job from its first instruction on.
+//! Starting a child with its pipes, in a job from its first instruction.
 
 use std::fs::File;
 use std::io;
@@ -33,14 +33,14 @@ pub(crate) async fn start(
     let (stdout, theirs_out) = pipes::from_child().map_err(pipe_failed)?;
     let (stderr, theirs_err) = pipes::from_child().map_err(pipe_failed)?;
     let theirs = [theirs_in, theirs_out, theirs_err];
-    // Starting a program blocks for milliseconds, which a runtime thread cannot afford. If the caller is
-    // gone, the child is killed with its job.
+    // Starting a program blocks for milliseconds, which a runtime thread cannot afford. If the future is
+    // dropped, the child is killed with its job.
     let wanted = config.clone();
     let held = tokio::task::spawn_blocking(move || hold(&wanted, &program, theirs)).await;
     let held = held.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
     match held {
         Ok(held) => Ok(Started { held, stdin, stdout, stderr }),
-        // Errors of the system have a code; this one is our own refusal.
+        // The system's errors have a code. This one comes from `of_batch_file`.
         Err(error)
             if error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none() =>
         {
@@ -55,15 +55,16 @@ pub(crate) async fn start(
 
 /// Starts the child with its ends of the pipes.
 fn hold(config: &ProcessConfig, program: &Path, theirs: [File; 3]) -> io::Result<Held> {
-    // The system drops dots and spaces at the end of a name, so this determines which program is started.
+    // The system removes dots and spaces at the end of a name, so this determines which program is
+    // started.
     let program = std::path::absolute(plain(program))?;
     let job = Job::new()?;
     let (executable, line) = match is_batch_file(&program) {
         true => (shell()?, of_batch_file(&program, &config.args)?),
         false => (program.clone(), of_program(&program, &config.args)),
     };
-    // In its own process group the child does not receive Ctrl-C: it ends when its line does. Without a
-    // console to share, no window must appear.
+    // In its own process group, the child does not receive Ctrl-C: it ends when its line does. If there
+    // is no console to share, no window must appear.
     let shares_console = job::has_console();
     let window = if shares_console { 0 } else { CREATE_NO_WINDOW };
     let resolved = || environment(config.env.resolve(std::env::vars_os()));
@@ -87,8 +88,8 @@ pub(crate) fn launch_failed(error: io::Error) -> TransportError {
     TransportError::new(kind, Operation::Launch).because(error)
 }
 
-/// Removes the `\\?\` prefix, which some programs do not understand in their own name. Only before a
-/// drive: any other path would become a relative one.
+/// Removes the `\\?\` prefix, which some programs do not understand in their own name. It is removed
+/// only before a drive: any other path would become a relative one.
 fn plain(program: &Path) -> &Path {
     let text = program.to_str().and_then(|text| text.strip_prefix(r"\\?\"));
     let on_drive = text.filter(

@@ -1,4 +1,4 @@
-//! Waits for the end of a process without a dedicated thread, using the system's thread pool.
+//! Waiting for the end of a process with the system's thread pool, without a dedicated thread.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -18,7 +18,7 @@ use windows_sys::Win32::System::Threading::{
 
 use crate::windows::security::check;
 
-/// Completes with the exit status when the process has ended.
+/// Waits until the process has ended, and returns its exit status.
 pub(super) fn ended(
     process: OwnedHandle,
 ) -> io::Result<impl Future<Output = io::Result<ExitStatus>> + Send> {
@@ -54,12 +54,12 @@ type Tell = Option<oneshot::Sender<()>>;
 /// A registered wait.
 struct Waiting {
     wait: HANDLE,
-    /// Owned by this value; freed after the wait was unregistered.
+    /// Owned by this value, and freed after the wait was unregistered.
     tell: *mut Tell,
     process: OwnedHandle,
 }
 
-// SAFETY: neither is bound to a thread, and the sender that `tell` points to is `Send`.
+// SAFETY: the handles are not bound to a thread, and the sender that `tell` points to is `Send`.
 unsafe impl Send for Waiting {}
 
 // SAFETY: a shared reference gives access only to the process handle, which may be shared.
@@ -91,11 +91,13 @@ impl Drop for Waiting {
             // callback has finished, which does not block.
             unsafe { UnregisterWaitEx(self.wait, INVALID_HANDLE_VALUE) };
         }
-        // SAFETY: it was created by `Box::into_raw`, and the callback no longer uses it.
+        // SAFETY: the pointer was created by `Box::into_raw`, and the callback no longer uses it.
         drop(unsafe { Box::from_raw(self.tell) });
     }
 }
 
+/// Sends the notification. The system calls this when the process has ended.
+///
 /// # Safety
 /// `tell` must point to a [`Tell`] that nothing else uses during the call.
 unsafe extern "system" fn has_ended(tell: *mut c_void, _: bool) {
