@@ -1,8 +1,8 @@
 //! An echo server and an echo client for the Autobahn test suite, which expects each message back unchanged.
 //!
 //! ```console
-//! $ cargo run -p tieline-http --example autobahn -- serve 9001    # for its fuzzingclient, at /ws
-//! $ cargo run -p tieline-http --example autobahn -- client 9002   # against its fuzzingserver
+//! $ cargo run -p tieline-http --example autobahn -- serve 9001    # to test with its fuzzingclient, at /ws
+//! $ cargo run -p tieline-http --example autobahn -- client 9002   # to test against its fuzzingserver
 //! ```
 
 use tieline_http::{

@@ -1,4 +1,4 @@
-//! Endpoints of HTTP and WebSocket: `ws:`, `wss:`, `ws-unix:`, `http:`, `https:` and `http-unix:`.
+//! HTTP and WebSocket endpoints: `ws:`, `wss:`, `ws-unix:`, `http:`, `https:` and `http-unix:`.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -17,14 +17,15 @@ use crate::events::SSE_PATH;
 /// | `http://…`, `https://…` | the same addresses, for events and POSTs, or to listen on |
 /// | `http-unix:/run/agent.sock:/path` | events and POSTs over a Unix socket; the default path is `/sse` |
 ///
-/// In `ws-unix:` and `http-unix:` a colon in the socket's path is written `%3A`, other bytes as in `unix:`.
+/// In `ws-unix:` and `http-unix:`, a colon in the socket's path is written as `%3A`. Other bytes are
+/// escaped as in `unix:`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebAddress {
     /// Where to connect.
     pub place: Place,
     /// Whether the connection uses TLS.
     pub is_secure: bool,
-    /// The path and what follows it, beginning with `/`.
+    /// The path and query, beginning with `/`.
     pub target: String,
 }
 
@@ -33,7 +34,7 @@ pub struct WebAddress {
 pub enum Place {
     /// A TCP port.
     Tcp {
-        /// A name or an address; an IPv6 address without brackets.
+        /// A host name or an IP address. An IPv6 address is written without brackets.
         host: String,
         /// The port.
         port: u16,
@@ -46,7 +47,7 @@ pub enum Place {
 pub(crate) const WS_PATH: &str = "/ws";
 
 impl WebAddress {
-    /// Parses an endpoint of one of these schemes.
+    /// Parses an endpoint with one of the schemes in the table above.
     ///
     /// # Errors
     /// The endpoint has another scheme, or is malformed.
@@ -132,7 +133,7 @@ fn on_unix(endpoint: &Endpoint, rest: &str) -> Result<WebAddress, TransportError
     // The path follows the rules of `unix:`.
     let path = match format!("unix:{path}").parse::<Endpoint>().as_ref().map(Endpoint::address) {
         Ok(Address::Unix(path)) => path.clone(),
-        _ => return Err(bad(endpoint, "it has no valid path of a socket", hint)),
+        _ => return Err(bad(endpoint, "it has no valid socket path", hint)),
     };
     let target = Some(target).filter(|target| target.starts_with('/')).and_then(target_of);
     let target = target.ok_or_else(|| bad(endpoint, "its path is not valid in a URL", hint))?;
@@ -144,7 +145,7 @@ pub(crate) fn authority_of(text: &str, usual_port: u16) -> Option<(String, u16)>
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest.split_once(']')?;
-            // Normalized, so that all spellings of an address are equal.
+            // Normalizes the address, so that all its spellings are equal.
             (host.parse::<std::net::Ipv6Addr>().ok()?.to_string(), port)
         }
         None => {
@@ -166,7 +167,8 @@ pub(crate) fn authority_of(text: &str, usual_port: u16) -> Option<(String, u16)>
     Some((host, port))
 }
 
-/// Returns the path and query of a request. A fragment (`#`) is not sent.
+/// Returns the path and query for a request, without the fragment (`#`). `None` if they are not valid in
+/// a URL.
 pub(crate) fn target_of(text: &str) -> Option<String> {
     let text = text.split('#').next().unwrap_or_default();
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte);
@@ -230,7 +232,7 @@ mod tests {
             ("ws://a/b c", "not valid in a URL"),
             ("ws://a/\r\nX: y", "not valid in a URL"),
             ("ws://a/é", "not valid in a URL"),
-            ("ws-unix:", "no valid path of a socket"),
+            ("ws-unix:", "no valid socket path"),
             ("ws-unix:/a:x", "not valid in a URL"),
         ] {
             let error = WebAddress::of(&text.parse().unwrap()).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! The client: connects to a WebSocket endpoint.
+//! Connects to WebSocket endpoints.
 
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ pub fn register(registry: &mut Registry, config: ClientConfig) {
 /// Cancel-safe: dropping the future drops the connection attempt.
 ///
 /// # Errors
-/// Each cause has its own [`ErrorKind`].
+/// The connection attempt failed. Each cause has its own [`ErrorKind`].
 pub async fn connect(
     endpoint: &Endpoint,
     config: ClientConfig,
@@ -172,13 +172,13 @@ impl WebConnector {
         request.body(Empty).map_err(|_| unsendable("the path"))
     }
 
-    /// Returns whether to offer the half-close. The session protocol has its own end of input.
+    /// Returns whether to offer half-close. The session protocol signals the end of input itself.
     fn offers_half_close(&self) -> bool {
         self.content != Content::Carrier
     }
 
-    /// Checks that the response accepts what was requested, and nothing else. Returns whether it accepts the
-    /// half-close.
+    /// Checks that the response accepts the upgrade and chooses only what was offered. Returns whether
+    /// it accepts half-close.
     fn check(&self, response: &Response<Incoming>, key: &str) -> Result<bool, TransportError> {
         let status = response.status();
         if status != StatusCode::SWITCHING_PROTOCOLS {
@@ -247,7 +247,7 @@ impl WebConnector {
     }
 }
 
-/// How many characters of a header an error shows.
+/// The maximum number of characters of a header that an error shows.
 const MAX_SHOWN: usize = 64;
 
 fn no_web_socket(problem: String) -> TransportError {

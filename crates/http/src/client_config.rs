@@ -11,28 +11,30 @@ use crate::token::Token;
 /// The configuration of a client, for all of its connections.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// Sent as `Authorization: Bearer`, only to the endpoint's host: redirects are not followed.
+    /// The token to send as `Authorization: Bearer`. It is sent only to the endpoint's host: redirects
+    /// are not followed.
     pub token: Option<Token>,
-    /// Sent as `Authorization: Basic`, instead of a token.
+    /// The user name and password to send as `Authorization: Basic`, instead of a token.
     pub basic: Option<BasicAuth>,
-    /// Added to every request. `Authorization` and `Origin` may be among them if nothing else here sets them.
+    /// Headers to add to every request. They may include `Authorization` and `Origin` if no other field
+    /// sets these.
     pub headers: Vec<RequestHeader>,
-    /// Allows sending token, password and [credentials](RequestHeader::is_credential) among the headers to other
-    /// machines without TLS, where they can be read on the network. By default that is
-    /// [refused](tieline_transport::ErrorKind::CleartextCredential). Only `localhost` and loopback addresses count
-    /// as this machine.
+    /// Allows sending the token, the password and [secret headers](RequestHeader::is_credential) to
+    /// other machines without TLS, where they can be read on the network. By default, this is
+    /// [refused](tieline_transport::ErrorKind::CleartextCredential). Only `localhost` and loopback
+    /// addresses count as this machine.
     pub send_token_without_tls: bool,
-    /// The proxies through which servers are reached. None by default: those of the environment are used only with
-    /// [`Proxies::from_env`].
+    /// The proxies through which servers are reached. None by default: environment variables are read
+    /// only by [`Proxies::from_env`].
     pub proxies: Proxies,
-    /// Sent as `Origin`, for servers that require one; none by default.
+    /// The `Origin` header, for servers that require one; none by default.
     pub origin: Option<String>,
     /// Subprotocols that a WebSocket offers, the preferred one first; none by default. If the server chooses
     /// none of them, the connection fails, as in browsers.
     pub subprotocols: Vec<Subprotocol>,
     /// TLS roots and the client certificate.
     pub tls: ClientTls,
-    /// When to ping an idle connection; `None`: never.
+    /// When to ping an idle connection; never if `None`.
     pub heartbeat: Option<HeartbeatConfig>,
     /// See [`WebSocketConfig::verbatim`](crate::WebSocketConfig::verbatim).
     pub verbatim: bool,

@@ -12,10 +12,11 @@ use crate::request_header::RequestHeader;
 const MAX_HEADERS: usize = 32;
 
 impl ClientConfig {
-    /// Checks that no header is set twice that HTTP permits once, and that there are not too many.
+    /// Checks that there are not too many headers, and that `Authorization` and `Origin` are each set at
+    /// most once.
     ///
     /// # Errors
-    /// They contradict each other, or are more than 32.
+    /// One of these headers is set twice, or there are more than 32 headers.
     pub(crate) fn check_headers(&self) -> Result<(), TransportError> {
         let given = |name| self.headers.iter().filter(|header| *header.name() == name).count();
         let (token, basic) = (usize::from(self.token.is_some()), usize::from(self.basic.is_some()));
@@ -37,7 +38,7 @@ impl ClientConfig {
     /// # Errors
     /// [`CleartextCredential`](ErrorKind::CleartextCredential): a credential would be sent in clear text.
     pub(crate) fn may_go_to(&self, address: &WebAddress) -> Result<(), TransportError> {
-        // Only the two ends can read the traffic.
+        // On such a connection, only the two ends can read the traffic.
         let is_private = address.is_secure || address.is_on_this_machine();
         let has_credentials = self.token.is_some()
             || self.basic.is_some()
@@ -48,10 +49,11 @@ impl ClientConfig {
         }
     }
 
-    /// Adds the `Host`, `Authorization` and `Origin` headers to a request, and those of the user.
+    /// Adds the `Host`, `Authorization` and `Origin` headers and the user's own headers to a request.
     ///
     /// # Errors
-    /// It [may not be sent there](Self::may_go_to), or a value is not valid in a header.
+    /// The credentials [may not be sent to this address](Self::may_go_to), or a value is not valid in a
+    /// header.
     pub(crate) fn introduce(
         &self,
         mut request: Builder,

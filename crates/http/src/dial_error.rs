@@ -15,8 +15,8 @@ pub(crate) fn no_session(problem: String) -> TransportError {
         .with_hint("omit `resume+`, or enable sessions on the server (tieline serve --resume)")
 }
 
-/// Returns a function that turns a failure of the handshake into an error: `what` creates it if the server
-/// did not speak HTTP.
+/// Returns a function that converts a failed handshake into an error. If the response is not HTTP,
+/// `what` creates the error.
 pub(crate) fn gone(what: fn(String) -> TransportError) -> impl Fn(hyper::Error) -> TransportError {
     move |error| {
         if error.is_parse() {
@@ -29,8 +29,8 @@ pub(crate) fn gone(what: fn(String) -> TransportError) -> impl Fn(hyper::Error) 
     }
 }
 
-/// Returns whether TLS has failed: a server that requires a client certificate says so only after the
-/// handshake.
+/// Returns whether the cause is a TLS error. A server that requires a client certificate refuses the
+/// connection only after the TLS handshake.
 fn is_tls(error: &(dyn Error + 'static)) -> bool {
     std::iter::successors(Some(error), |&error| error.source()).any(|error| {
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);

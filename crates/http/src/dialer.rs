@@ -1,4 +1,4 @@
-//! Opens connections to one server, through a proxy if that is configured.
+//! Opens connections to one server, through a proxy if one is configured.
 
 use std::io;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    /// Creates a dialer for `address`, which is that of `endpoint`.
+    /// Creates a dialer for `address`, the parsed address of `endpoint`.
     ///
     /// # Errors
     /// The headers contradict each other, or the proxy for this server is invalid.
@@ -116,7 +116,7 @@ impl Dialer {
         error.with_hint(format!("{hint}the connection goes through the proxy {proxy}"))
     }
 
-    /// Returns what a request names: the path, or the whole URL where a proxy forwards it.
+    /// Returns the target of a request: the path, or the whole URL if a proxy forwards the request.
     pub(crate) fn uri(&self, path: &str) -> String {
         match self.route.forwarder() {
             None => path.to_owned(),
@@ -124,7 +124,7 @@ impl Dialer {
         }
     }
 
-    /// Returns the error for a response with another status than the expected one.
+    /// Returns the error for a response with an unexpected status.
     pub(crate) fn denied(&self, status: StatusCode) -> TransportError {
         let error = failed(ErrorKind::Denied { status: status.as_u16() });
         match (&self.address.place, status) {

@@ -1,4 +1,5 @@
-//! Reads and discards what a client still sends after it was answered, before its connection is closed.
+//! Reads and discards the bytes that a client still sends after its response, before the connection is
+//! closed.
 //!
 //! Closing a socket with unread bytes resets the connection, and the reset can overtake the response: a
 //! client that writes its whole body before it reads sees a broken pipe instead of a 413.
@@ -21,10 +22,10 @@ pub(crate) struct DrainLimits {
     pub(crate) timeout: Duration,
 }
 
-/// A client that sends nothing for this long is not about to send more.
+/// A client that sends nothing for this long is assumed to be done.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// Discards incoming bytes until the other side ends, is silent, or a limit is reached.
+/// Discards incoming bytes until the other side closes or is silent, or a limit is reached.
 pub(crate) struct Drain {
     left: usize,
     deadline: Pin<Box<Sleep>>,

@@ -14,10 +14,10 @@ pub const PLAIN: &str = "tieline";
 /// The subprotocol of a session that survives its connections; its frames are binary messages. In an event
 /// stream, the value of `Tieline-Protocol` for such a session; the frames are in base64.
 pub const RESUMABLE: &str = "tieline.1";
-/// The prefix of a subprotocol that carries a token, for scripts of pages, which cannot set headers.
+/// The prefix of a subprotocol that carries a token, for scripts in web pages, which cannot set headers.
 pub const TOKEN_PREFIX: &str = "tieline.token.";
 
-/// The WebSocket extension by which a client ends its input and goes on receiving.
+/// The WebSocket extension by which a client ends its input and continues to receive.
 pub(crate) const HALF_CLOSE: &str = "tieline-half-close";
 
 /// Returns the value of `Sec-WebSocket-Accept` for a key.

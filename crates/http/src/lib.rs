@@ -9,12 +9,12 @@
 //!                                  anything is started            └─ /rpc ─┘
 //! ```
 //!
-//! A WebSocket carries each message as a text frame if it is UTF-8, as all JSON is, and as a binary frame
-//! otherwise. Both kinds are accepted, and so is a text frame with several messages, one on each line. An
-//! event stream carries each message as an event in one direction and in a POST in the other. `resume+` in
-//! front of a URL asks for the protocol [`RESUMABLE`], which carries the frames of a session; an EventSource,
-//! which cannot ask for a protocol, gets a session from the server. `docs/web-protocol.md` describes the
-//! protocol in full.
+//! A WebSocket carries each message as a text frame if it is UTF-8, as all JSON is, and as a binary
+//! frame otherwise. Both kinds are accepted, and so is a text frame with several messages, one on each
+//! line. An event stream carries each message as an event in one direction and in a POST in the other.
+//! `resume+` before a URL requests the protocol [`RESUMABLE`], which carries the frames of a session. An
+//! EventSource, which cannot request a protocol, gets a session from the server. `docs/web-protocol.md`
+//! describes the protocol in full.
 //!
 //! # Example
 //!

@@ -1,4 +1,4 @@
-//! Locking.
+//! Locks mutexes, even if they are poisoned.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -7,9 +7,8 @@ use tieline_transport::{ConfigError, Endpoint};
 
 use crate::address::{Place, WebAddress};
 
-/// The URL of a server as its clients see it through a reverse proxy, possibly with a path on the proxy's
-/// host, like
-/// `https://example.org/agents/one/`.
+/// The URL of a server as its clients see it through a reverse proxy, like
+/// `https://example.org/agents/one/`. It may have a path on the proxy's host.
 ///
 /// # Examples
 ///
@@ -23,11 +22,11 @@ use crate::address::{Place, WebAddress};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicUrl {
-    /// Without the scheme, `host` or `host:port`.
+    /// The URL's `host` or `host:port`.
     authority: String,
     host: String,
     is_secure: bool,
-    /// Begins and ends with `/`.
+    /// The path, which begins and ends with `/`.
     path: String,
 }
 
@@ -64,7 +63,8 @@ impl PublicUrl {
         &self.host
     }
 
-    /// Removes this URL's path from a request's path and query. `None`: the request is not below this URL.
+    /// Removes this URL's path from a request's path and query. Returns `None` if the request is not
+    /// below this URL.
     pub(crate) fn strip<'a>(&self, target: &'a str) -> Option<&'a str> {
         let prefix = self.path.strip_suffix('/').filter(|prefix| !prefix.is_empty())?;
         let rest = target.strip_prefix(prefix)?;

@@ -1,4 +1,4 @@
-//! What the user of a client adds to its requests: headers, and a user name with a password.
+//! Headers and credentials that the user of a client adds to its requests.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,8 @@ use tieline_transport::{ConfigError, is_secret_name};
 /// The maximum length of a header's value, and of a user name with its password.
 const MAX_VALUE: usize = 8 * 1024;
 
-/// Headers that cannot be set, and why. A name that ends with `-` stands for all that begin with it.
+/// Headers that cannot be set, and the reasons. A name that ends with `-` stands for all names that
+/// begin with it.
 const RESERVED: [(&[&str], &str); 5] = [
     (&["host"], "not set Host, which follows from the endpoint"),
     (
@@ -47,7 +48,8 @@ const RESERVED: [(&[&str], &str); 5] = [
     ),
 ];
 
-/// A header that a client adds to each of its requests, such as `X-Api-Key`. Its `Debug` output hides the value.
+/// A header that a client adds to each of its requests, such as `X-Api-Key`. The `Debug` output hides
+/// the value.
 #[derive(Clone)]
 pub struct RequestHeader {
     name: HeaderName,
@@ -56,13 +58,13 @@ pub struct RequestHeader {
 }
 
 impl RequestHeader {
-    /// Checks a name and a value. Spaces around the value are removed.
+    /// Creates a header. Spaces around the value are removed.
     ///
-    /// It counts as a [credential](Self::is_credential) if its name sounds like one.
+    /// The header is marked as a [credential](Self::is_credential) if its name suggests one.
     ///
     /// # Errors
-    /// The name is not valid, or is one of those that belong to HTTP or that tieline sets itself; or the value
-    /// has control characters or more than 8 KiB.
+    /// The name is not valid, or is reserved for HTTP or tieline; or the value has control characters or
+    /// more than 8 KiB.
     pub fn new(name: &str, value: &str) -> Result<Self, ConfigError> {
         let wrong = |must| ConfigError { field: "header", must };
         let name = HeaderName::from_bytes(name.as_bytes())
@@ -81,19 +83,19 @@ impl RequestHeader {
         Ok(Self { name, value, is_credential })
     }
 
-    /// Marks it as a [credential](Self::is_credential).
+    /// Marks the header as a [credential](Self::is_credential).
     #[must_use]
     pub fn credential(mut self) -> Self {
         self.is_credential = true;
         self
     }
 
-    /// Returns whether it is a secret, which is not sent to other machines without TLS.
+    /// Returns whether the header is a secret, which is not sent to other machines without TLS.
     pub fn is_credential(&self) -> bool {
         self.is_credential
     }
 
-    /// Returns whether it is `Authorization`, which can be sent only once.
+    /// Returns whether the header is `Authorization`, which can be sent only once.
     pub fn is_authorization(&self) -> bool {
         self.name == AUTHORIZATION
     }
@@ -129,12 +131,13 @@ fn reserved(name: &str) -> Option<&'static str> {
     RESERVED.iter().find(|(names, _)| names.iter().any(matches)).map(|(_, must)| *must)
 }
 
-/// A user name and a password, sent as `Authorization: Basic` (RFC 7617) in UTF-8. Its `Debug` output hides both.
+/// A user name and a password, sent as `Authorization: Basic` (RFC 7617) in UTF-8. The `Debug` output
+/// hides both.
 #[derive(Clone)]
 pub struct BasicAuth(HeaderValue);
 
 impl BasicAuth {
-    /// Checks a user name and a password.
+    /// Creates credentials from a user name and a password.
     ///
     /// # Errors
     /// One of them has control characters, the user name is empty or has a colon, or both are longer than
@@ -176,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_of_http_and_of_tieline_are_refused() {
+    fn reserved_and_malformed_headers_are_refused() {
         for (text, says) in [
             ("Host: a", "follows from the endpoint"),
             ("hOsT: a", "follows from the endpoint"),
@@ -233,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn user_names_and_passwords_are_encoded_as_rfc_7617_says() {
+    fn user_names_and_passwords_are_encoded_as_in_rfc_7617() {
         for (user, password, value) in [
             ("Aladdin", "open sesame", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="),
             ("test", "123£", "Basic dGVzdDoxMjPCow=="),

@@ -64,7 +64,7 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// Splits the stream, without a lock between the halves where the system has two directions.
+    /// Splits the stream. Only the halves of a TLS stream share a lock.
     pub(crate) fn split(self) -> (BoxRead, BoxWrite) {
         match self {
             Self::Tcp(stream) => {
@@ -94,10 +94,11 @@ impl Stream {
     }
 }
 
-/// One half of a TLS stream. Both share the stream: a write may have to read, and a read to write.
+/// One half of a TLS stream. Both halves share the stream, because a write may have to read, and a read
+/// may have to write.
 struct TlsHalf(Arc<Mutex<Box<TlsStream<TcpStream>>>>);
 
-/// The bytes in the kernel are encrypted, and may not be part of a message.
+/// The default methods are right: the kernel's bytes are encrypted, and need not be part of a message.
 impl ReadEnd for TlsHalf {}
 
 impl AsyncRead for TlsHalf {
@@ -198,8 +199,8 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// A stream with hyper's traits. Reads copy the bytes once, which avoids unsafe code. A WebSocket takes the
-/// stream out again.
+/// A stream with hyper's traits. Reads copy the bytes once, which avoids unsafe code. A WebSocket takes
+/// the stream out again after the upgrade.
 pub(crate) struct Hyper {
     pub(crate) stream: Stream,
     watched: Option<Watched>,
@@ -208,18 +209,19 @@ pub(crate) struct Hyper {
 
 /// The steps of closing a connection.
 enum Ending {
-    /// This side has ended; incoming bytes are discarded.
+    /// This side has ended its direction; incoming bytes are discarded.
     Drain(Box<Drain>),
     Done,
 }
 
-/// Detects writes that make no progress for too long.
+/// Detects when writes make no progress for too long.
 struct Watched {
     clock: StallClock,
     drain: Option<DrainLimits>,
     progress: Arc<Progress>,
-    /// How many bytes were written, and how many of them had left the kernel at the last check.
+    /// The number of bytes that were written.
     written: u64,
+    /// How many of these bytes had left the kernel at the last check.
     left: u64,
     /// How long the peer may take to acknowledge any of the bytes that the kernel holds.
     silence: Option<Duration>,
@@ -229,7 +231,7 @@ struct Watched {
 
 /// Bytes that the kernel holds, and when to check them again.
 struct Unsent {
-    /// When some of them last left.
+    /// When some of these bytes last left the kernel.
     moved: Instant,
     timer: Pin<Box<tokio::time::Sleep>>,
 }
@@ -238,16 +240,16 @@ struct Unsent {
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 impl Watched {
-    /// Records an error. If the system gave up bytes that the peer did not acknowledge, the connection has
-    /// stalled.
+    /// Records an error. If the system has given up on bytes that the peer did not acknowledge, the
+    /// connection has stalled.
     fn failed(&self, error: &io::Error) {
         if error.kind() == io::ErrorKind::TimedOut {
             self.progress.stall();
         }
     }
 
-    /// Records whether the bytes in the kernel are leaving. Ready when the peer has acknowledged none of them
-    /// for too long.
+    /// Records whether bytes are leaving the kernel. Completes when the peer has acknowledged none of
+    /// them for too long.
     fn poll_silent(&mut self, stream: &Stream, cx: &mut Context<'_>) -> Poll<()> {
         while self.progress.is_under_way() {
             let interval =
@@ -301,9 +303,9 @@ impl Hyper {
         Self { stream, watched: Some(watched), ending: None }
     }
 
-    /// Ends the connection as stalled if the peer acknowledges none of the bytes in the kernel for `limit`.
-    /// This notices a peer that vanished even if no write is blocked. Only for TCP, and only where the system
-    /// reports those bytes; the peer of a Unix socket is on this machine.
+    /// Ends the connection as stalled if the peer acknowledges none of the bytes in the kernel for
+    /// `limit`. This detects a vanished peer even if no write is blocked. It applies only to TCP, and
+    /// only if the system reports these bytes; the peer of a Unix socket is on this machine.
     pub(crate) fn noticing_silence(mut self, limit: Duration) -> Self {
         let is_tcp = matches!(self.stream, Stream::Tcp(_) | Stream::Tls(_));
         if let (Some(watched), true) = (&mut self.watched, is_tcp) {
@@ -312,7 +314,7 @@ impl Hyper {
         self
     }
 
-    /// Discards what the client still sends within `limits` before the connection is closed.
+    /// Before the connection is closed, discards bytes that the client still sends, within `limits`.
     pub(crate) fn draining(mut self, limits: DrainLimits) -> Self {
         if let Some(watched) = &mut self.watched {
             watched.drain = Some(limits);

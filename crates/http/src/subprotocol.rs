@@ -14,8 +14,8 @@ pub struct Subprotocol(String);
 const LONGEST: usize = 64;
 
 impl Subprotocol {
-    /// Checks a name: 1 to 64 characters of an HTTP token (RFC 9110, section 5.6.2). `tieline` and names
-    /// that begin with `tieline.` are reserved for tieline's own protocols.
+    /// Creates a name from 1 to 64 characters of an HTTP token (RFC 9110, section 5.6.2). `tieline` and
+    /// names that begin with `tieline.` are reserved for tieline's own protocols.
     ///
     /// # Errors
     /// The name is too long, has other characters, or is reserved.

@@ -19,14 +19,14 @@ pub(crate) const MAX_HEADERS: usize = 16 * 1024;
 /// The connection after the response.
 pub(crate) struct Switched<T> {
     pub(crate) stream: Stream,
-    /// What was read after the response.
+    /// The bytes that were read after the response.
     pub(crate) read: BytesMut,
-    /// What the check of the response returned.
+    /// The value that the check of the response returned.
     pub(crate) checked: T,
 }
 
-/// Sends `request` over `stream`, and returns the stream if `check` accepts the response. `failed` describes a
-/// failure of HTTP.
+/// Sends `request` over `stream`, and returns the stream if `check` accepts the response. `failed`
+/// converts an error of the HTTP connection.
 pub(crate) async fn switch<T>(
     stream: Stream,
     request: Request<Empty>,

@@ -23,7 +23,8 @@ use crate::dial_error::{failed, lost};
 use crate::stream::Stream;
 use crate::token::Fingerprint;
 
-/// The wall clock. The one of rustls panics if it is set to before 1970; this one makes handshakes fail.
+/// The wall clock. If it is set to a time before 1970, handshakes fail; with the clock of rustls, they
+/// would panic.
 #[derive(Debug)]
 struct Clock;
 
@@ -39,9 +40,9 @@ impl TimeProvider for Clock {
 pub struct ServerTls {
     /// The certificate chain as PEM, the server's own certificate first.
     pub certificate: PathBuf,
-    /// Its private key, as PEM.
+    /// The certificate's private key, as PEM.
     pub key: PathBuf,
-    /// If set, clients must show a certificate issued by one of these, as PEM.
+    /// Root certificates, as PEM. If set, clients must show a certificate that one of them issued.
     pub client_roots: Option<PathBuf>,
 }
 
@@ -81,13 +82,14 @@ pub(crate) fn shown_by(connection: &rustls::ServerConnection) -> Option<Principa
 /// needs them.
 #[derive(Clone, Debug, Default)]
 pub struct ClientTls {
-    /// Trusted in addition to the system's roots, as PEM.
+    /// Root certificates, as PEM, that are trusted in addition to the system's roots.
     pub extra_roots: Option<PathBuf>,
-    /// The client certificate, for servers that ask for one.
+    /// The client certificate, for servers that request one.
     pub identity: Option<ClientIdentity>,
-    /// Accepts every certificate, of any issuer and for any name: an attacker on the network path can
-    /// pretend to be the server, read everything, and change it. Each client that is created with this logs a
-    /// warning. It excludes [`extra_roots`](Self::extra_roots). False by default.
+    /// Accepts every certificate, from any issuer and for any name: an attacker on the network path can
+    /// pretend to be the server, and read and change everything. Each client that is created with this
+    /// option logs a warning. It cannot be combined with [`extra_roots`](Self::extra_roots). False by
+    /// default.
     pub accept_any_certificate: bool,
 }
 
@@ -96,11 +98,11 @@ pub struct ClientTls {
 pub struct ClientIdentity {
     /// The certificate chain as PEM, the client's own certificate first.
     pub certificate: PathBuf,
-    /// Its private key, as PEM.
+    /// The certificate's private key, as PEM.
     pub key: PathBuf,
 }
 
-/// A client's TLS configuration, loaded once.
+/// A client's TLS configuration, which is loaded once.
 pub(crate) struct Trust {
     made: OnceLock<Arc<ClientConfig>>,
     tls: ClientTls,
@@ -181,14 +183,14 @@ fn roots(extra: Option<&Path>) -> Result<RootCertStore, TransportError> {
     Ok(roots)
 }
 
-/// Returns how many root certificates the system has, and why others cannot be read.
+/// Returns the number of the system's root certificates, and the errors of those that cannot be read.
 pub fn system_roots() -> (usize, Vec<String>) {
     let system = rustls_native_certs::load_native_certs();
     let (added, _) = RootCertStore::empty().add_parsable_certificates(system.certs);
     (added, system.errors.iter().map(ToString::to_string).collect())
 }
 
-/// Accepts every certificate. The server must still have the certificate's key.
+/// A verifier that accepts every certificate. The server must still have the certificate's key.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

@@ -5,18 +5,19 @@ use std::fmt;
 use ring::digest::{SHA256, digest};
 use tieline_transport::{ConfigError, ErrorKind, Operation, Principal, TransportError};
 
-/// A token, which authenticates a client. Its `Debug` output hides the secret; [`reveal`](Self::reveal)
+/// A token, which authenticates a client. The `Debug` output hides the secret; [`reveal`](Self::reveal)
 /// returns it.
 #[derive(Clone)]
 pub struct Token(String);
 
-/// Shorter tokens could be guessed.
+/// The minimum length: shorter tokens could be guessed.
 const SHORTEST: usize = 16;
 const LONGEST: usize = 512;
 
 impl Token {
-    /// Creates a token of 192 random bits in 48 hexadecimal digits. It can be used as the value of a
-    /// command-line option (base64 for URLs could begin with `-`), and a double click selects all of it.
+    /// Creates a token of 192 random bits in 48 hexadecimal digits. Unlike base64 for URLs, it never
+    /// begins with `-`, so it can be the value of a command-line option, and a double click selects all
+    /// of it.
     ///
     /// # Errors
     /// The system provides no random bytes.
@@ -28,7 +29,7 @@ impl Token {
     /// Creates a token from a text of 16 to 512 letters, digits and `-._~+`, which is valid in every header.
     ///
     /// # Errors
-    /// The text is shorter or longer, or has other characters.
+    /// The text is too short or too long, or has other characters.
     pub fn new(text: impl Into<String>) -> Result<Self, ConfigError> {
         let text = text.into();
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+".contains(&byte);
@@ -44,7 +45,8 @@ impl Token {
         &self.0
     }
 
-    /// Returns whether `other` is this token. Takes the same time however much of it is right.
+    /// Returns whether `other` is this token. The time that this takes does not depend on how much of
+    /// `other` is right.
     pub fn matches(&self, other: &str) -> bool {
         self.fingerprint() == Fingerprint::of(other)
     }
@@ -60,7 +62,8 @@ impl fmt::Debug for Token {
     }
 }
 
-/// The hash of a secret, which is stored and compared. The time of a comparison reveals nothing useful.
+/// The hash of a secret, which is stored and compared. The time that a comparison takes reveals nothing
+/// useful.
 #[derive(Clone, Copy)]
 pub(crate) struct Fingerprint([u8; 32]);
 
@@ -74,7 +77,7 @@ impl Fingerprint {
         Self(kept)
     }
 
-    /// Returns the principal that the secret stands for.
+    /// Returns the principal that the secret authenticates.
     pub(crate) fn principal(self) -> Principal {
         Principal::new(self.0)
     }
@@ -119,7 +122,7 @@ mod tests {
         for _ in 0..1000 {
             let token = Token::random().unwrap();
             assert_eq!(token.reveal().len(), 48);
-            // A token cannot look like an option and is one word.
+            // A token is one word and does not look like an option.
             assert!(token.reveal().bytes().all(|it| it.is_ascii_hexdigit()), "{}", token.reveal());
         }
     }

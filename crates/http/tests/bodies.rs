@@ -1,4 +1,4 @@
-//! The memory that request bodies of all connections use together.
+//! Tests of the memory that the request bodies of all connections use together.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -37,19 +37,19 @@ async fn pair(served: &mut Served) -> (Stream, BoxChannel) {
     (stream, WebLine::boxed(served.plain.accept().await.unwrap()))
 }
 
-/// Starts a POST that announces `length` bytes, and sends `sent`.
+/// Starts a POST whose Content-Length is `length`, and sends only `sent`.
 async fn begun(port: u16, uri: &str, length: usize, sent: &[u8]) -> TcpStream {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let head = format!(
         "POST {uri} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{BEARER}Content-Length: {length}\r\n\r\n"
     );
     let _ = socket.write_all(head.as_bytes()).await;
-    // The server may refuse it before everything is sent.
+    // The server may refuse the POST before everything is sent.
     let _ = socket.write_all(sent).await;
     socket
 }
 
-/// Waits until the bodies' memory satisfies the condition.
+/// Waits until the memory that bodies hold satisfies the condition.
 async fn held(served: &Served, is_wanted: impl Fn(u64) -> bool) {
     let waiting = async {
         while !is_wanted(served.web.counts().body_bytes) {
@@ -123,7 +123,7 @@ async fn unfinished_bodies_use_bounded_memory_and_do_not_block_short_ones() {
 }
 
 #[tokio::test]
-async fn a_body_of_maximum_length_fits_whatever_the_limit() {
+async fn a_body_of_maximum_length_fits_with_every_limit() {
     let mut served = plain(tight()).await;
     let (stream, line) = pair(&mut served).await;
     let (_sender, mut receiver) = line.split();
@@ -142,7 +142,7 @@ async fn a_body_of_maximum_length_fits_whatever_the_limit() {
 }
 
 #[tokio::test]
-async fn short_bodies_do_not_count() {
+async fn short_bodies_do_not_count_against_the_limit() {
     const SHORT: usize = 16 << 10;
     let mut served = plain(tight()).await;
     let (stream, line) = pair(&mut served).await;
@@ -171,7 +171,8 @@ async fn a_waiting_body_continues_when_another_is_released() {
     held(&served, |bytes| bytes == whole).await;
     let mut answering = pin!(stream.post(&body, ""));
     let waiting = async {
-        // The waiting body has started and reserved what is left. Short ones are served meanwhile.
+        // The waiting body has started and has reserved the rest of the memory. Meanwhile, short bodies
+        // are accepted.
         held(&served, |bytes| bytes > whole + (240 << 10)).await;
         for _ in 0..20 {
             assert_eq!(status_of(&stream.post("brief", "").await), 202);
@@ -190,7 +191,7 @@ async fn a_waiting_body_continues_when_another_is_released() {
 }
 
 #[tokio::test]
-async fn memory_is_released_however_a_body_ends() {
+async fn memory_is_released_in_every_way_that_a_body_can_end() {
     let mut served = plain(tight()).await;
     let (stream, line) = pair(&mut served).await;
     let (port, uri) = (served.port, stream.uri.clone());

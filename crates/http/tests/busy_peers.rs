@@ -1,5 +1,6 @@
-//! A side that is busy and does not read for a while: the other side waits for it, but detects one that is gone. Runs
-//! over real sockets on a fast clock, on Linux, where the kernel reports its queued bytes.
+//! Tests of a busy side that does not read for a while. The other side waits for it, but detects a side
+//! that is lost. The tests use real sockets and a fast clock, on Linux, where the kernel reports its
+//! queued bytes.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -20,9 +21,9 @@ use tieline_transport::{
 use tokio::time::{Instant, sleep, timeout};
 
 const MIB: usize = 1 << 20;
-/// In MiB, more than all buffers of a connection hold.
+/// The number of messages of 1 MiB: more than all buffers of a connection hold.
 const MESSAGES: usize = 24;
-/// Longer than the 25 s after which a silent peer is given up.
+/// How long a side is busy: longer than the 25 s after which a silent peer is considered lost.
 const BUSY: Duration = Duration::from_secs(50);
 /// How long a write may make no progress.
 const STALL: Duration = Duration::from_secs(60);
@@ -43,7 +44,7 @@ async fn pair(served: &mut Served) -> (BoxChannel, WebChannel) {
     (client.unwrap(), server.unwrap().into_web_socket().unwrap())
 }
 
-/// Flushes repeatedly, as a gateway does that has nothing to send.
+/// Flushes repeatedly, as a gateway with nothing to send does.
 async fn flush_for(duration: Duration, sender: &mut impl Sender) {
     let flushing = poll_fn(|cx| match sender.poll_flush(cx) {
         Poll::Ready(Err(error)) => Poll::Ready(error),
@@ -67,7 +68,7 @@ async fn sends_and_receives(line: impl Channel) {
     assert_eq!(answer, "done");
 }
 
-/// Receives one message, is busy, receives the others, and responds.
+/// Receives one message, is busy for a while, receives the other messages, and responds.
 async fn is_busy(line: impl Channel, flushes: bool) {
     let (mut sender, mut receiver) = line.split();
     message(&mut receiver).await;
@@ -110,7 +111,8 @@ async fn everything_arrives_at_a_side_that_was_busy() {
     }
 }
 
-/// Some implementations neither read nor ping while they are busy. A blocked write may wait for up to the stall timeout.
+/// Some implementations neither read nor ping while they are busy. A blocked write may wait up to the
+/// stall timeout.
 #[tokio::test]
 async fn everything_arrives_at_a_side_that_was_busy_and_sent_no_pings() {
     let _clock = FastClock::start();
@@ -121,7 +123,8 @@ async fn everything_arrives_at_a_side_that_was_busy_and_sent_no_pings() {
     }
 }
 
-/// The few bytes fit into the buffers, so no write blocks; only the pings show that the server is alive.
+/// The few bytes fit into the buffers, so no write blocks; only the pings show that the server is still
+/// connected.
 #[tokio::test]
 async fn a_busy_side_pings_when_little_was_sent_to_it() {
     let _clock = FastClock::start();
@@ -145,7 +148,7 @@ async fn a_busy_side_pings_when_little_was_sent_to_it() {
     tokio::select! { () = client => {}, () = busy => {} }
 }
 
-/// The server's kernel accepts what is sent, but nothing is received from it.
+/// The server's kernel accepts sent bytes, but the server sends nothing.
 #[tokio::test]
 async fn a_server_that_does_nothing_times_out_after_25_seconds() {
     let _clock = FastClock::start();
@@ -182,20 +185,20 @@ async fn a_write_without_progress_stalls_after_its_limit() {
     let ended = async {
         tokio::select! { reason = flood => reason, reason = receiving => reason }
     };
-    // The limit counts from the last byte that the kernel took, which is not the first.
+    // The limit starts with the last byte that the kernel accepted, not with the first one.
     let reason = timeout(3 * STALL, ended).await.expect("the line did not end");
     assert!(matches!(reason, CloseReason::Stalled), "{reason}");
     let took = begun.elapsed();
     assert!((STALL..2 * STALL).contains(&took), "{took:?}");
 }
 
-/// Shrinks the receive buffer, so that most of what the other end sends stays unacknowledged.
+/// Shrinks the receive buffer, so that most of the bytes that the other end sends are not acknowledged.
 fn shrink(stream: &tokio::net::TcpStream) {
     rustix::net::sockopt::set_socket_recv_buffer_size(stream, 4096).unwrap();
 }
 
-/// Fits into a connection's send buffer. The receive buffer after [`shrink`] accepts at most the 64 KiB of the window
-/// that was announced before.
+/// A number of bytes that fits into a connection's send buffer, but not into the receive buffer after
+/// [`shrink`], which accepts at most the 64 KiB of the window that was announced before.
 const UNREAD: usize = 384 * 1024;
 
 /// The server does not read either, so it cannot see whether its pings are answered.
@@ -214,7 +217,7 @@ async fn a_busy_side_detects_that_nothing_is_acknowledged() {
     });
     let reason = timeout(Duration::from_secs(60), reason).await.expect("the line did not end");
     assert!(matches!(reason, Some(CloseReason::Stalled)), "{reason:?}");
-    // The sender looks every 10 s, and gives up when it has seen no progress for 20 s.
+    // The sender checks every 10 s, and gives up after 20 s without progress.
     assert_took(begun.elapsed(), Duration::from_secs(30));
 }
 
@@ -222,7 +225,7 @@ async fn a_busy_side_detects_that_nothing_is_acknowledged() {
 async fn an_unacknowledged_event_stream_stalls() {
     let _clock = FastClock::start();
     let mut served = serve(config()).await;
-    // Without sessions, so that the line ends with its connection.
+    // The server has no sessions, so the line ends with its connection.
     served.resumable = None;
     let (stream, server) = tokio::join!(Stream::open(served.port, ""), served.plain.accept());
     let stream = stream.unwrap();
@@ -232,7 +235,7 @@ async fn an_unacknowledged_event_stream_stalls() {
     sender.send(vec![b'x'; UNREAD]).await.unwrap();
     let reason = end(&mut receiver).await;
     assert!(matches!(reason, CloseReason::Stalled), "{reason}");
-    // This is not the 10 s limit of a blocked write. The kernel may acknowledge some bytes late.
+    // The limit of 10 s applies only to a blocked write. The kernel may acknowledge some bytes late.
     let took = begun.elapsed().as_secs();
     assert!((20..30).contains(&took), "{took}");
 }

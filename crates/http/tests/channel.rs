@@ -1,4 +1,4 @@
-//! A WebSocket between two ends of tieline behaves like any other channel.
+//! Tests that a WebSocket between two tieline endpoints behaves like any other channel.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -39,7 +39,7 @@ async fn messages_arrive_whole_and_in_order() {
         }
     };
     tokio::join!(sending, receiving);
-    // Other bytes travel as a binary message.
+    // Bytes that are not UTF-8 are sent as a binary message.
     sender.send(&b"\xff\x00"[..]).await.unwrap();
     assert_eq!(message(&mut receiver).await, &b"\xff\x00"[..]);
     let info = control.info();
@@ -87,7 +87,8 @@ fn talk_about(number: usize) -> Bytes {
     format!("{number} {}", "x".repeat(256 * 1024)).into()
 }
 
-/// Sends all messages, and reads only while a write is blocked. Returns how often a write was blocked.
+/// Sends all messages, and reads only while a write is blocked. Returns how many times a write was
+/// blocked.
 async fn sends_before_reading(sender: &mut impl Sender, receiver: &mut impl Receiver) -> usize {
     let (mut sent, mut received, mut waited) = (0, 0, 0);
     while sent < TALK || received < TALK {
@@ -120,7 +121,7 @@ async fn sends_before_reading(sender: &mut impl Sender, receiver: &mut impl Rece
     waited
 }
 
-/// Invariant 7.
+/// Tests invariant 7 in ARCHITECTURE.md.
 #[tokio::test]
 async fn two_sides_that_write_before_they_read_do_not_deadlock() {
     let mut served = serve(config()).await;
@@ -134,10 +135,10 @@ async fn two_sides_that_write_before_they_read_do_not_deadlock() {
     assert!(client > 0 && server > 0, "no write was ever blocked");
 }
 
-/// The same with a task for each direction, so that each needs its own wake-up, and with pings, which the reading
-/// half must answer while the writing half waits.
+/// Each direction has its own task, so that each needs its own wakeup. There are pings, which the
+/// reading half must answer while the writing half waits.
 #[tokio::test]
-async fn each_half_of_two_sides_that_both_write_is_woken() {
+async fn both_halves_are_woken_while_two_sides_write() {
     let mut config = config();
     let idle = std::time::Duration::from_millis(1);
     config.web_socket.heartbeat =
@@ -179,7 +180,7 @@ async fn several_messages_and_final_newlines_in_one_text_are_accepted() {
     for (text, messages) in [
         ("{\"a\":1}\n", &["{\"a\":1}"][..]),
         ("{\"a\":1}\r\n{\"b\":2}\n\n{\"c\":3}", &["{\"a\":1}", "{\"b\":2}", "{\"c\":3}"]),
-        // Joined to one line, because other framings need that.
+        // Joined into one line, because other framings require it.
         ("{\"a\":\n [1,\r\n 2]}\n", &["{\"a\":  [1,   2]}"]),
         ("\n", &[]),
         ("", &[]),
@@ -290,9 +291,10 @@ async fn a_peer_that_does_not_read_ends_the_line_as_stalled() {
     assert!(matches!(control.close_reason(), Some(CloseReason::Stalled)));
 }
 
-/// Both messages arrive before the first response, so it is unknown which of them the response belongs to.
+/// Both messages arrive before the first response, so the sender does not know which of them the
+/// response answers.
 #[tokio::test]
-async fn after_a_binary_message_the_client_gets_only_binary() {
+async fn after_a_binary_message_only_binary_is_sent() {
     let mut config = config();
     config.web_socket.verbatim = true;
     let mut served = serve(config).await;

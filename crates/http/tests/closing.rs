@@ -1,4 +1,4 @@
-//! How a WebSocket ends, and what each side learns about the reason.
+//! Tests of how a WebSocket ends, and which reason each side receives.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -58,7 +58,7 @@ async fn code_for(reason: CloseReason, channel: WebChannel, stream: &mut TcpStre
 }
 
 #[tokio::test]
-async fn the_close_code_tells_the_reason() {
+async fn each_reason_is_reported_with_its_close_code() {
     let mut served = serve(config()).await;
     for (reason, code) in
         [(CloseReason::ByUs, 1001), (CloseReason::StdoutClosed, 1011), (CloseReason::Overrun, 1013)]
@@ -67,7 +67,7 @@ async fn the_close_code_tells_the_reason() {
         let received = code_for(reason.clone(), channel, &mut stream).await;
         assert_eq!(received, Some(code), "{reason}");
     }
-    // The same if the channel is dropped without a close while nothing waits to be written.
+    // The code is also sent if the channel is dropped without a close while nothing waits to be written.
     let (mut stream, channel) = served.raw().await;
     channel.control().end(CloseReason::StdoutClosed);
     drop(channel);
@@ -75,7 +75,7 @@ async fn the_close_code_tells_the_reason() {
 }
 
 #[tokio::test]
-async fn a_client_learns_why_a_server_closes() {
+async fn a_client_receives_the_close_reason_of_the_server() {
     let mut served = serve(config()).await;
     let (client, server) = served.pair().await;
     server.control().end(CloseReason::StdoutClosed);
@@ -103,9 +103,9 @@ async fn a_server_reports_its_shutdown() {
     assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());
 }
 
-/// The buffers of many clients are full, and none of them reads.
+/// The buffers of many clients are full, and none of the clients reads.
 #[tokio::test]
-async fn a_server_closes_within_its_grace_although_no_client_reads() {
+async fn a_server_closes_within_its_grace_period_although_no_client_reads() {
     let _clock = FastClock::start();
     let mut served = serve(config()).await;
     let mut deaf = Vec::new();
@@ -136,7 +136,7 @@ async fn an_unanswered_close_times_out() {
 
 /// A client that violated the protocol has two seconds to read the reason.
 #[tokio::test]
-async fn a_client_has_time_to_read_why_it_was_closed() {
+async fn a_client_has_time_to_read_the_close_reason() {
     let _clock = FastClock::start();
     let mut served = serve(config()).await;
     let (mut stream, channel) = served.raw().await;
@@ -163,7 +163,7 @@ async fn a_client_that_violated_the_protocol_and_left_is_not_waited_for() {
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
-/// Responses that the owner still has are sent before the close frame.
+/// Responses that are sent after the violation precede the close frame.
 #[tokio::test]
 async fn a_sender_that_is_kept_open_answers_before_the_close_frame() {
     let mut served = serve(config()).await;
@@ -200,7 +200,7 @@ async fn a_sender_that_is_kept_open_answers_before_the_close_frame() {
     }
 }
 
-/// Pings are sent after 10 and 20 s; each may take 5 s to be answered.
+/// Pings are sent after 10 s and 20 s; each answer may take 5 s.
 #[tokio::test]
 async fn a_half_open_connection_is_detected_within_25_seconds() {
     let _clock = FastClock::start();
@@ -219,7 +219,7 @@ async fn a_half_open_connection_is_detected_within_25_seconds() {
     assert_eq!(pings, [0x89, 0, 0x89, 0]);
 }
 
-/// The idle time is one second, and an answer may take longer than that.
+/// The idle time is one second, and an answer may take longer.
 #[tokio::test]
 async fn ping_interval_does_not_depend_on_the_answer_timeout() {
     let _clock = FastClock::start();

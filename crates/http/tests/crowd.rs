@@ -1,4 +1,4 @@
-//! Many clients that send slowly, and honest clients that must be served meanwhile.
+//! Tests with many clients that send slowly, and honest clients that must still be served.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -18,7 +18,8 @@ use tokio::sync::oneshot;
 const HONEST: usize = 100;
 const BEGINNING: &[u8] = b"GET /ws HTTP/1.1\r\nX";
 
-/// Sends a message of each client and awaits its echo, `times` times. Returns the duration of each round trip.
+/// Sends a message from each client and waits for its echo, `times` times. Returns the duration of each
+/// round trip.
 async fn talk(clients: &mut [TcpStream], times: usize) -> Vec<Duration> {
     let mut took = Vec::new();
     for _ in 0..times {
@@ -43,7 +44,7 @@ async fn honest(served: &mut support::Served) -> Vec<TcpStream> {
     clients
 }
 
-/// There are more clients than the limit, and every client that talks is served.
+/// There are more clients than the limit, and every honest client is served.
 #[tokio::test]
 async fn slow_clients_do_not_block_honest_ones() {
     let slow = if is_long() { 5000 } else { 500 };
@@ -86,7 +87,7 @@ async fn crowd(port: u16, slow: usize, all_there: oneshot::Sender<()>, done: Arc
         if done.load(Relaxed) {
             return;
         }
-        // Every hundredth of a second, a hundredth of them sends.
+        // One in a hundred connections sends in each tick of 10 ms.
         for stream in held.iter_mut().skip(next % 100).step_by(100) {
             let _ = stream.write_all(b"x").await;
         }
@@ -99,9 +100,10 @@ fn p99(mut took: Vec<Duration>) -> Duration {
     took[took.len() * 99 / 100]
 }
 
-/// Compares the honest clients' p99 without and with slow clients. With `TIELINE_SOAK=1` and `--release` there are
-/// 5,000 slow clients, and the ratio must be at most 2; otherwise the test only shows that it runs. The server, the slow
-/// clients and the honest clients have a thread each.
+/// Compares the honest clients' p99 latency without and with slow clients. With `TIELINE_SOAK=1` and
+/// `--release`, there are 5,000 slow clients, and the ratio must be at most 2; otherwise, the test only
+/// checks that all clients are served. The server, the slow clients and the honest clients each have
+/// their own thread.
 #[test]
 fn slow_clients_do_not_raise_the_latency_of_honest_ones() {
     let (slow, times, rounds) = if is_long() { (5000, 100, 5) } else { (200, 5, 1) };

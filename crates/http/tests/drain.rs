@@ -1,4 +1,5 @@
-//! Clients that write their whole body before they read still get responses that are sent earlier.
+//! Tests that clients that write their whole body before they read receive a response that was sent
+//! earlier.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -13,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-/// More than all buffers between two sockets hold.
+/// The length of a body, which is more than all buffers between two sockets hold.
 const LENGTH: usize = 20 << 20;
 
 fn small(config: ServerConfig) -> ServerConfig {
@@ -64,7 +65,7 @@ async fn every_early_response_arrives_after_the_whole_body() {
         ("GET /sse", format!("{host}{BEARER}Tieline-Protocol: other\r\n"), 400),
         ("GET /health", host.clone(), 200),
         ("GET /metrics", format!("{host}{BEARER}"), 200),
-        // The HTTP layer refuses these.
+        // The HTTP layer refuses these requests.
         ("POST /rpc", format!("{host}X: {}\r\n", "x".repeat(40_000)), 431),
         ("POST /rpc", format!("{host}no header\r\n"), 400),
     ] {
@@ -88,7 +89,8 @@ async fn a_response_in_the_middle_of_a_body_arrives_after_it() {
     let chunked = format!("POST /rpc HTTP/1.1\r\n{host}{BEARER}Transfer-Encoding: chunked\r\n\r\n");
     let answer = write_then_read(&served, &chunked, chunk.as_bytes()).await;
     assert_eq!(status_of(&answer), 413, "{answer}");
-    // One call is in progress and uses all the memory for bodies; the next are refused with 503.
+    // One call is in progress and uses all the memory for bodies; the next requests are refused with
+    // 503.
     let stream = support::events::Stream::open(served.port, "").await.unwrap();
     let part = vec![b'x'; 1 << 20];
     let head_of = |path: &str| {
@@ -112,7 +114,7 @@ async fn a_response_in_the_middle_of_a_body_arrives_after_it() {
 
 /// The client sends frames before the upgrade is answered.
 #[tokio::test]
-async fn a_refused_web_socket_gets_its_response_after_what_it_sent() {
+async fn a_refused_web_socket_receives_its_response_after_its_frames() {
     let served = serve(config()).await;
     let mut frames = support::frame(0x82, &vec![b'x'; 1 << 20]);
     frames = frames.repeat(LENGTH >> 20);
@@ -123,9 +125,9 @@ async fn a_refused_web_socket_gets_its_response_after_what_it_sent() {
     }
 }
 
-/// The connection is reused if the body was short or was read.
+/// The connection is reused if the body was short or was read completely.
 #[tokio::test]
-async fn a_connection_is_kept_if_nothing_of_the_body_is_left() {
+async fn a_connection_is_kept_if_no_part_of_the_body_is_unread() {
     let served = serve(small(config())).await;
     let host = format!("Host: 127.0.0.1:{}\r\n", served.port);
     let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
@@ -145,7 +147,7 @@ async fn a_connection_is_kept_if_nothing_of_the_body_is_left() {
     }
 }
 
-/// Third-party clients, with and without TLS. Wine does not find Linux programs.
+/// Uses third-party clients, with and without TLS. Under Wine, Linux programs are not found.
 #[cfg(unix)]
 #[tokio::test]
 async fn curl_and_urllib_see_the_status() {
@@ -174,7 +176,7 @@ async fn curl_and_urllib_see_the_status() {
             let mut python = Command::new("python3");
             python.args(["-c", script, &url, token]).arg(file.path()).arg(&ca);
             let mut commands = vec![python];
-            // With `Expect: 100-continue`, which is curl's default, and without.
+            // curl sends `Expect: 100-continue` by default; the second value removes it.
             for expect in ["Expect: 100-continue", "Expect:"] {
                 let mut curl = Command::new("curl");
                 curl.args(["--silent", "--show-error", "--write-out", "%{http_code}", "--output"]);
@@ -194,9 +196,9 @@ async fn curl_and_urllib_see_the_status() {
     }
 }
 
-/// Anything but a TLS handshake is answered with an alert, which arrives as well.
+/// A client that does not send a TLS handshake receives an alert.
 #[tokio::test]
-async fn a_refused_tls_handshake_gets_its_alert_after_what_it_sent() {
+async fn a_client_without_a_tls_handshake_receives_its_alert_after_its_body() {
     let served = serve(tls(None)).await;
     let asking = async {
         let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
@@ -208,12 +210,12 @@ async fn a_refused_tls_handshake_gets_its_alert_after_what_it_sent() {
         answer
     };
     let answer = timeout(LIMIT, asking).await.expect("timed out");
-    // A fatal alert.
+    // The record is a fatal alert.
     assert_eq!((answer.first(), answer.get(5)), (Some(&21), Some(&2)), "{answer:?}");
 }
 
 #[tokio::test]
-async fn at_most_the_limit_is_read() {
+async fn no_more_than_the_limit_is_drained() {
     let mut config = small(config());
     config.limits.drain_bytes = ByteSize::new(0);
     let served = serve(config).await;
@@ -231,7 +233,7 @@ async fn at_most_the_limit_is_read() {
         }
         written
     };
-    // Two messages, and what the system's buffers hold.
+    // The server reads two messages, and the rest is in the system's buffers.
     let written = timeout(LIMIT, writing).await.expect("the server reads endlessly");
     assert!(written < 64 << 20, "{written}");
 }

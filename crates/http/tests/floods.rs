@@ -1,4 +1,5 @@
-//! Length bombs and floods of frames: each ends the sender's line, and none costs memory.
+//! Tests of announced lengths that are too large and of floods of frames: each ends the sender's line,
+//! and none uses much memory.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -43,7 +44,7 @@ async fn a_message_of_16_mib_is_the_largest() {
 
 /// The announced length is not allocated.
 #[tokio::test]
-async fn an_announced_length_costs_no_memory() {
+async fn an_announced_length_uses_no_memory() {
     let mut served = serve(config()).await;
     let mut held = Vec::new();
     for _ in 0..50 {
@@ -67,7 +68,8 @@ async fn an_announced_length_costs_no_memory() {
     assert!(kib < 50 * 8 * 1024, "{kib} KiB for 50 announcements of 16 MiB");
 }
 
-/// Returns how many frames a flood has: ten million in a soak test, otherwise enough to see that it ends the line.
+/// Returns the number of frames in a flood: ten million in a soak test, and otherwise enough to end the
+/// line.
 fn flood() -> usize {
     let is_long = std::env::var_os("TIELINE_SOAK").is_some();
     if is_long { 10_000_000 } else { 100_000 }
@@ -93,7 +95,7 @@ async fn flooded(frame: Vec<u8>, before: Vec<u8>) -> (CloseReason, Option<u16>, 
     let closing = tokio::spawn(async move {
         let mut answer = Vec::new();
         let _ = read.read_to_end(&mut answer).await;
-        // The last frame received.
+        // Finds the last frame that was received.
         let place = answer.windows(4).rposition(|it| it[0] == 0x88 && it[2] == 3)?;
         Some(u16::from_be_bytes([answer[place + 2], answer[place + 3]]))
     });
@@ -123,7 +125,7 @@ async fn a_flood_of_empty_frames_pings_and_fragments_ends_the_line() {
     }
 }
 
-/// The fragments are large enough not to count as a flood, and never end.
+/// The fragments are too large to be a flood, and never end.
 #[tokio::test]
 async fn endless_fragments_end_at_the_limit() {
     let (head, more) = (frame(0x02, &[0; 60_000]), frame(0x00, &[0; 60_000]));

@@ -1,4 +1,4 @@
-//! Half-close over WebSockets: a client ends its input and still receives.
+//! Tests of half-close over WebSockets: a client ends its input and still receives.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 const OFFER: &str = "Sec-WebSocket-Extensions: tieline-half-close\r\n";
 const END: u8 = 0x8b;
 
-/// A raw socket upgraded with the extension, and the server's end of it.
+/// Returns a raw socket after an upgrade with the extension, and the server's end of it.
 async fn raw(served: &mut Served) -> (TcpStream, WebChannel) {
     let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
     let upgrade = upgrade(served.port, &format!("{BEARER}{OFFER}"));
@@ -57,13 +57,13 @@ async fn messages_arrive_after_end_of_input() {
         }
         end(&mut from_server).await
     };
-    // After its close frame, the server waits for the client's.
+    // After its close frame, the server waits for that of the client.
     let (reason, again) = tokio::join!(reading, end(&mut from_client));
     assert!(matches!((&reason, &again), (CloseReason::ByUs, CloseReason::ByPeer)), "{reason}");
     assert!(matches!(control.close_reason(), Some(CloseReason::ByUs)));
 }
 
-/// The message is larger than all buffers on the way.
+/// The message is larger than all buffers between the two sides.
 #[tokio::test]
 async fn end_of_input_follows_queued_messages() {
     let mut served = serve(config()).await;
@@ -91,7 +91,7 @@ async fn pings_are_answered_after_end_of_input() {
     stream.write_all(&[frame(0x81, b"question"), frame(END, b"")].concat()).await.unwrap();
     assert_eq!(message(&mut from_client).await, "question");
     assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
-    // The channel is not polled meanwhile.
+    // Meanwhile, the channel is not polled.
     for payload in [&b"one"[..], b"two"] {
         stream.write_all(&frame(0x89, payload)).await.unwrap();
         let mut pong = [0; 5];
@@ -104,7 +104,7 @@ async fn pings_are_answered_after_end_of_input() {
     assert_eq!(&answer, b"\x81\x06answer");
 }
 
-/// The side that pings receives nothing but pongs.
+/// The side that pings receives only pongs.
 #[tokio::test]
 async fn both_sides_answer_pings_after_end_of_input() {
     let often = HeartbeatConfig {
@@ -145,7 +145,7 @@ async fn both_sides_answer_pings_after_end_of_input() {
 }
 
 #[tokio::test]
-async fn lost_client_is_noticed_after_end_of_input() {
+async fn lost_client_is_detected_after_end_of_input() {
     let mut served = serve(config()).await;
     for closes in [true, false] {
         let (mut stream, channel) = raw(&mut served).await;
@@ -202,16 +202,16 @@ async fn end_of_input_without_negotiation_is_a_protocol_error() {
     let (reason, code) = tokio::join!(end(&mut receiver), close_code(&mut stream));
     assert!(matches!(reason, CloseReason::Protocol(_)), "{reason}");
     assert_eq!(code, Some(1002));
-    // A server must not send it.
+    // A server must not send an end of input.
     let (client, mut server) = pair_by_hand(Some(OFFER)).await;
     let (_sender, mut receiver) = client.unwrap().split();
     server.write_all(&[END, 0]).await.unwrap();
     assert!(matches!(end(&mut receiver).await, CloseReason::Protocol(_)));
 }
 
-/// Not to a session, which has its own end of input, and not with parameters.
+/// A session signals the end of input itself.
 #[tokio::test]
-async fn extension_is_granted_only_without_parameters_and_session() {
+async fn extension_is_refused_with_parameters_and_for_sessions() {
     let served = serve(config()).await;
     for (more, is_granted) in [
         (OFFER.to_owned(), true),
@@ -253,7 +253,7 @@ async fn pair_by_hand(more: Option<&str>) -> (Result<BoxChannel, TransportError>
     tokio::join!(registry.connect(&url, &options), answering)
 }
 
-/// As with other servers: the close frame is the only end.
+/// The close frame is the only end, as with other servers.
 #[tokio::test]
 async fn client_closes_without_the_extension() {
     let (client, mut server) = pair_by_hand(None).await;
@@ -300,7 +300,7 @@ async fn client_dropped_after_end_of_input_closes_normally() {
 
 /// An end of input could not carry the reason.
 #[tokio::test]
-async fn client_with_a_noted_reason_closes_the_line() {
+async fn client_with_a_reason_to_report_closes_the_line() {
     let mut served = serve(config()).await;
     let (client, server) = served.pair().await;
     client.control().report_at_close(CloseReason::Overrun);

@@ -1,4 +1,4 @@
-//! Headers and passwords that a client adds to its requests.
+//! Tests of headers and passwords that a client adds to its requests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -63,13 +63,13 @@ async fn headers_are_sent_with_every_request() {
 }
 
 #[tokio::test]
-async fn a_password_takes_the_place_of_the_token() {
+async fn a_password_replaces_the_token() {
     let served = serve(config()).await;
     let (port, heads) = recorder(served.port).await;
     let basic = Some(BasicAuth::new("Aladdin", "open sesame").unwrap());
     let registry = registry_with(ClientConfig { basic, ..ClientConfig::default() });
     for url in [format!("ws://127.0.0.1:{port}/ws"), format!("http://127.0.0.1:{port}/sse")] {
-        // The server itself knows no passwords.
+        // The server does not support passwords.
         let error = refused(&registry, &url).await;
         assert!(matches!(error.kind(), ErrorKind::Denied { .. }), "{error}");
     }

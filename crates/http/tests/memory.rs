@@ -1,4 +1,4 @@
-//! The memory that all lines hold together is bounded, whatever their kind.
+//! Tests that the memory that all lines of all kinds hold together is bounded.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -75,7 +75,7 @@ async fn unfinished_web_socket_messages_are_bounded_together() {
             });
             let bytes = bytes.clone();
             sending.spawn(async move {
-                // The server may refuse it before everything is sent.
+                // The server may refuse the message before everything is sent.
                 let _ = stream.write_all(&bytes).await;
                 (place, stream)
             });
@@ -104,7 +104,7 @@ async fn unfinished_web_socket_messages_are_bounded_together() {
             assert!(matches!(reason, CloseReason::NoMemory(_)), "{fragment}: {reason}");
         }
         let kept = streams;
-        // Small messages still pass, and all memory is released in the end.
+        // Small messages are still delivered, and all memory is released in the end.
         let (client, line) = served.pair().await;
         let (mut sender, (_out, mut receiver)) = (client.split().0, line.split());
         sender.send("small").await.unwrap();
@@ -152,7 +152,7 @@ async fn bodies_of_post_requests_are_counted() {
     assert_eq!((status_of(&answer), came.len()), (202, MIB));
 }
 
-/// No client reads, and messages wait in the queues of WebSockets and of event streams.
+/// No client reads, so messages wait in the queues of WebSockets and of event streams.
 #[tokio::test]
 async fn queues_for_slow_readers_are_counted() {
     const LENGTH: usize = 12 * MIB;
@@ -224,7 +224,7 @@ async fn a_web_socket_refused_for_memory_closes_with_1013() {
     assert!(matches!(reason, CloseReason::NoMemory(_)), "{reason}");
 }
 
-/// Each response fits, but those of a batch together do not.
+/// Each response fits, but all responses of a batch together do not.
 #[tokio::test]
 async fn responses_to_a_batch_are_counted_until_the_client_has_them() {
     let (mut served, budget) = within(4).await;

@@ -1,5 +1,5 @@
-//! The server behind nginx, with the configurations from `docs/web.md`: messages pass, and forwarding headers do not
-//! affect access control.
+//! Tests of the server behind nginx, with the configurations from `docs/web.md`: messages are delivered,
+//! and forwarding headers do not affect access control.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -23,7 +23,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy_bi
 use tokio::net::{TcpListener, UnixStream};
 use tokio::process::{Child, Command};
 
-/// Returns the nginx configuration number `block` from the documentation, with this port.
+/// Returns the nginx configuration at index `block` in the documentation, with this port.
 fn documented(block: usize, port: u16) -> String {
     let docs = include_str!("../../../docs/web.md");
     let block = docs.split("```nginx\n").nth(block + 1).expect("docs/web.md has a configuration");
@@ -92,7 +92,7 @@ impl Nginx {
         let listening = async {
             while let Some(line) = lines.next_line().await.unwrap() {
                 output += &(line + "\n");
-                // It prints this when its sockets listen.
+                // nginx prints this when its sockets listen.
                 if output.contains("OS: ") {
                     return;
                 }
@@ -158,15 +158,15 @@ fn upgrade(more: &str) -> String {
 }
 
 #[tokio::test]
-async fn messages_of_all_sizes_pass_at_once_with_and_without_a_session() {
+async fn messages_of_all_sizes_are_delivered_at_once_with_and_without_a_session() {
     let served = serve(named()).await;
     let nginx = Nginx::before(served.port, "").await;
     messages_pass(served, &nginx, "").await;
 }
 
-/// nginx asks for a password, and shows the server the token in its place.
+/// nginx requires a password, and sends the server the token instead.
 #[tokio::test]
-async fn a_password_for_nginx_and_headers_pass() {
+async fn a_password_for_nginx_and_headers_are_sent() {
     let mut served = serve(named()).await;
     let passwords = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(passwords.path(), "me:{PLAIN}open sesame\n").unwrap();
@@ -226,7 +226,7 @@ async fn messages_pass(served: Served, nginx: &Nginx, prefix: &str) {
         let connector =
             tieline_link::connector(&registry(), &url, &Options::default(), options).unwrap();
         let (mut sender, mut receiver) = connector.connect().await.unwrap().split();
-        // One at a time: a message that is held back in a buffer would not arrive.
+        // Sends one at a time: a message that is held back in a buffer would not arrive.
         for length in [1, 100, 5000, 70_000, 1 << 20] {
             let sent = Bytes::from(vec![b'x'; length]);
             let (sending, came) = tokio::join!(sender.send(sent.clone()), message(&mut receiver));
@@ -237,7 +237,7 @@ async fn messages_pass(served: Served, nginx: &Nginx, prefix: &str) {
     }
 }
 
-/// This takes one second of real time, nginx's shortest timeout.
+/// Takes one second of real time, which is nginx's shortest timeout.
 #[tokio::test]
 async fn pings_keep_an_idle_line_open() {
     let mut config = named();
@@ -286,16 +286,16 @@ async fn forwarding_headers_do_not_affect_access_control() {
         (format!("{ours}{page}{BEARER}"), 101),
         (format!("Host: AGENT.example.org:443\r\n{page}{BEARER}"), 101),
         (format!("{ours}{forwarded}{BEARER}"), 101),
-        // Forwarding headers admit no request,
+        // Forwarding headers do not admit a request.
         (format!("{ours}{forwarded}"), 401),
         (format!("Host: evil.example\r\n{forwarded}{BEARER}"), 403),
         (format!("{ours}Origin: https://evil.example\r\n{forwarded}{BEARER}"), 403),
-        // nor does nginx's own address.
+        // nginx's own address does not admit one, either.
         (format!("Host: 127.0.0.1\r\n{BEARER}"), 403),
         (format!("{ours}Origin: http://127.0.0.1:{}\r\n{BEARER}", served.port), 403),
-        // A page over plain HTTP has another origin, although TLS ends at nginx.
+        // A page over plain HTTP has a foreign origin, although TLS ends at nginx.
         (format!("{ours}Origin: http://evil.example\r\n{BEARER}"), 403),
-        // They do not refuse a request either.
+        // Forwarding headers do not cause a refusal, either.
         (
             format!(
                 "{ours}X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Host: evil.example\r\n{BEARER}"
@@ -331,7 +331,7 @@ fn public() -> ServerConfig {
 }
 
 #[tokio::test]
-async fn messages_pass_below_a_prefix_with_and_without_a_public_url() {
+async fn messages_are_delivered_below_a_prefix_with_and_without_a_public_url() {
     for config in [named(), public()] {
         let served = serve(config).await;
         let nginx = Nginx::before_prefix(served.port).await;
@@ -339,7 +339,7 @@ async fn messages_pass_below_a_prefix_with_and_without_a_public_url() {
     }
 }
 
-/// A proxy may pass the prefix on instead of stripping it.
+/// A proxy may pass on the prefix instead of stripping it.
 #[tokio::test]
 async fn a_prefix_that_is_not_stripped_is_accepted() {
     let mut served = serve(public()).await;

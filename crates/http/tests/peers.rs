@@ -1,5 +1,5 @@
-//! WebSockets with third-party implementations: Python's `websockets`, Node's `ws`, curl, and a server without
-//! sessions.
+//! Tests of WebSockets with third-party implementations: Python's `websockets`, Node's `ws`, curl, and a
+//! server without sessions.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
-/// Returns the folder of the fixtures; panics if it is not set.
+/// Returns the folder of the fixtures. Panics if `variable` is not set.
 fn fixtures(variable: &str) -> PathBuf {
     let folder = std::env::var_os(variable);
     PathBuf::from(folder.unwrap_or_else(|| panic!("{variable} is not set: run `cargo xtask test`")))
@@ -53,7 +53,7 @@ async fn works_as_a_client(mut client: Command) {
     assert_eq!(control.info().messages_in, 1008);
 }
 
-/// Starts a server. Returns it with its URL.
+/// Starts a server. Returns its process and its URL.
 async fn started(mut server: Command) -> (Child, Endpoint) {
     let server = server.arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut server = server.kill_on_drop(true).spawn().unwrap();
@@ -85,7 +85,7 @@ async fn works_as_a_server(server: Command) {
     let reason = end(&mut receiver).await;
     let CloseReason::ByPeerBecause(close) = &reason else { panic!("{reason}") };
     assert_eq!((close.code, close.text.as_str()), (4321, "as asked"));
-    // A second connection, closed from this side.
+    // The second connection is closed by this side.
     let channel = registry.connect(&url, &Options::default()).await.unwrap();
     let (mut sender, mut receiver) = channel.split();
     sender.send("last").await.unwrap();
@@ -115,7 +115,7 @@ async fn node_ws_works_as_a_server() {
 }
 
 #[tokio::test]
-async fn curl_upgrades() {
+async fn curl_can_upgrade_to_a_web_socket() {
     let mut served = serve(config()).await;
     let url = format!("http://127.0.0.1:{}/ws", served.port);
     let mut curl = Command::new("curl");
@@ -143,7 +143,7 @@ async fn curl_upgrades() {
     assert!(text.contains("\u{5}hello"), "{output:?}");
 }
 
-/// A session is requested by its subprotocol, and a server that does not grant that has no sessions.
+/// A session is requested with its subprotocol; a server that does not grant it has no sessions.
 #[tokio::test]
 async fn connecting_to_a_server_without_sessions_fails() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -152,7 +152,7 @@ async fn connecting_to_a_server_without_sessions_fails() {
         let (mut stream, _) = listener.accept().await.unwrap();
         let request = support::head(&mut stream).await;
         assert!(request.contains("sec-websocket-protocol: tieline.1\r\n"), "{request}");
-        // The response of a server that does not know the subprotocol.
+        // This is the response of a server that does not know the subprotocol.
         stream
             .write_all(b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
             .await

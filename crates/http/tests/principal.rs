@@ -1,4 +1,5 @@
-//! A session on the web belongs to the principal that started it, whatever secret is presented later.
+//! Tests that a web session belongs to the principal that started it, even if another secret is
+//! presented later.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../../link/tests/support/by_hand.rs"]
@@ -41,14 +42,14 @@ async fn a_session_is_not_resumed_under_another_certificate() {
     let mut thief = connect("other-client").await;
     thief.greet(hello(None)).await.unwrap();
 
-    // The session continues for its owner, over the existing connection
+    // The session continues for its owner over the existing connection.
     let message = Bytes::from_static(b"mine");
     owner.say(Frame::Data { sequence: 1, acknowledged: 0, message }).await;
     assert!(matches!(from_owner.recv().await, Incoming::Message(it) if it == "mine"));
     to_owner.send("still yours").await.unwrap();
     while !matches!(owner.hear().await, Some(Frame::Data { sequence: 1, .. })) {}
     drop(owner);
-    // and over a new one.
+    // It also continues over a new connection.
     let mut owner = connect("client").await;
     let position = Position { received: 1, acknowledged: 1, sent: 1 };
     let again = owner.greet(Hello { position, ..hello(Some(&welcome)) }).await.unwrap();

@@ -1,4 +1,4 @@
-//! Outgoing connections through an HTTP proxy, and proxies that misbehave.
+//! Tests of outgoing connections through an HTTP proxy, and of proxies that misbehave.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -13,19 +13,20 @@ use tieline_transport::{
     Acceptor, Channel, Endpoint, ErrorKind, Options, Registry, SenderExt, TransportError,
 };
 
-/// A name that no resolver knows: only the proxy leads to it.
+/// A name that no resolver knows, so that it can be reached only through the proxy.
 const HOST: &str = "agent.invalid";
 
 fn named(config: ServerConfig) -> ServerConfig {
     ServerConfig { hosts: vec![HOST.into()], ..config }
 }
 
-/// Returns a client of the proxy at this port. The server's certificate has other names.
+/// Returns the configuration of a client that uses the proxy at this port. It accepts any certificate,
+/// because the server's certificate has other names.
 fn client(user: &str, port: u16) -> ClientConfig {
     let tls = ClientTls { accept_any_certificate: true, ..ClientTls::default() };
     ClientConfig {
         proxies: Proxies::all(&format!("http://{user}127.0.0.1:{port}")).unwrap(),
-        // The server's own access control still applies.
+        // The server still checks the token.
         send_token_without_tls: true,
         tls,
         ..support::client()
@@ -57,7 +58,7 @@ async fn is_echoed(registry: &Registry, url: &Endpoint, served: &mut Served) {
 
 #[tokio::test]
 async fn every_kind_of_line_goes_through_a_proxy_with_a_password() {
-    // The proxy of RFC 7617: Aladdin, open sesame.
+    // The credentials are the example of RFC 7617: `Aladdin` and `open sesame`.
     let credentials = Some("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
     for (scheme, is_secure, first) in [
         ("ws", false, "CONNECT agent.invalid:81 HTTP/1.1"),
@@ -73,7 +74,7 @@ async fn every_kind_of_line_goes_through_a_proxy_with_a_password() {
         for head in proxy.heads() {
             let head = head.to_ascii_lowercase();
             assert!(head.contains("\r\nhost: agent.invalid:81\r\n"), "{head}");
-            // Inside a tunnel the token is for the server only.
+            // Inside a tunnel, the token is sent only to the server.
             assert_eq!(head.contains("\r\nauthorization: "), scheme == "http", "{head}");
         }
     }
@@ -139,7 +140,7 @@ async fn fails(scheme: &str, port: u16) -> TransportError {
     fails_within(support::LIMIT, scheme, port).await
 }
 
-/// Asserts that the error names the proxy.
+/// Connects through the proxy at this port, and asserts that the error names the proxy.
 async fn fails_within(connect_timeout: Duration, scheme: &str, port: u16) -> TransportError {
     let options = Options { connect_timeout, ..Options::default() };
     let registry = registry_with(client("me:secret@", port));
@@ -170,7 +171,7 @@ async fn a_proxy_that_refuses_is_named_with_its_status() {
             assert!(text.contains(says), "{text}");
             assert_eq!(error.is_retryable(), is_retryable, "{text}");
         }
-        // Here the status may be the server's, except 407.
+        // Here, the status may be that of the server, unless it is 407.
         let error = fails("http", port).await;
         let is_denied = matches!(error.kind(), ErrorKind::Denied { .. });
         assert_eq!(is_denied, status != 407, "{error:?}");
@@ -178,7 +179,7 @@ async fn a_proxy_that_refuses_is_named_with_its_status() {
 }
 
 #[tokio::test]
-async fn a_hostile_proxy_is_given_up_within_limits() {
+async fn connecting_through_a_hostile_proxy_fails_within_limits() {
     let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(10_000));
     let first = format!("HTTP/1.1 200 {}\r\n\r\n", "x".repeat(1 << 20));
@@ -190,7 +191,7 @@ async fn a_hostile_proxy_is_given_up_within_limits() {
         (long, false, "not HTTP"),
         (many, false, "not HTTP"),
         (first, false, "not HTTP"),
-        // What follows would be taken for the server's.
+        // The data after the response would be taken for the server's response.
         ("HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 101 Switching\r\n\r\n".into(), false, "data of its own"),
     ] {
         let port = answering(answer.clone(), closes).await;

@@ -1,4 +1,4 @@
-//! Single JSON-RPC calls by POST.
+//! Tests of JSON-RPC calls by single POSTs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -31,14 +31,14 @@ fn result(id: &str) -> String {
 const NOTIFICATION: &str = r#"{"jsonrpc":"2.0","method":"n"}"#;
 
 #[tokio::test]
-async fn a_request_gets_its_own_line_which_ends_after_the_response() {
+async fn a_request_has_its_own_line_which_ends_after_the_response() {
     let mut served = serve(config()).await;
     let port = served.port;
     for id in ["1", "\"a\\u0041\"", "12345678901234567890"] {
         let serving = async {
             let (mut sender, mut receiver) = accepted(&mut served).await.split();
             assert_eq!(message(&mut receiver).await, request(id));
-            // Other messages of the program are discarded.
+            // Other messages from the program are discarded.
             for other in [NOTIFICATION.into(), request("7"), result("77"), "not JSON".into()] {
                 sender.send(other).await.unwrap();
             }
@@ -108,9 +108,9 @@ async fn an_invalid_request_starts_nothing() {
     assert!(accepting.is_err(), "a line was started");
 }
 
-/// Its output is shown to clients with a token only.
+/// The program's output is shown only to clients with a token.
 #[tokio::test]
-async fn a_program_that_failed_gives_an_error_with_its_status() {
+async fn a_failed_program_is_reported_as_an_error_with_its_status() {
     for is_open in [false, true] {
         let mut config = config();
         if is_open {
@@ -131,7 +131,7 @@ async fn a_program_that_failed_gives_an_error_with_its_status() {
 }
 
 #[tokio::test]
-async fn a_program_without_a_response_gives_an_error() {
+async fn a_missing_response_is_reported_as_an_error() {
     let mut config = config();
     config.limits.rpc_timeout = Duration::from_millis(100);
     let mut served = serve(config).await;
@@ -165,7 +165,7 @@ async fn calls_beyond_the_limit_are_refused() {
     };
     let (answer, ()) = tokio::join!(rpc(port, &body), serving);
     assert_eq!(answer.0, 200);
-    // If the client disconnects, its line ends.
+    // When the client disconnects, its line ends.
     let asking = tokio::spawn({
         let body = body.clone();
         async move { rpc(port, &body).await }
@@ -193,7 +193,8 @@ async fn ids_are_compared_after_unescaping() {
     assert_eq!(answer, (200, result("\"a\\u0041\"")));
 }
 
-/// Pairs of a program's response to request 1 and what the client gets: the same, or a corrected response.
+/// Each pair has the program's response to request 1 and the response that the client receives: the same
+/// one (`None`) or a corrected one.
 #[tokio::test]
 async fn slightly_invalid_responses_complete_their_request() {
     let mut served = serve(config()).await;

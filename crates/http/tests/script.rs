@@ -1,5 +1,5 @@
-//! The module for web pages, `/tieline.js`, in Node: a second implementation of the session protocol. The tests of the
-//! program run it in a browser.
+//! Tests of `/tieline.js`, the module for web pages and second implementation of the session protocol,
+//! in Node. The tests of `tieline-cli` run it in a browser.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -27,8 +27,9 @@ fn node(mode: &str) -> Command {
     command
 }
 
-/// Waits until the script prints `ok` and exits. The time limit applies to each line of progress on stderr, because
-/// the machine may be slow. Progress is printed as it arrives, so that it is visible if the script fails or hangs.
+/// Waits until the script prints `ok` and exits. The time limit applies to each line of progress on
+/// stderr, because the machine may be slow. Each line is printed when it arrives, so that it is visible
+/// if the script fails or hangs.
 ///
 /// Returns the number of progress lines.
 async fn prints_ok(mut command: Command) -> usize {
@@ -50,8 +51,8 @@ async fn prints_ok(mut command: Command) -> usize {
     lines
 }
 
-/// Runs the script against a server that echoes in sessions. Returns the number of sessions, WebSockets and progress
-/// lines.
+/// Runs the script against a server whose sessions echo messages. Returns the numbers of sessions,
+/// WebSockets and progress lines.
 async fn run(mode: &str) -> (usize, u64, usize) {
     let hosts = vec!["127.0.0.1".into()];
     let served = serve(ServerConfig { hosts, ..config() }).await;
@@ -75,7 +76,7 @@ async fn run(mode: &str) -> (usize, u64, usize) {
     (count, served.web.counts().web_sockets, lines)
 }
 
-/// Echoes messages, and cuts all connections now and then.
+/// Echoes messages, and cuts all connections after every 170 messages.
 async fn echo(session: Session, cut: Arc<Notify>) {
     let (mut sender, mut receiver) = session.split();
     for number in 1.. {
@@ -90,19 +91,19 @@ async fn echo(session: Session, cut: Arc<Notify>) {
 }
 
 #[tokio::test]
-async fn it_agrees_with_the_golden_vectors() {
+async fn script_agrees_with_the_golden_vectors() {
     let mut command = node("vectors");
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../proto/tests/vectors/session-1.txt"));
     prints_ok(command).await;
 }
 
 #[tokio::test]
-async fn it_accepts_keeps_reports_and_refuses_as_the_protocol_says() {
+async fn script_follows_the_rules_of_the_session_protocol() {
     prints_ok(node("rules")).await;
 }
 
 #[tokio::test]
-async fn it_pings_a_silent_server_and_reconnects_to_a_lost_one() {
+async fn script_pings_a_silent_server_and_reconnects_to_a_lost_one() {
     prints_ok(node("waits")).await;
 }
 
@@ -111,12 +112,12 @@ async fn a_page_that_is_reloaded_repeatedly_loses_and_duplicates_nothing() {
     let (sessions, web_sockets, pages) = run("pages").await;
     println!("{pages} pages, {web_sockets} WebSockets");
     assert_eq!(sessions, 1);
-    // The slower the machine, the more messages arrive at once, and the fewer pages receive them all. Several of the
-    // twenty-three cuts may coincide, or hit a page that is about to be terminated.
+    // On a slower machine, more messages arrive at once, and fewer pages receive them all. Several of
+    // the 23 cuts may coincide, or affect a page that is about to be terminated.
     assert!(pages > 1 && web_sockets >= pages as u64, "{pages} pages, {web_sockets} WebSockets");
 }
 
 #[tokio::test]
-async fn a_page_learns_what_was_lost_with_an_unknown_session() {
+async fn a_page_is_told_which_messages_were_lost_with_an_unknown_session() {
     assert_eq!(run("lost").await.0, 1);
 }

@@ -1,5 +1,5 @@
-//! The rows of the threat model that the web server covers. A refused request never becomes a line, so no process is
-//! started for it.
+//! Tests of the rows of the threat model that the web server covers. A refused request never becomes a
+//! line, so no process is started for it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -17,7 +17,7 @@ use tieline_transport::{Acceptor, Channel, Endpoint, ErrorKind, Options};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Returns whether a channel was accepted, for which a process could be started.
+/// Returns whether a channel was accepted. A process could be started for it.
 async fn was_accepted(served: &mut support::Served) -> bool {
     let waiting = async {
         tokio::select! {
@@ -76,7 +76,7 @@ async fn cross_site_requests_without_an_origin_start_nothing() {
     }
     assert!(!was_accepted(&mut served).await);
     assert_eq!((served.web.counts().refused_origin, served.web.counts().admitted), (16, 0));
-    // The server's own page may do this, and a link from another site opens the page.
+    // The server's own page may send such requests, and a link on another site may open the page.
     for (path, site, status) in
         [("/", "cross-site", 200), ("/rpc", "same-origin", 405), ("/rpc", "none", 405)]
     {
@@ -87,7 +87,7 @@ async fn cross_site_requests_without_an_origin_start_nothing() {
 }
 
 #[tokio::test]
-async fn listening_beyond_loopback_needs_a_token_and_tls() {
+async fn listening_beyond_loopback_requires_a_token_and_tls() {
     let clear = |host: &str| Place::Tcp { host: host.into(), port: 0 };
     let open =
         |place| ServerConfig { access: Access::Anybody, ..ServerConfig::new(place, token()) };
@@ -114,7 +114,7 @@ async fn listening_beyond_loopback_needs_a_token_and_tls() {
 }
 
 #[tokio::test]
-async fn a_client_learns_why_it_was_refused() {
+async fn a_refused_client_receives_the_reason() {
     let served = serve(config()).await;
     let url = served.url().to_string();
     for (token, kind) in [(None, 401), (Some("not-the-token-of-the-server"), 401)] {
@@ -144,7 +144,7 @@ async fn debug_output_does_not_contain_the_token() {
     }
 }
 
-/// The steps of a person who opens the printed URL.
+/// Follows the steps of a person who opens the printed URL.
 #[tokio::test]
 async fn a_page_logs_in_with_a_one_time_url_and_a_cookie() {
     let mut served = serve(config()).await;
@@ -168,8 +168,8 @@ async fn a_page_logs_in_with_a_one_time_url_and_a_cookie() {
     assert_eq!(status_of(&page), 200);
     assert!(page.contains("default-src 'none'"), "{page}");
     assert_eq!(status_of(&served.ask(get("/page.js", &cookie)).await), 200);
-    // The page's own WebSocket, and one of a foreign page. A browser would not send this cookie for a foreign page,
-    // but another program might.
+    // The page's own WebSocket is accepted, and one of a foreign page is refused. A browser would not
+    // send this cookie for a foreign page, but another program might.
     let own = format!("Origin: http://127.0.0.1:{port}\r\n{cookie}");
     assert_eq!(status_of(&served.ask(upgrade(port, &own)).await), 101);
     assert!(served.plain.accept().await.is_ok());
@@ -193,7 +193,7 @@ async fn a_page_logs_in_with_the_token_in_a_form() {
         ("token=a-token-that-is-wrong", own.as_str(), 401),
         ("token=", &own, 401),
         ("", &own, 401),
-        // Pages of other sites, also those that hide their origin.
+        // Pages of other sites are refused, including those that hide their origin.
         (&form, "Origin: http://evil.example\r\n", 403),
         (&form, "Origin: null\r\n", 403),
         (&form, "Sec-Fetch-Site: cross-site\r\n", 403),
@@ -206,7 +206,7 @@ async fn a_page_logs_in_with_the_token_in_a_form() {
         assert_eq!(has_form, expected == 401, "{answer}");
         if has_form {
             assert!(answer.contains("This is not the server's token."), "{answer}");
-            // Browsers hide the form's origin otherwise.
+            // With another policy, browsers would hide the form's origin.
             assert!(answer.contains("\r\nreferrer-policy: same-origin\r\n"), "{answer}");
             assert!(answer.contains("form-action 'self'; base-uri 'none'"), "{answer}");
         }
@@ -219,10 +219,10 @@ async fn a_page_logs_in_with_the_token_in_a_form() {
     let cookie = format!("{own}Cookie: {cookie}\r\n");
     assert_eq!(status_of(&served.ask(upgrade(port, &cookie)).await), 101);
     assert!(served.plain.accept().await.is_ok());
-    // A browser that is logged in keeps its cookie, to which its sessions belong.
+    // A browser that is logged in keeps its cookie, because its sessions belong to it.
     let again = post(&form, &cookie).await;
     assert!(status_of(&again) == 303 && !again.contains("set-cookie"), "{again}");
-    // Without a body there is nothing to log in with: the page has the form.
+    // A GET shows the form.
     let get = |more: &str| {
         format!("GET /login HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n{more}\r\n")
     };
@@ -231,7 +231,7 @@ async fn a_page_logs_in_with_the_token_in_a_form() {
 }
 
 #[tokio::test]
-async fn how_a_program_ended_is_told_to_the_owner_of_its_session_only() {
+async fn only_the_owner_of_a_session_can_ask_how_its_program_ended() {
     use tieline_proto::session::SessionId;
     let served = serve(config()).await;
     let (one, other) = (served.cookie("").await.unwrap(), served.cookie("").await.unwrap());
@@ -360,7 +360,7 @@ async fn invalid_web_socket_requests_get_an_error_status() {
 }
 
 #[tokio::test]
-async fn header_bombs_are_cut_off() {
+async fn oversized_headers_are_refused() {
     let served = serve(config()).await;
     for (what, bomb) in [
         ("a long line", format!("X: {}\r\n", "x".repeat(1 << 20))),
@@ -415,7 +415,7 @@ async fn unauthenticated_connections_are_evicted_for_new_ones() {
     let mut echoed = [0; 7];
     honest.read_exact(&mut echoed).await.unwrap();
     assert_eq!(&echoed[2..], b"hello");
-    // The oldest of them was evicted.
+    // The oldest of the slow connections was evicted.
     let mut rest = Vec::new();
     let _ = trickling[0].read_to_end(&mut rest).await;
     assert!(first.control().close_reason().is_none());
@@ -433,7 +433,7 @@ async fn web_sockets_beyond_the_limit_are_refused() {
     }
     assert_eq!(served.ask(upgrade(served.port, BEARER)).await, "");
     assert_eq!(served.web.counts().refused_busy, 1);
-    // A connection's place is free as soon as its last half is dropped.
+    // A connection's place becomes free as soon as the last half of its channel is dropped.
     kept.pop();
     let (_stream, _channel) = served.raw().await;
     // The backlog is full when no one accepts.
@@ -450,7 +450,7 @@ async fn web_sockets_beyond_the_limit_are_refused() {
     assert_eq!(status_of(&served.ask(upgrade(served.port, BEARER)).await), 101);
 }
 
-/// Responses of servers that are not WebSocket servers.
+/// The responses are those of servers that are not WebSocket servers.
 #[tokio::test]
 async fn a_client_refuses_invalid_handshake_responses() {
     for (answer, says) in [
@@ -482,7 +482,7 @@ async fn a_client_refuses_invalid_handshake_responses() {
         assert!(error.to_string().contains(says), "{answer:?}: {error}");
         assert_eq!(error.is_retryable(), says == "the line has ended", "{answer:?}: {error}");
     }
-    // A missing response is subject to the connect timeout.
+    // A missing response is limited by the connect timeout.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url: Endpoint = format!("ws://{}/", listener.local_addr().unwrap()).parse().unwrap();
     let options = Options { connect_timeout: Duration::from_millis(100), ..Options::default() };

@@ -1,4 +1,5 @@
-//! Sessions over WebSockets: messages in flight when a connection is cut are neither lost nor duplicated.
+//! Tests of sessions over WebSockets: messages in flight when a connection is cut are neither lost nor
+//! duplicated.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -16,8 +17,8 @@ async fn a_session_survives_a_thousand_web_sockets_cut_in_mid_frame() {
     support::cuts::a_thousand(url, |counts| counts.web_sockets).await;
 }
 
-/// A client has no session before its first frame. A message longer than any valid first frame is refused by its
-/// announced length, without waiting for its payload.
+/// A client has no session before its first frame. A message longer than any valid first frame is
+/// refused because of its announced length, before its payload arrives.
 #[tokio::test]
 async fn an_oversized_first_message_is_refused_by_its_length() {
     let served = serve(config()).await;
@@ -32,7 +33,7 @@ async fn an_oversized_first_message_is_refused_by_its_length() {
         stream.write_all(bytes).await.unwrap();
         close_code(&mut stream).await
     };
-    // Not a greeting, but short enough to be read and answered.
+    // This is not a greeting, but short enough to be read and answered.
     assert_eq!(code_after(&frame(0x82, &vec![b'x'; longest])).await, Some(1000));
     // Only the frame header of these is sent.
     for length in [longest + 1, 1 << 16, 1 << 20] {

@@ -1,4 +1,5 @@
-//! Lines over server-sent events and POST that end with their stream: delivery, refusals and the end.
+//! Tests of lines over server-sent events and POSTs that end with their stream: delivery, refusals and
+//! the end.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -10,7 +11,7 @@ use support::{Served, TOKEN, config, end, message, serve, status_of};
 use tieline_http::{ServerConfig, ServerLimits, WebLine};
 use tieline_transport::{Acceptor, Channel, CloseReason, SenderExt};
 
-/// Starts a server without sessions: every stream is a plain line.
+/// Starts a server without sessions, on which every stream is a plain line.
 async fn plain() -> Served {
     plain_with(config()).await
 }
@@ -63,7 +64,7 @@ async fn a_stream_and_its_posts_form_a_line() {
     sender.send(&b"\xff\x00"[..]).await.unwrap();
     let event = stream.event().await.unwrap();
     assert_eq!((&*event.event, &*event.data), ("binary", &b"_wA="[..]));
-    // A message with line breaks stays one message.
+    // A message with line breaks remains one message.
     sender.send("a\r\nid: x\r\n\r\ndata: b").await.unwrap();
     assert_eq!(stream.message().await, "a\nid: x\n\ndata: b");
     let counts = served.web.counts();
@@ -71,7 +72,7 @@ async fn a_stream_and_its_posts_form_a_line() {
 }
 
 #[tokio::test]
-async fn the_last_event_tells_why_the_line_ended() {
+async fn the_last_event_has_the_close_reason() {
     let mut served = plain().await;
     let exit = support::exit(3, "a secret path");
     for (reason, expected) in [
@@ -147,7 +148,7 @@ async fn only_the_client_of_a_stream_can_post_to_it() {
     ] {
         assert_eq!(status_of(&post(served.port, &uri, "{}", "").await), 404, "{uri}");
     }
-    // Another authenticated client: a browser with its own cookie.
+    // Another authenticated client is a browser with its own cookie.
     let url = served.web.one_time_url().unwrap().unwrap();
     let key = url.split("?key=").nth(1).unwrap();
     let host = format!("Host: 127.0.0.1:{}\r\n", served.port);
@@ -169,7 +170,7 @@ async fn only_the_client_of_a_stream_can_post_to_it() {
 }
 
 #[tokio::test]
-async fn repeated_posts_count_once_and_missing_ones_are_detected() {
+async fn repeated_posts_are_taken_once_and_missing_ones_are_detected() {
     let mut served = plain().await;
     let (stream, line) = pair(&mut served).await;
     let (_sender, mut receiver) = line.split();
@@ -213,11 +214,11 @@ async fn a_body_is_checked_against_the_limit_before_it_is_read() {
             assert_eq!(message(&mut receiver).await, body);
         }
     }
-    // A body that only announces its length.
+    // This request only announces its body's length.
     let host = format!("Host: 127.0.0.1:{}\r\nAuthorization: Bearer {TOKEN}\r\n", served.port);
     let long = format!("POST {} HTTP/1.1\r\n{host}Content-Length: 99999999999\r\n\r\n", stream.uri);
     assert_eq!(status_of(&served.ask(long).await), 413);
-    // A body that does not announce its length.
+    // This request does not announce its body's length.
     let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
     let chunked = format!(
         "POST {} HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\n{chunk}1\r\nx\r\n0\r\n\r\n",
@@ -228,7 +229,7 @@ async fn a_body_is_checked_against_the_limit_before_it_is_read() {
 }
 
 #[tokio::test]
-async fn posts_beyond_the_queue_wait_and_then_get_503() {
+async fn posts_beyond_the_queue_wait_and_are_then_refused() {
     let mut config = config();
     config.limits = ServerLimits { take_wait: Duration::from_millis(200), ..config.limits };
     let mut served = plain_with(config).await;
@@ -239,7 +240,7 @@ async fn posts_beyond_the_queue_wait_and_then_get_503() {
     let refused = stream.post("more", "Tieline-Sequence: 2\r\n").await;
     assert_eq!(status_of(&refused), 503);
     assert!(refused.contains("retry-after: 1\r\n"), "{refused}");
-    // The refused POST did not count. A waiting one is accepted when the queue has room.
+    // The refused POST was not counted. A waiting one is accepted when the queue has room.
     let waiting = stream.post("more", "Tieline-Sequence: 2\r\n");
     let taking = async { message(&mut receiver).await.len() };
     let (answer, length) = tokio::join!(waiting, taking);
@@ -307,7 +308,7 @@ async fn a_server_reports_its_shutdown_and_delivers_accepted_posts() {
     assert!(matches!(end(&mut receiver).await, CloseReason::ByUs));
 }
 
-/// Nothing in a message or header becomes a field of the stream.
+/// No part of a message or header becomes a field of the stream.
 #[tokio::test]
 async fn fields_cannot_be_injected_into_a_stream() {
     let mut served = plain().await;

@@ -1,4 +1,4 @@
-//! tieline's client for event streams and POST, for plain lines and as the carrier of a session.
+//! Tests of tieline's client for event streams and POSTs, for plain lines and for sessions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -28,7 +28,7 @@ async fn pair(served: &mut Served) -> (BoxChannel, BoxChannel) {
 }
 
 #[tokio::test]
-async fn messages_of_every_kind_go_both_ways_in_order() {
+async fn messages_of_every_kind_arrive_in_order_in_both_directions() {
     // The server supports sessions, but a plain client does not use them.
     let mut served = serve(config()).await;
     let (client, server) = pair(&mut served).await;
@@ -42,7 +42,7 @@ async fn messages_of_every_kind_go_both_ways_in_order() {
         sending.unwrap();
         assert!(got == *sent, "{} bytes", sent.len());
     }
-    // In this direction, line breaks are those of events.
+    // In this direction, events change line breaks to `\n`.
     for sent in ["{\"a\":\"ü\"}", "two\nlines", " blank "] {
         back.send(sent).await.unwrap();
         assert_eq!(message(&mut receiver).await, sent);
@@ -175,7 +175,7 @@ async fn a_plain_line_ends_with_its_connection() {
     assert!(matches!(end(&mut came).await, CloseReason::ByPeer));
 }
 
-/// This also holds after the client has closed its side.
+/// The client has already closed its side.
 #[tokio::test]
 async fn an_incomplete_event_is_not_a_clean_end() {
     for (rest, is_clean) in [("", true), ("data: half", false)] {
@@ -266,8 +266,8 @@ async fn a_session_survives_a_thousand_streams_cut_in_mid_event() {
     support::cuts::a_thousand(url, |counts| counts.event_streams).await;
 }
 
-/// A server that refuses the first POST and then ends the stream with this event. Returns how the client's line
-/// ends if the client sends a message, or only ends its input.
+/// Starts a server that refuses the first POST and then ends the stream with the event `last`. The
+/// client sends a message or only ends its input. Returns the reason why the client's line ends.
 async fn refused_post(last: &str, has_message: bool) -> CloseReason {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -300,7 +300,7 @@ async fn refused_post(last: &str, has_message: bool) -> CloseReason {
 }
 
 #[tokio::test]
-async fn reason_at_the_end_of_the_stream_replaces_the_status_of_a_refused_post() {
+async fn last_event_of_the_stream_replaces_the_status_of_a_refused_post() {
     let failed = "event: end\ndata: {\"code\":1011,\"reason\":\"unread\"}\n\n";
     for has_message in [true, false] {
         let reason = refused_post(failed, has_message).await;

@@ -1,4 +1,5 @@
-//! How much is kept for an EventSource, and what happens to one that does not read or lacks more than that.
+//! Tests of how many messages are kept for an EventSource, and of EventSources that do not read or lack
+//! more messages.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -14,7 +15,7 @@ use tokio::net::TcpStream;
 
 /// Messages in flight on the older stream do not affect the session once there is a newer one.
 #[tokio::test]
-async fn an_older_stream_that_is_full_does_not_disturb_the_newer() {
+async fn an_older_stream_that_is_full_does_not_affect_a_newer_one() {
     const EACH: usize = 30_000;
     const COUNT: usize = 300;
     let mut served = sessions().await;
@@ -32,7 +33,7 @@ async fn an_older_stream_that_is_full_does_not_disturb_the_newer() {
         sender.flush().await.unwrap();
         sender
     });
-    // Waits until the limit of kept messages is reached: the connection's buffers are full then.
+    // Waits until the limit of kept messages is reached. By then, the connection's buffers are full.
     while control.info().session.unwrap().kept_bytes < 8 << 20 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -53,11 +54,11 @@ async fn an_older_stream_that_is_full_does_not_disturb_the_newer() {
 }
 
 #[tokio::test]
-async fn a_client_that_lacks_too_much_gets_410() {
+async fn a_client_that_lacks_released_messages_receives_410() {
     let mut served = sessions().await;
     let (mut stream, mut sender, mut receiver) = pair(&mut served).await;
     let name = name_of(&stream).to_owned();
-    // The client confirms nothing, so messages more than 512 old are released.
+    // The client confirms nothing, so only the last 512 messages are kept.
     for number in 1..=1_600 {
         sender.feed(format!("{number}")).await.unwrap();
         if number % 100 == 0 {
@@ -103,7 +104,7 @@ async fn a_client_that_stops_reading_loses_its_connection_but_no_message() {
     config.web_socket.channel.stall_timeout = Duration::from_millis(200);
     let mut served = sessions_with(config).await;
     let (mut stream, mut sender, _receiver) = pair(&mut served).await;
-    // From now on only confirmed messages are released.
+    // From here on, only confirmed messages are released.
     let confirm = format!("Last-Event-ID: {}\r\n", stream.first);
     assert_eq!(status_of(&stream.post("", &confirm).await), 202);
     let sending = tokio::spawn(async move {
@@ -112,7 +113,8 @@ async fn a_client_that_stops_reading_loses_its_connection_but_no_message() {
         }
         sender
     });
-    // The client reads nothing until the server has given the connection up; then a POST finds no open stream.
+    // The client reads nothing until the server has closed the connection; then, a POST finds no open
+    // stream.
     while status_of(&stream.post("x", "").await) == 202 {}
     let (mut last, mut expected, mut connections) = (stream.first.clone(), 0, 1);
     while expected < COUNT {
@@ -164,8 +166,8 @@ async fn memory_does_not_grow_with_the_number_of_messages() {
     drop(sending.await.unwrap());
 }
 
-/// The server sends a comment after 15 s without an event, so a stream without comments never stalled. Uses several
-/// threads, because the connection is written while the session is checked.
+/// The server sends a comment after 15 s without an event, so a stream without comments has never
+/// stalled. Uses several threads, so that the connection is written while the session is checked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_client_that_confirms_nothing_does_not_stall() {
     const COUNT: usize = 50_000;

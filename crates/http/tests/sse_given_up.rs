@@ -1,4 +1,4 @@
-//! The session of a GET that was abandoned before its response is not leaked.
+//! Tests that the session of a GET that was abandoned before its response is not leaked.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../../link/tests/support/by_hand.rs"]
@@ -17,7 +17,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Accepts the next session by hand and welcomes it.
+/// Accepts the next session with hand-written frames.
 async fn granted(acceptor: &mut WebAcceptor) -> ByHand {
     let mut server = ByHand::over(acceptor.accept().await.unwrap());
     let Some(Frame::Hello(hello)) = server.hear().await else { panic!("not a Hello") };
@@ -28,9 +28,9 @@ async fn granted(acceptor: &mut WebAcceptor) -> ByHand {
     server
 }
 
-/// The limit is one stream, so another one is accepted only after the first was forgotten.
+/// The limit is one stream, so another one is accepted only after the first is forgotten.
 #[tokio::test]
-async fn the_session_of_an_abandoned_get_is_forgotten_after_its_grace() {
+async fn the_session_of_an_abandoned_get_is_forgotten_after_its_grace_period() {
     let limits = ServerLimits {
         event_streams: 1,
         event_grace: Duration::from_millis(1),

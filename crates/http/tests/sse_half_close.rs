@@ -1,4 +1,4 @@
-//! Half-close over events: a client ends its input by a POST and still receives.
+//! Tests of half-close over events: a client ends its input by a POST and still receives.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -56,7 +56,7 @@ async fn messages_arrive_after_end_of_input() {
     assert!(matches!(reason, CloseReason::ByUs), "{reason}");
 }
 
-/// The messages are more than the queues hold.
+/// The queues cannot hold all messages.
 #[tokio::test]
 async fn end_of_input_follows_queued_messages() {
     let mut served = serve(config()).await;
@@ -81,7 +81,7 @@ async fn end_of_input_follows_queued_messages() {
 }
 
 #[tokio::test]
-async fn lost_client_is_noticed_after_end_of_input() {
+async fn lost_client_is_detected_after_end_of_input() {
     let mut served = serve(config()).await;
     let (client, server) = pair(&mut served).await;
     let (mut to_server, from_server) = client.split();
@@ -91,7 +91,7 @@ async fn lost_client_is_noticed_after_end_of_input() {
     drop((to_server, from_server));
     tokio::time::timeout(LIMIT, to_client.gone()).await.expect("not noticed");
     closed(&mut to_client).await;
-    // A raw client, without a DELETE.
+    // A raw client disconnects without a DELETE.
     let stream = Stream::open(served.port, PLAIN).await.unwrap();
     let server = Acceptor::accept(&mut served.plain).await.unwrap();
     let (mut to_client, mut from_client) = server.split();
@@ -116,7 +116,7 @@ async fn failed_program_is_reported_after_end_of_input() {
     assert_eq!(close.code, 1011);
 }
 
-/// As with curl.
+/// Sends the POSTs that a user could send with curl.
 #[tokio::test]
 async fn end_of_input_is_a_numbered_post() {
     let mut served = serve(config()).await;
@@ -126,14 +126,14 @@ async fn end_of_input_is_a_numbered_post() {
     let (_to_client, mut from_client) = server.split();
     let numbered = |number: u32| format!("{END}Tieline-Sequence: {number}\r\n");
     assert_eq!(status_of(&stream.post("too early", &numbered(2)).await), 409);
-    // A repetition is dropped.
+    // A repeated POST is ignored.
     for _ in 0..2 {
         assert_eq!(status_of(&stream.post("last", &numbered(1)).await), 202);
     }
     assert_eq!(status_of(&stream.post("", END).await), 202);
     assert_eq!(message(&mut from_client).await, "last");
     assert!(matches!(end(&mut from_client).await, CloseReason::ByPeer));
-    // No message may follow, and the line goes on.
+    // No message may follow, but the line stays open.
     assert_eq!(status_of(&stream.post("more", "Tieline-Sequence: 2\r\n").await), 410);
     assert_eq!(status_of(&stream.post("more", "").await), 410);
     let mut twice = Stream::open(served.port, PLAIN).await.unwrap();
@@ -150,7 +150,7 @@ async fn end_of_input_is_a_numbered_post() {
     assert_eq!(twice.event().await.unwrap().event, "end");
 }
 
-/// A session has its own end of input.
+/// A session signals the end of input itself.
 #[tokio::test]
 async fn session_rejects_end_of_input_header() {
     let mut served = serve(config()).await;
@@ -160,7 +160,7 @@ async fn session_rejects_end_of_input_header() {
     assert_eq!(status_of(&stream.post("", END).await), 400);
 }
 
-/// An older tieline, or another server.
+/// The server is an older tieline or another implementation.
 #[tokio::test]
 async fn client_sends_delete_to_a_server_without_half_close() {
     for ours in ["Tieline-Protocol: tieline\r\n", "Tieline-Half-Close: 1\r\n", ""] {

@@ -1,5 +1,5 @@
-//! Events and POST with third-party implementations: Node's `eventsource` and fetch, the client and server of the MCP
-//! SDK, and Python's urllib.
+//! Tests of events and POSTs with third-party implementations: Node's `eventsource` and fetch, the
+//! client and server of the MCP SDK, and Python's urllib.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -29,11 +29,11 @@ async fn echo(channel: impl Channel) -> CloseReason {
 }
 
 #[tokio::test]
-async fn node_eventsource_resumes_where_it_was_cut() {
+async fn node_eventsource_resumes_where_it_was_cut_off() {
     let hosts = vec!["127.0.0.1".into()];
     let served = serve(ServerConfig { hosts, ..config() }).await;
     let mut numbers = Numbers(7);
-    // Only a few times, because it waits three seconds before each reconnection.
+    // Cuts only five times, because `eventsource` waits three seconds before it reconnects.
     let mut times = 0;
     let port = shears(served.port, move || {
         times += 1;
@@ -102,7 +102,7 @@ async fn the_mcp_sdk_server_works_as_a_server() {
     assert!(matches!(end(&mut receiver).await, CloseReason::ByUs));
 }
 
-/// The SDK's client for the older HTTP+SSE transport, connected to the SDK's server through a plain line.
+/// Connects the SDK's client for the older HTTP+SSE transport to the SDK's server through a plain line.
 #[tokio::test]
 async fn the_mcp_sdk_client_works_as_a_client() {
     let mut served = serve(config()).await;

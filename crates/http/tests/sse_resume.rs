@@ -1,5 +1,5 @@
-//! An EventSource that is cut off resumes from its last event's id: nothing is lost or duplicated, and if that is
-//! impossible, the response says so.
+//! Tests that an EventSource that is cut off resumes after its last event: no message is lost or
+//! duplicated, and if that is impossible, the response says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -33,7 +33,7 @@ async fn events_have_message_numbers_and_missed_ones_are_replayed() {
     assert_eq!(message(&mut receiver).await, "before");
     drop(stream);
     sender.send("6").await.unwrap();
-    // The server trusts the id that the client sends, whatever was written.
+    // The server trusts the id that the client sends, even if later events were written.
     let mut stream = again(served.port, &format!("{name}.3")).await.unwrap();
     assert_eq!((name_of(&stream), &*stream.first), (&*name, &*format!("{name}.3")));
     for number in 4..=6 {
@@ -63,7 +63,8 @@ async fn a_thousand_cuts_in_mid_event_lose_and_duplicate_nothing() {
     let serving = async {
         let session = Acceptor::accept(&mut served.sessions).await.unwrap();
         let (mut sender, mut receiver) = session.split();
-        // A client that confirms early never misses a message.
+        // The client has confirmed an event before the first message, so messages that it lacks are
+        // always kept.
         assert_eq!(message(&mut receiver).await, "up 0");
         let down = async {
             let mut number = 0_u64;
@@ -85,7 +86,7 @@ async fn a_thousand_cuts_in_mid_event_lose_and_duplicate_nothing() {
             0
         };
         let counts = tokio::join!(down, up);
-        // The session stays until its client has received everything.
+        // The session is kept until its client has received everything.
         (counts, sender, receiver)
     };
     // The id of the last event, the number of messages received, and the URL for POST requests.
@@ -101,7 +102,8 @@ async fn a_thousand_cuts_in_mid_event_lose_and_duplicate_nothing() {
             let is_last = web.counts().event_streams > STREAMS;
             let body = if is_last { "last".into() } else { format!("up {number}") };
             let header = format!("Tieline-Sequence: {}\r\nLast-Event-ID: {last}\r\n", number + 1);
-            // Repeats the POST until it succeeds: if its response is cut off, the client cannot tell.
+            // Repeats the POST until it succeeds: a client whose response was cut off does not know the
+            // outcome.
             while status_of(&post(port, &uri, &body, &header).await) != 202 {}
             if is_last {
                 done.store(1, Relaxed);
@@ -144,7 +146,7 @@ async fn a_thousand_cuts_in_mid_event_lose_and_duplicate_nothing() {
 }
 
 #[tokio::test]
-async fn the_newer_of_two_streams_gets_the_session() {
+async fn the_newer_of_two_streams_takes_over_the_session() {
     let mut served = sessions().await;
     let (mut older, mut sender, _receiver) = pair(&mut served).await;
     sender.send("1").await.unwrap();
@@ -156,7 +158,7 @@ async fn the_newer_of_two_streams_gets_the_session() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_program_is_the_last_event_after_which_resuming_gets_204() {
+async fn a_program_that_ends_sends_a_last_event_after_which_resuming_is_answered_with_204() {
     let mut served = sessions().await;
     let (mut stream, mut sender, receiver) = pair(&mut served).await;
     let name = name_of(&stream).to_owned();
@@ -176,7 +178,7 @@ async fn the_end_of_a_program_is_the_last_event_after_which_resuming_gets_204() 
     let never = again(served.port, &format!("{name}.{}", u64::MAX)).await;
     assert_eq!(status_of(&never.err().unwrap()), 400);
     stream.end().await;
-    // A client that was cut off before the end still gets what it lacks.
+    // A client that was cut off before the end still receives the missing events.
     let mut stream = again(served.port, &format!("{name}.1")).await.unwrap();
     assert_eq!(stream.message().await, "2");
     assert_eq!(stream.event().await.unwrap().event, "end");
@@ -213,7 +215,7 @@ async fn a_broken_session_reports_messages_that_are_no_longer_kept() {
         sender.send(text).await.unwrap();
         assert_eq!(stream.message().await, text);
     }
-    // The session breaks off without an end, so nothing of it is kept.
+    // The session breaks off without an end, so none of its messages is kept.
     drop((sender, receiver));
     assert_eq!(stream.event().await.unwrap().event, "end");
     stream.end().await;
@@ -285,7 +287,7 @@ async fn a_post_waits_for_its_stream_for_a_limited_time() {
     assert_eq!(stream.message().await, "1");
     drop(stream);
     let header = "Tieline-Sequence: 1\r\n";
-    // The server does not notice at once that the stream is gone. What it accepts until then arrives.
+    // The server does not detect the disconnection at once. Messages that it accepts until then arrive.
     let mut accepted = 0;
     while status_of(&post(served.port, &uri, "early", "").await) == 202 {
         accepted += 1;
@@ -302,7 +304,7 @@ async fn a_post_waits_for_its_stream_for_a_limited_time() {
 }
 
 #[tokio::test]
-async fn a_session_is_forgotten_after_its_grace() {
+async fn a_session_is_forgotten_after_its_grace_period() {
     let _clock = FastClock::start();
     let mut config = config();
     config.limits.event_grace = Duration::from_secs(30);
@@ -314,7 +316,7 @@ async fn a_session_is_forgotten_after_its_grace() {
     drop(stream);
     let reason = end(&mut receiver).await;
     assert!(reason.to_string().contains("the session was not resumed within 30s"), "{reason}");
-    // The missing messages are unknown, whatever the last id is.
+    // For any last id, the missing messages are unknown.
     for last in [0, 1, 2] {
         let Err(over) = again(served.port, &format!("{name}.{last}")).await else { panic!() };
         assert_eq!(status_of(&over), 410, "{over}");

@@ -1,4 +1,4 @@
-//! WebSocket subprotocols: what a server grants, and what a client accepts.
+//! Tests of WebSocket subprotocols: those that a server grants, and those that a client accepts.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -25,7 +25,7 @@ fn granted(answer: &str) -> Option<&str> {
 }
 
 #[tokio::test]
-async fn the_server_grants_the_first_that_it_knows() {
+async fn the_server_grants_the_first_subprotocol_that_it_knows() {
     let mut subprotocols = Subprotocol::usual();
     subprotocols.push(Subprotocol::new("agent.v2").unwrap());
     let mut served = serve(ServerConfig { subprotocols, ..config() }).await;
@@ -58,7 +58,7 @@ async fn the_server_grants_the_first_that_it_knows() {
 }
 
 #[tokio::test]
-async fn the_client_connects_if_one_that_it_offers_is_granted() {
+async fn the_client_connects_if_an_offered_subprotocol_is_granted() {
     let mut served = serve(config()).await;
     let url = served.url();
     for names in [&["mcp"][..], &["unknown", "acp"], &[]] {
@@ -95,7 +95,7 @@ async fn granting(lines: &'static str) -> u16 {
 }
 
 #[tokio::test]
-async fn the_client_refuses_what_it_did_not_offer() {
+async fn the_client_refuses_subprotocols_that_it_did_not_offer() {
     for (names, lines, says) in [
         (
             &[][..],

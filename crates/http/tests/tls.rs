@@ -1,4 +1,4 @@
-//! `wss:` and `https:`: which certificates are trusted, and errors.
+//! Tests of `wss:` and `https:`: which certificates are trusted, and which errors are reported.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -44,7 +44,7 @@ async fn a_server_with_an_untrusted_certificate_is_refused() {
     let error = support::refused(&registry(), &url).await;
     assert!(matches!(error.kind(), ErrorKind::Tls), "{error}");
     assert!(!error.is_retryable() && std::error::Error::source(&error).is_some(), "{error:?}");
-    // A trusted certificate for another name.
+    // The certificate is trusted, but for another name.
     let served = serve(ServerConfig {
         place: Place::Tcp { host: "127.0.0.2".into(), port: 0 },
         ..tls(None)
@@ -97,7 +97,7 @@ async fn plain_http_to_a_tls_port_and_tls_to_a_plain_port_fail() {
 }
 
 #[tokio::test]
-async fn any_certificate_is_accepted_only_where_that_was_asked_for() {
+async fn any_certificate_is_accepted_only_with_the_option() {
     let accepting = ClientTls { accept_any_certificate: true, ..ClientTls::default() };
     let client = |tls| registry_with(ClientConfig { tls, ..support::client() });
     let mut served = serve(tls(None)).await;
@@ -130,7 +130,7 @@ async fn a_slow_handshake_times_out() {
 }
 
 #[tokio::test]
-async fn beyond_loopback_a_token_and_tls_are_enough() {
+async fn a_token_and_tls_permit_listening_beyond_loopback() {
     let place = Place::Tcp { host: "0.0.0.0".into(), port: 0 };
     let (web, ..) = HttpServer::listen(ServerConfig { place, ..tls(None) }).await.unwrap();
     assert!(web.endpoint().to_string().starts_with("https://0.0.0.0:"));

@@ -62,12 +62,13 @@ impl ChannelBackend {
         Some(message)
     }
 
-    /// Records that all messages taken so far are delivered, as a flush requires.
+    /// Records that all messages taken so far are delivered, which completes a flush.
     pub(crate) fn handed_on(&self) {
         self.0.state().handed_on();
     }
 
-    /// Ready when another message may be received, or none will ever be taken. Only one task may wait.
+    /// Waits until another message may be pushed, or no message will be taken any more. Only one task
+    /// may wait.
     pub(crate) async fn room(&self) {
         poll_fn(|cx| {
             let mut state = self.0.state();
@@ -90,7 +91,7 @@ impl ChannelBackend {
         self.0.counts.bytes_in()
     }
 
-    /// Sets the progress of the connection that the outgoing bytes use.
+    /// Sets the progress counters of the connection that carries the outgoing bytes.
     pub(crate) fn goes_over(&self, progress: Arc<Progress>) {
         let _ = self.0.progress.set(progress);
     }
@@ -124,7 +125,7 @@ impl ChannelBackend {
         true
     }
 
-    /// Ends the input of the other side, which still receives.
+    /// Records that the other side has ended its input. It still receives.
     pub(crate) fn half_close(&self) {
         let mut state = self.0.state();
         if state.inward_end.is_none() {
@@ -139,7 +140,7 @@ impl ChannelBackend {
         self.0.state().is_half_closed
     }
 
-    /// Returns whether the end to be sent is only that of the input.
+    /// Returns whether only the end of the input is to be sent, not the end of the line.
     pub(crate) fn ends_input(&self) -> bool {
         self.0.state().is_ending_input
     }
@@ -166,14 +167,15 @@ impl ChannelBackend {
         .await;
     }
 
-    /// Ends the incoming direction: the receiver gets `reason` after the queued messages. Sending goes on.
+    /// Ends the incoming direction: the receiver gets `reason` after the queued messages. Sending
+    /// continues.
     pub(crate) fn end_inward(&self, reason: CloseReason) {
         let mut state = self.0.state();
         state.inward_end.get_or_insert(reason);
         state.wake_all();
     }
 
-    /// Ends the line: nothing is received after what is queued, and nothing is sent.
+    /// Ends the line. Queued messages are still received, and nothing more is sent.
     pub(crate) fn end(&self, reason: CloseReason) {
         self.0.cut(self.0.state(), reason);
     }

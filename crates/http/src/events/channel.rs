@@ -25,11 +25,10 @@ pub(crate) struct ChannelParams {
     pub(crate) principal: Option<Principal>,
     pub(crate) unauthenticated: bool,
     pub(crate) config: ChannelConfig,
-    /// The memory budget.
     pub(crate) memory: Option<MemoryBudget>,
-    /// Empty messages are allowed, as they are frames of a session.
+    /// Whether the messages are frames of a session, which may be empty.
     pub(crate) is_carrier: bool,
-    /// This side can end its input and still receive, as negotiated.
+    /// Whether this side can end its input and still receive, as negotiated.
     pub(crate) half_close: bool,
 }
 
@@ -70,10 +69,10 @@ pub(crate) fn pair(params: ChannelParams) -> (EventChannel, ChannelBackend) {
 
 /// A [`Channel`] over server-sent events in one direction and POSTs in the other.
 ///
-/// [`close`](tieline_transport::SenderExt::close) ends the line. Between two tieline endpoints a client's
-/// `close` ends only its input, and it still receives, if [`Capabilities::half_close`] is set. The last event
-/// states the noted reason ([`Control::report_at_close`]), with the codes of a WebSocket. Dropping both halves
-/// ends the line at once.
+/// [`close`](tieline_transport::SenderExt::close) ends the line. Between two tieline endpoints a
+/// client's `close` ends only its input, and it still receives, if [`Capabilities::half_close`] is set.
+/// The last event carries the reason set with [`Control::report_at_close`], with a WebSocket close code.
+/// Dropping both halves ends the line at once.
 ///
 /// On a server, [`flush`](tieline_transport::SenderExt::flush) waits until the message is written to the
 /// connection; on a client, until the server has answered the POST with the message.
@@ -97,7 +96,7 @@ impl Channel for EventChannel {
     }
 }
 
-/// Owned by both halves.
+/// Ends the line when it is dropped, after both halves, which share it.
 struct Lifeline(Arc<SharedQueues>);
 
 impl Drop for Lifeline {
@@ -119,7 +118,7 @@ pub struct EventSender {
 }
 
 impl EventSender {
-    /// Ready when the backend has delivered everything that was sent.
+    /// Completes when the backend has delivered everything that was sent.
     fn poll_handed_on(
         &self,
         mut state: MutexGuard<'_, QueuesState>,

@@ -1,4 +1,4 @@
-//! The client: opens an event stream, and POSTs messages to the URL that it names.
+//! Opens an event stream, and POSTs messages to the URL that the stream names.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -36,12 +36,14 @@ use crate::switch::MAX_HEADERS;
 use crate::task::Task;
 use crate::websocket::reason_of;
 
-/// A tieline server that is silent for this long is gone: it sends a comment every 15 s.
+/// A tieline server that is silent for this long is considered lost: it sends a comment every 15 s.
 const SILENCE: Duration = Duration::from_secs(40);
-/// How long messages in transit may take after this side's end, and how long the DELETE request may take.
+/// How long messages in transit may take to arrive after this side has ended.
 const GOODBYE: Duration = Duration::from_secs(10);
+/// How long the DELETE request may take.
 const DISMISSAL: Duration = Duration::from_secs(2);
-/// An interval with fewer bytes than this carried only comments, not a message.
+/// If fewer bytes than this arrive in an interval, they are taken for comments, not for a part of a
+/// message.
 const MOVES: u64 = 1024;
 
 /// The schemes for events and POSTs.
@@ -186,8 +188,8 @@ impl EventConnector {
         request.body(FullBody::default()).map_err(|_| unsendable("the path"))
     }
 
-    /// Returns the path for POSTs, which must be on the same server, as messages and token must not go
-    /// elsewhere.
+    /// Returns the path for POSTs. It must be on the same server, so that messages and the token are not
+    /// sent elsewhere.
     fn posted_to(&self, event: &Event) -> Result<String, TransportError> {
         let text = std::str::from_utf8(&event.data).unwrap_or_default().trim();
         resolve(&self.dialer.address, text).ok_or_else(|| {
@@ -257,7 +259,8 @@ async fn drive(mut reader: Reader, mut client: PostClient, backend: ChannelBacke
     });
 }
 
-/// Waits for the end of the stream while messages arrive, and [`GOODBYE`] longer. `None`: it did not end.
+/// Waits for the end of the stream, until no message has arrived for [`GOODBYE`]. Returns `None` if the
+/// stream did not end.
 async fn while_it_comes(
     backend: &ChannelBackend,
     mut reading: Pin<&mut impl Future<Output = CloseReason>>,
@@ -273,7 +276,7 @@ async fn while_it_comes(
     }
 }
 
-/// What was sent last.
+/// The last item that was sent.
 enum Written {
     /// The last message.
     All,
@@ -284,7 +287,7 @@ enum Written {
 /// A POST that failed.
 struct Unsent {
     reason: CloseReason,
-    /// It was not only the end of the input.
+    /// Whether it carried messages, and not only the end of the input.
     has_messages: bool,
 }
 
@@ -314,7 +317,7 @@ struct Reader {
     body: IncomingBody,
     parser: Parser,
     bytes: Bytes,
-    /// The server is a tieline server, which ends its streams with an event.
+    /// Whether the server is a tieline server, which ends its streams with an event.
     is_ours: bool,
     is_carrier: bool,
     json: Option<Limits>,
@@ -350,7 +353,7 @@ impl Reader {
         }
     }
 
-    /// Passes on incoming messages until the line ends, and returns why.
+    /// Passes on incoming messages until the line ends, and returns the reason.
     async fn read(&mut self, backend: &ChannelBackend) -> CloseReason {
         loop {
             backend.room().await;
@@ -372,14 +375,14 @@ impl Reader {
                     Incoming::Fault(Fault::oversize(self.max, &self.parser.take_lost_head()))
                 }
                 Item::Lost(_) => {
-                    // Its length is unknown, because it was not kept.
+                    // The length is unknown, because the message was not kept.
                     let (length, limit) = (self.max.bytes() as u64 + 1, self.max);
                     return CloseReason::Protocol(FrameError::Oversize { length, limit });
                 }
                 _ => continue,
             };
             if !backend.push(incoming) {
-                // It will not be taken; the other direction finds the end of the line.
+                // The message will not be taken; the other direction detects the end of the line.
                 std::future::pending::<()>().await;
             }
         }

@@ -13,9 +13,9 @@ use tieline_proto::websocket::{Close, CloseCode};
 
 use super::{BINARY, END};
 
-/// The maximum number of messages in a POST of lines.
+/// The maximum number of messages in a POST with one message on each line.
 pub(crate) const MAX_MESSAGES: usize = 1024;
-/// The maximum number of length-prefixed messages in a POST, where most are a few bytes.
+/// The maximum number of length-prefixed messages in a POST. Most of them have only a few bytes.
 const MAX_FRAMES: usize = 16 * 1024;
 
 /// Appends a message as an event, in base64 if it is not UTF-8.
@@ -101,7 +101,7 @@ pub(crate) fn messages(body: Bytes, limits: Limits) -> Result<Vec<Bytes>, TooMan
     Ok(messages)
 }
 
-/// More than [`MAX_MESSAGES`].
+/// The error for a body with more than [`MAX_MESSAGES`] messages.
 #[derive(Debug, PartialEq)]
 pub(crate) struct TooMany;
 
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_padding_is_optional_and_all_else_strict() {
+    fn base64_is_strict_except_that_padding_is_optional() {
         let of = |data: &str| decoded(&Event { data: data.to_owned().into(), ..Event::default() });
         for (data, message) in
             [("-_8=", &[0xfb, 0xff][..]), ("-_8", &[0xfb, 0xff]), ("Zg", b"f"), ("", b"")]

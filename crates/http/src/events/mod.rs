@@ -25,13 +25,13 @@ pub(crate) use client::EventStreams;
 
 /// The path of tieline's own event streams and of the POSTs to them.
 pub(crate) const SSE_PATH: &str = "/sse";
-/// The header that asks for a protocol, [`PLAIN`](crate::PLAIN) or [`RESUMABLE`](crate::RESUMABLE), like a
-/// WebSocket's subprotocol. Without it, the stream is for an EventSource.
+/// The header that requests a protocol, [`PLAIN`](crate::PLAIN) or [`RESUMABLE`](crate::RESUMABLE), like
+/// a WebSocket's subprotocol. Without it, the stream is for an EventSource.
 pub(crate) const PROTOCOL: &str = "tieline-protocol";
 /// The header with the number of a POST in its stream, counted from 1.
 pub(crate) const SEQUENCE: &str = "tieline-sequence";
-/// In the response to a GET: the client may end its input. In a POST: the input ends after the messages of this
-/// POST.
+/// The header for half-close. In the response to a GET, it permits the client to end its input. In a
+/// POST, it states that the input ends after this POST's messages.
 pub(crate) const HALF_CLOSE: &str = "tieline-half-close";
 /// The value of [`HALF_CLOSE`].
 pub(crate) const YES: &str = "1";

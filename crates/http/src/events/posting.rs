@@ -23,10 +23,10 @@ use crate::stream::Hyper;
 use crate::switch::MAX_HEADERS;
 use crate::task::Task;
 
-/// How long the response to a POST may take after its bytes last moved. The server itself delays it while the
-/// program does not take the messages.
+/// How long the response to a POST may take after its bytes last moved. The server delays the response
+/// while the program does not take the messages.
 const LIMIT: Duration = Duration::from_secs(90);
-/// How often a POST with an unknown outcome is sent, if its number makes that safe.
+/// How many times a POST with an unknown outcome is sent, if its sequence number makes this safe.
 const ATTEMPTS: usize = 3;
 /// The maximum size of a POST with several messages.
 const BATCH: usize = 256 * 1024;
@@ -35,7 +35,7 @@ const MAX_MESSAGES: usize = 1024;
 
 /// The body of one POST.
 pub(super) enum PostBody {
-    /// Length-prefixed messages, for a tieline server, and their number.
+    /// Length-prefixed messages for a tieline server, and how many there are.
     Batch(BytesMut, usize),
     /// One message, for any other server.
     Single(Bytes),
@@ -58,10 +58,10 @@ impl PostBody {
     }
 }
 
-/// What the headers of a POST say about its body.
+/// The properties of a POST's body that are stated in its headers.
 struct PostKind {
     content_type: &'static str,
-    /// The input ends after this POST.
+    /// Whether the input ends after this POST.
     ends_input: bool,
 }
 
@@ -73,7 +73,7 @@ pub(super) struct PostClient {
     sequence: u64,
     line: Option<(SendRequest<FullBody>, Task)>,
     stall_timeout: Duration,
-    /// The progress of all its connections.
+    /// The progress of all connections.
     progress: Arc<Progress>,
 }
 
@@ -88,7 +88,7 @@ impl PostClient {
         Self { dialer, target, is_ours, sequence: 0, line: None, stall_timeout, progress }
     }
 
-    /// Returns the progress of its bytes.
+    /// Returns the progress of all connections.
     pub(super) fn progress(&self) -> Arc<Progress> {
         self.progress.clone()
     }
@@ -141,7 +141,7 @@ impl PostClient {
                         ErrorKind::Denied { status } => {
                             format!("the server answered a POST with status {status}")
                         }
-                        // The proxy.
+                        // The proxy refused the request.
                         problem => problem.to_string(),
                     };
                     Err(io::Error::other(text).into())
@@ -212,7 +212,8 @@ impl PostClient {
     }
 }
 
-/// Waits for a response while bytes move, and [`LIMIT`] longer. `None`: there was none.
+/// Waits for a response until no bytes have moved for [`LIMIT`]. Returns `None` if there was no
+/// response.
 async fn while_it_moves<T>(progress: &Progress, asked: impl Future<Output = T>) -> Option<T> {
     let mut asked = pin!(asked);
     loop {
@@ -228,7 +229,7 @@ async fn while_it_moves<T>(progress: &Progress, asked: impl Future<Output = T>) 
 
 /// A request without a response.
 struct Lost {
-    /// The server may have processed it.
+    /// Whether the server may have processed it.
     is_sent: bool,
     error: io::Error,
 }

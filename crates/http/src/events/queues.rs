@@ -17,7 +17,7 @@ use super::stream::Progress;
 use crate::lock::lock;
 use crate::websocket::close_for;
 
-/// What each message costs in addition to its bytes, so that empty messages are bounded, too.
+/// The cost of each message in addition to its bytes, so that empty messages are bounded, too.
 const EACH: usize = 64;
 
 /// The state that both ends share.
@@ -25,10 +25,10 @@ pub(super) struct SharedQueues {
     state: Mutex<QueuesState>,
     pub(super) control: Control,
     pub(super) counts: Arc<Counts>,
-    /// The largest message that is sent.
+    /// The maximum size of a message to send.
     pub(super) max: ByteSize,
     pub(super) is_carrier: bool,
-    /// This side can end its input and still receive.
+    /// Whether this side can end its input and still receive.
     pub(super) half_close: bool,
     /// The progress of the outgoing bytes, if it is known.
     pub(super) progress: OnceLock<Arc<Progress>>,
@@ -37,29 +37,29 @@ pub(super) struct SharedQueues {
 pub(super) struct QueuesState {
     /// Received messages that wait for the receiver.
     pub(super) inward: Lane<Incoming>,
-    /// Why nothing follows after them.
+    /// The reason why no message follows these.
     pub(super) inward_end: Option<CloseReason>,
-    /// Only the other side's input has ended, not the line.
+    /// Whether only the other side's input has ended, not the line.
     pub(super) is_half_closed: bool,
     /// Sent messages that wait for the backend.
     pub(super) outward: Lane<Bytes>,
-    /// The close reason to send after them; nothing else follows.
+    /// The close reason to send after these messages.
     pub(super) outward_end: Option<Close>,
-    /// Only the input ends, and that was not sent yet.
+    /// Whether only the input ends, and its end was not sent yet.
     pub(super) is_ending_input: bool,
-    /// The backend has taken messages and not delivered them yet.
+    /// Whether the backend has taken messages and not delivered them yet.
     pub(super) in_hand: bool,
-    /// Both halves of the channel are dropped.
+    /// Whether both halves of the channel are dropped.
     pub(super) is_left: bool,
-    /// The backend takes nothing any more.
+    /// Whether the backend has stopped taking messages.
     pub(super) is_cut: bool,
-    /// Messages were sent that will not be delivered.
+    /// Whether sent messages will not be delivered.
     pub(super) is_lost: bool,
-    /// The largest message that may be received.
+    /// The maximum size of a received message.
     pub(super) limit: ByteSize,
-    /// A flush that waits for delivery.
+    /// The waker of a flush that waits for delivery.
     pub(super) flushing: Option<Waker>,
-    /// The sender waits for the end of the line.
+    /// The waker of a sender that waits for the end of the line.
     pub(super) watching: Option<Waker>,
 }
 
@@ -68,9 +68,9 @@ pub(super) struct Lane<T> {
     pub(super) queue: VecDeque<T>,
     cost: usize,
     bound: usize,
-    /// Waits for room.
+    /// The waker of the task that waits for room.
     pub(super) writer: Option<Waker>,
-    /// Waits for an item.
+    /// The waker of the task that waits for an item.
     pub(super) reader: Option<Waker>,
     account: Account,
 }
@@ -81,7 +81,8 @@ impl<T> Lane<T> {
         Self { queue: VecDeque::new(), cost: 0, bound, writer: None, reader: None, account }
     }
 
-    /// Checks that the queue may hold what it holds, and registers `cx` for the next check.
+    /// Checks that the memory budget still permits the queue's content, and registers `cx` for the next
+    /// check.
     pub(super) fn check(&self, cx: &Context<'_>) -> Result<(), MemoryRefused> {
         self.account.check(cx.waker())
     }
@@ -90,6 +91,8 @@ impl<T> Lane<T> {
         self.cost < self.bound
     }
 
+    /// Appends an item and wakes the reader.
+    ///
     /// # Errors
     /// The memory budget is used up: the line has to end.
     pub(super) fn push(&mut self, item: T, length: usize) -> Result<(), MemoryRefused> {
@@ -103,7 +106,7 @@ impl<T> Lane<T> {
     pub(super) fn pop(&mut self, length: impl FnOnce(&T) -> usize) -> Option<T> {
         let item = self.queue.pop_front()?;
         self.cost -= length(&item) + EACH;
-        // Lowering cannot fail, except if the line has to end anyway, which `check` reports.
+        // Lowering the amount fails only if the line has to end anyway, which `check` reports.
         let _ = self.account.set(self.cost);
         if self.queue.is_empty() {
             self.queue.shrink_to(64);
@@ -186,12 +189,12 @@ impl SharedQueues {
         lock(&self.state)
     }
 
-    /// Ends the line: nothing is received after what is queued, and nothing is sent.
+    /// Ends the line. Queued messages are still received, and nothing more is sent.
     pub(super) fn cut(&self, mut state: MutexGuard<'_, QueuesState>, reason: CloseReason) {
         if state.is_cut {
             return;
         }
-        // Senders get the reason at once, the receiver after the messages that are queued.
+        // Senders get the reason at once; the receiver gets it after the queued messages.
         let reason = self.control.end(reason);
         if matches!(reason, CloseReason::NoMemory(_)) {
             state.inward.clear();
@@ -245,10 +248,10 @@ impl QueuesState {
     }
 }
 
-/// The channel's counters; there is no byte stream that counts for it.
+/// The channel's counters. This channel has no byte stream that could count for it.
 #[derive(Default)]
 pub(super) struct Counts {
-    /// The principal that was authenticated.
+    /// The authenticated principal.
     principal: Option<Principal>,
     messages_in: AtomicU64,
     messages_out: AtomicU64,

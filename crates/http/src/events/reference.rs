@@ -2,8 +2,8 @@
 
 use crate::address::{WebAddress, authority_of, target_of};
 
-/// Resolves a reference against `base`, and returns its path and query. `None`: it is invalid, or has another
-/// origin.
+/// Resolves a reference against `base`, and returns the path and query. Returns `None` if the reference
+/// is invalid or has another origin.
 pub(super) fn resolve(base: &WebAddress, reference: &str) -> Option<String> {
     let (own, usual_port) = if base.is_secure { ("https", 443) } else { ("http", 80) };
     // The fragment is not sent.
@@ -38,7 +38,7 @@ pub(super) fn resolve(base: &WebAddress, reference: &str) -> Option<String> {
     target_of(&target)
 }
 
-/// Returns the scheme of a reference and what follows its colon.
+/// Splits a reference into its scheme and the text after the colon.
 fn scheme_of(reference: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = reference.split_once(':')?;
     let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -62,7 +62,7 @@ fn without_dots(path: &str) -> String {
                 if segment == ".." {
                     kept.pop();
                 }
-                // The result is a directory.
+                // The result ends with a slash.
                 if is_last {
                     kept.push("");
                 }

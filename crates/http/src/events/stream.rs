@@ -24,12 +24,12 @@ pub(crate) struct Progress {
     /// Grows whenever bytes move: by the number of bytes written, and by 1 whenever the kernel has sent some
     /// while nothing could be written.
     moves: AtomicU64,
-    /// The kernel may still hold written bytes.
+    /// Whether the kernel may still hold written bytes.
     is_under_way: AtomicBool,
     has_stalled: AtomicBool,
-    /// The other side may still be sending bytes that were not read as part of a request.
+    /// Whether the other side may still be sending bytes that were not read as part of a request.
     has_unread: AtomicBool,
-    /// The current request has a body that was not read completely.
+    /// Whether the current request has a body that was not read completely.
     has_body: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
@@ -83,7 +83,7 @@ impl Progress {
         self.has_unread.load(Relaxed)
     }
 
-    /// Records that the other side has stopped reading and the connection is given up.
+    /// Records that the other side has stopped reading and the connection is abandoned.
     pub(crate) fn stall(&self) {
         self.has_stalled.store(true, Relaxed);
     }
@@ -98,8 +98,8 @@ impl Progress {
     }
 }
 
-/// Creates a body and its writer. `progress` is that of the connection. Bytes that are not written yet count
-/// against `memory`, beyond 64 KiB.
+/// Creates a body and its writer. `progress` belongs to the connection. Unwritten bytes beyond 64 KiB
+/// count against `memory`.
 pub(crate) fn stream(
     progress: Arc<Progress>,
     memory: Option<&MemoryBudget>,
@@ -139,7 +139,7 @@ pub(crate) struct BodyWriter {
 }
 
 impl BodyWriter {
-    /// Appends to the body what `write` appends. Returns the length of the body so far.
+    /// Calls `write` to append to the body. Returns the length of the body so far.
     pub(crate) fn write(&mut self, write: impl FnOnce(&mut BytesMut)) -> u64 {
         let mut state = lock(&self.state);
         let before = state.waiting.len();
@@ -169,8 +169,8 @@ impl BodyWriter {
         self.progress.moves()
     }
 
-    /// Waits until more than `known` bytes were written, or there is room where there was none, or the body
-    /// is dropped.
+    /// Waits until more than `known` bytes were written, or room becomes available, or the body is
+    /// dropped.
     pub(crate) async fn moved(&self, known: u64, had_room: bool) {
         poll_fn(|cx| {
             *lock(&self.progress.waker) = Some(cx.waker().clone());
@@ -194,7 +194,7 @@ impl BodyWriter {
         .await;
     }
 
-    /// Returns whether the connection was given up because the other side stopped reading.
+    /// Returns whether the connection was abandoned because the other side stopped reading.
     pub(crate) fn has_stalled(&self) -> bool {
         self.progress.has_stalled.load(Relaxed)
     }
@@ -204,7 +204,7 @@ impl BodyWriter {
         self.refused.get().is_some() || lock(&self.state).is_torn
     }
 
-    /// Returns why it has to be closed, if too much memory is in use.
+    /// Returns the error if the connection has to be closed because too much memory is in use.
     pub(crate) fn refused(&self) -> Option<MemoryRefused> {
         self.refused.get().copied()
     }

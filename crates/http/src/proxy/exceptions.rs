@@ -15,7 +15,7 @@ struct Exception {
 #[derive(Clone, Debug)]
 enum Servers {
     All,
-    /// The addresses whose first bits, this many of them, are those of the given address.
+    /// The addresses that share this many leading bits with the given address.
     Network(IpAddr, u32),
     /// A name, and all names below it.
     Domain(String),
@@ -82,7 +82,7 @@ fn network(ip: &str, bits: &str) -> Option<Servers> {
     (bits <= most).then_some(Servers::Network(ip, bits))
 }
 
-/// Returns whether the first `bits` bits of an address are those of the network.
+/// Returns whether an address shares its first `bits` bits with the network.
 fn is_in(ip: IpAddr, network: IpAddr, bits: u32) -> bool {
     let (ip, network, width) = match (ip, network) {
         (IpAddr::V4(ip), IpAddr::V4(network)) => {
@@ -147,7 +147,7 @@ mod tests {
             ("[2001:db8::1]:8443", "2001:db8::1", 443, false),
             ("10.0.0.1", "::ffff:10.0.0.1", 80, true),
             ("::ffff:10.0.0.1", "10.0.0.1", 80, true),
-            // The end of an address is not a domain.
+            // A suffix of an address is not a domain.
             ("0.1", "10.0.0.1", 80, false),
             (".", "example.org", 80, false),
             ("[", "example.org", 80, false),

@@ -1,5 +1,4 @@
-//! HTTP proxies for outgoing connections: which one a server is reached through, from the usual environment
-//! variables.
+//! HTTP proxies for outgoing connections, and their configuration by the usual environment variables.
 
 mod exceptions;
 mod tunnel;
@@ -19,12 +18,12 @@ use exceptions::Exceptions;
 /// The name of the protocol in errors.
 pub(crate) const PROXY: &str = "proxy";
 
-/// Which proxies a client uses; none by default.
+/// The proxies that a client uses; none by default.
 ///
-/// A server on this machine (a Unix socket, `localhost` or a loopback address) is never reached through a
-/// proxy. `ws:`, `wss:` and `https:` go through a tunnel (`CONNECT`), in which the proxy sees the host and the
-/// port only, with TLS. Requests of `http:` are sent to the proxy as it expects them, with the whole URL. The
-/// connection to the proxy itself has no TLS. Its `Debug` output hides user names and passwords.
+/// A server on this machine (a Unix socket, `localhost` or a loopback address) is never reached through
+/// a proxy. `ws:`, `wss:` and `https:` go through a tunnel (`CONNECT`); with TLS, the proxy sees only
+/// the host and the port. Requests for `http:` are sent to the proxy with the whole URL. The connection
+/// to the proxy itself has no TLS. The `Debug` output hides user names and passwords.
 #[derive(Clone, Debug, Default)]
 pub struct Proxies {
     /// For `http:` and `ws:`.
@@ -34,7 +33,8 @@ pub struct Proxies {
     exceptions: Exceptions,
 }
 
-/// A proxy, or the variable with an invalid value. The error is only reported where the proxy would be used.
+/// A proxy, or the variable with an invalid value. The error is reported only when the proxy would be
+/// used.
 type Choice = Result<Arc<Proxy>, Invalid>;
 
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +43,7 @@ struct Invalid {
     problem: ConfigError,
 }
 
-/// How a server is reached.
+/// The way to reach a server.
 #[derive(Clone, Debug)]
 pub(crate) enum Route {
     Direct,
@@ -64,7 +64,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxies {
-    /// Uses the proxies of the environment.
+    /// Reads the proxies from environment variables.
     ///
     /// | variable | for |
     /// |---|---|
@@ -73,8 +73,8 @@ impl Proxies {
     /// | `all_proxy`, `ALL_PROXY` | all of them, if the variable above is not set |
     /// | `no_proxy`, `NO_PROXY` | [exceptions](Self::except) |
     ///
-    /// As in curl, a lower-case name comes first, and an empty value counts as not set. `HTTP_PROXY` is
-    /// ignored if `REQUEST_METHOD` is set: in a CGI script, a client of the web server chooses its value.
+    /// As in curl, the lower-case name takes precedence, and an empty value is ignored. `HTTP_PROXY` is
+    /// ignored if `REQUEST_METHOD` is set: in a CGI script, the web server's client chooses its value.
     ///
     /// An invalid value fails the connections that would use it, and no others.
     pub fn from_env() -> Self {
@@ -114,22 +114,22 @@ impl Proxies {
         Ok(Self { http: choice.clone(), https: choice, exceptions: Exceptions::default() })
     }
 
-    /// Connects directly to the servers of this list, as in `NO_PROXY`, in place of earlier exceptions.
+    /// Connects directly to the servers in this list, as in `NO_PROXY`. Replaces earlier exceptions.
     ///
-    /// The list is separated by commas. Its entries are `*` for all servers; an IP address or a network like
-    /// `10.0.0.0/8`; or a domain name, which stands for all names below it too, with or without a leading
-    /// `.` or `*.`. A port may follow an entry that is not a network (`example.org:8443`, `[::1]:80`). Names
-    /// are not resolved: an address in the list does not match a name.
+    /// The list is separated by commas. An entry is `*` for all servers; an IP address or a network like
+    /// `10.0.0.0/8`; or a domain name, with or without a leading `.` or `*.`, which also matches all
+    /// names below it. A port may follow an entry that is not a network (`example.org:8443`,
+    /// `[::1]:80`). Names are not resolved: an address in the list does not match a name.
     #[must_use]
     pub fn except(mut self, list: &str) -> Self {
         self.exceptions = Exceptions::of(list);
         self
     }
 
-    /// Returns how `address`, which is that of `endpoint`, is reached.
+    /// Returns the route to `address`, the parsed address of `endpoint`.
     ///
     /// # Errors
-    /// The variable that names its proxy is invalid.
+    /// The variable that names the proxy has an invalid value.
     pub(crate) fn route(
         &self,
         endpoint: &Endpoint,
@@ -173,7 +173,7 @@ impl Route {
     }
 }
 
-/// `HOST:PORT`, and the variable that it comes from.
+/// Writes `HOST:PORT` and the variable that names the proxy.
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (host, port) = (self.host.clone(), self.port);
@@ -208,7 +208,7 @@ mod tests {
         proxies.route(&endpoint, &WebAddress::of(&endpoint).unwrap())
     }
 
-    /// Returns how `url` is reached, in short.
+    /// Returns a short description of the route to `url`.
     fn shown(proxies: &Proxies, url: &str) -> String {
         match route(proxies, url) {
             Ok(Route::Direct) => "direct".to_owned(),

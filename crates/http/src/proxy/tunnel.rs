@@ -1,4 +1,4 @@
-//! Connecting to a proxy, and asking it for a tunnel to a server.
+//! Connects to a proxy, and requests a tunnel to a server.
 
 use std::fmt;
 use std::io;
@@ -49,13 +49,13 @@ impl Proxy {
         };
         let switched = switch(stream, request, |response| check(response.status()), failed).await?;
         match switched.stream {
-            // The server does not speak first. What is here comes from the proxy.
+            // The server does not speak first, so any data here comes from the proxy.
             Stream::Tcp(stream) if switched.read.is_empty() => Ok(stream),
             _ => Err(self.failed("sent data of its own after its response")),
         }
     }
 
-    /// Creates the error for a refusal.
+    /// Creates the error for a request that the proxy refused.
     pub(crate) fn denied(&self, status: StatusCode) -> TransportError {
         let number = status.as_u16();
         let error = self.failed(format_args!("answered with status {number}"));
@@ -78,7 +78,7 @@ impl Proxy {
         error.with_hint(format!("check the proxy, {}", self.around()))
     }
 
-    /// Says how to connect without it.
+    /// Returns the hint that says how to connect without the proxy.
     fn around(&self) -> &'static str {
         match self.variable {
             Some(_) => "or list the host in NO_PROXY to connect without it",

@@ -1,4 +1,4 @@
-//! The lines of a web server, and what accepts them.
+//! The lines of a web server, and their acceptor.
 
 use tieline_transport::{
     Acceptor, BoxChannel, Channel, CloseReason, Control, Endpoint, ErrorKind, Operation, Receiver,
@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::events::EventChannel;
 use crate::websocket::WebChannel;
 
-/// Yields the lines of an [`HttpServer`](super::HttpServer). Dropping it refuses further ones, and
+/// Yields the lines of an [`HttpServer`](super::HttpServer). Dropping it refuses further lines, and
 /// those that were not accepted yet.
 pub struct WebAcceptor {
     arrivals: mpsc::Receiver<WebLine>,
@@ -19,7 +19,7 @@ pub struct WebAcceptor {
 }
 
 impl WebAcceptor {
-    /// Must be called in a tokio runtime.
+    /// Creates an acceptor. Must be called in a tokio runtime.
     pub(super) fn new(arrivals: mpsc::Receiver<WebLine>, endpoint: Endpoint) -> Self {
         Self { arrivals, endpoint, runtime: Handle::current() }
     }
@@ -29,8 +29,8 @@ impl Drop for WebAcceptor {
     fn drop(&mut self) {
         let mut arrivals = std::mem::replace(&mut self.arrivals, mpsc::channel(1).1);
         arrivals.close();
-        // In a task, because a request that holds a place in the queue may still put its line there, and the
-        // queue would keep it as long as the server lives.
+        // In a task, because a request that has reserved a place may still queue its line, and the queue
+        // would then keep the line until the server is dropped.
         self.runtime.spawn(async move {
             while let Some(line) = arrivals.recv().await {
                 line.control().report_at_close(CloseReason::ByUs);
@@ -49,7 +49,7 @@ pub enum WebLine {
 }
 
 impl WebLine {
-    /// Returns the WebSocket, if it is one.
+    /// Returns the WebSocket, if the line is one.
     pub fn into_web_socket(self) -> Option<WebChannel> {
         match self {
             Self::WebSocket(channel) => Some(*channel),

@@ -38,18 +38,19 @@ pub(super) struct AccessPolicy {
     cookies: Mutex<Ring>,
 }
 
-/// How many unused one-time keys are remembered, and how many cookies. The oldest are dropped first.
+/// The maximum number of unused one-time keys that are remembered. The oldest is dropped first.
 const MAX_KEYS: usize = 16;
+/// The maximum number of cookies that are remembered. The oldest is dropped first.
 const MAX_COOKIES: usize = 64;
 
-/// How long a browser keeps a cookie, in seconds: 400 days, the longest that browsers allow. It is valid until the
-/// server exits.
+/// How long a browser keeps a cookie, in seconds: 400 days, the longest that browsers allow. The cookie
+/// is valid until the server exits.
 const COOKIE_AGE: u32 = 400 * 24 * 60 * 60;
 
 /// A host name that the server answers to.
 struct HostRule {
     host: String,
-    /// `None`: any port.
+    /// The only port, or any port if `None`.
     port: Option<u16>,
 }
 
@@ -71,7 +72,7 @@ fn is_own_fetch(headers: &HeaderMap) -> bool {
 
 const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Why a request is refused.
+/// The reason why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refused {
     pub(super) status: StatusCode,
@@ -124,7 +125,7 @@ const WRONG_TOKEN: Refused = refused(
     "invalid token; send the server's token in the header `Authorization: Bearer TOKEN`",
 );
 
-/// Longer names are not repeated in the response.
+/// The maximum length of a name that is repeated in the response.
 const MAX_SHOWN: usize = 255;
 
 fn foreign_host(host: &str) -> Refused {
@@ -160,7 +161,7 @@ impl AccessPolicy {
         }
         let public = config.public_url.as_ref();
         for text in config.hosts.iter().map(String::as_str).chain(public.map(PublicUrl::host)) {
-            // Port 0 as the default shows whether a port was written.
+            // The default of 0 shows that the text has no port.
             if let Some((host, port)) = authority_of(text, 0) {
                 hosts.push(HostRule { host, port: (port != 0).then_some(port) });
             }
@@ -179,8 +180,8 @@ impl AccessPolicy {
             None => "tieline".to_owned(),
         };
         let mut cookie_attributes = format!("; HttpOnly; SameSite=Strict; Max-Age={COOKIE_AGE}");
-        // Without a Path attribute the cookie's path is the directory of the one-time URL (RFC 6265, section
-        // 5.1.4), which is also right with a proxy that strips a prefix.
+        // Without a Path attribute, the cookie's path is the directory of the one-time URL (RFC 6265,
+        // section 5.1.4), which is also right with a proxy that strips a prefix.
         if let Some(public) = public {
             cookie_attributes.push_str(&format!("; Path={}", public.path()));
         }
@@ -200,8 +201,8 @@ impl AccessPolicy {
         }
     }
 
-    /// Checks the Host and Origin headers of the request. `gate` is that of its path, `local` the local address
-    /// of the connection. Returns the page's origin if the request has one.
+    /// Checks the Host and Origin headers of the request. `gate` belongs to the request's path, and
+    /// `local` is the local address of the connection. Returns the page's origin if the request has one.
     pub(super) fn admit(
         &self,
         request: &Parts,
@@ -212,7 +213,7 @@ impl AccessPolicy {
         let host = authority_of(host.ok_or(MALFORMED_HOST)?, self.usual_port);
         let host = host.ok_or(MALFORMED_HOST)?;
         if let Some(authority) = request.uri.authority() {
-            // A request in absolute form, as sent to a proxy.
+            // The request target is in absolute form, as for a proxy.
             let named = authority_of(authority.as_str(), self.usual_port);
             if named.as_ref() != Some(&host) {
                 return Err(MISMATCHED_TARGET);
@@ -232,8 +233,8 @@ impl AccessPolicy {
         };
         let origin = origin.and_then(Origin::read).ok_or(INVALID_ORIGIN)?;
         let own = Origin { is_secure: self.is_secure, host: host.0.clone(), port: host.1 };
-        // Only the origin with the same host as in Host is the server's own: to a browser, its other names
-        // are other sites.
+        // Only the origin with the same host as in Host is the server's own: to a browser, the server's
+        // other names are other sites.
         if origin == own || self.origins.contains(&origin) {
             Ok(Some(origin))
         } else {
@@ -241,8 +242,8 @@ impl AccessPolicy {
         }
     }
 
-    /// Checks the token or cookie of the request and returns the principal: one for the token, and one for
-    /// each cookie. `None` if the server needs no token.
+    /// Checks the token or cookie of the request and returns its principal. The token has one principal,
+    /// and so has each cookie. Returns `None` if the server needs no token.
     pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<Option<Principal>, Refused> {
         let Some(token) = &self.token else { return Ok(None) };
         let mut shown = Vec::new();
@@ -264,8 +265,8 @@ impl AccessPolicy {
             return Err(DOUBLED_TOKEN);
         }
         if shown.is_empty() {
-            // The cookie may come from an earlier server at the same address, so it counts only if no token
-            // is sent.
+            // The cookie may come from an earlier server at the same address, so it is checked only if
+            // no token is sent.
             let mut cookies = self.cookies(headers).peekable();
             let refusal = if cookies.peek().is_none() { NO_TOKEN } else { WRONG_TOKEN };
             let known = lock(&self.cookies);
@@ -283,7 +284,7 @@ impl AccessPolicy {
         self.token.is_none()
     }
 
-    /// Creates a key for the URL that a person opens in a browser. It can be used once.
+    /// Creates a key for the URL that a person opens in a browser. The key can be used once.
     pub(super) fn one_time_key(&self) -> Result<Token, TransportError> {
         let key = Token::random()?;
         lock(&self.keys).push(key.fingerprint());
@@ -312,8 +313,8 @@ impl AccessPolicy {
         }
     }
 
-    /// Creates a cookie for a browser that is logged in, and returns the value of the `Set-Cookie` header.
-    /// `None`: the system provides no random bytes.
+    /// Creates a cookie for a browser that logs in, and returns the value of the `Set-Cookie` header.
+    /// Returns `None` if the system provides no random bytes.
     pub(super) fn new_cookie(&self) -> Option<String> {
         let cookie = Token::random().ok()?;
         lock(&self.cookies).push(cookie.fingerprint());
@@ -323,7 +324,7 @@ impl AccessPolicy {
 
     fn is_ours(&self, (host, port): &(String, u16), local: Option<SocketAddr>) -> bool {
         let is_local = local.is_some_and(|local| {
-            // An IP address is not looked up, so DNS rebinding cannot produce it.
+            // DNS rebinding cannot produce this Host: an IP address is not looked up.
             local.port() == *port && local.ip().to_canonical().to_string() == *host
         });
         is_local
@@ -379,8 +380,8 @@ pub(super) fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     words(headers, &header::SEC_WEBSOCKET_PROTOCOL)
 }
 
-/// Returns a header that may appear once: `None` if it is missing or repeated, `Some(None)` if its value is not
-/// text.
+/// Returns a header that must not be repeated: `None` if it is missing or repeated, `Some(None)` if its
+/// value is not text.
 fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Option<&'a str>> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;

@@ -22,19 +22,19 @@ use super::route::busy;
 use crate::events::stream::{BodyWriter, Progress};
 use crate::events::{ChannelBackend, EventChannel, Outward, pair};
 
-/// A route that is added to a server. Its requests pass the same checks as those of `/ws`: Host, Origin, and
-/// the token if there is one. Requests of foreign pages without an origin are refused.
+/// A route to add to a server. Its requests pass the same checks as those of `/ws`: Host, Origin, and
+/// the token if there is one. Cross-site requests of browsers without an Origin header are refused.
 #[derive(Clone)]
 pub struct Route {
-    /// The path, for example `/mcp`. Not one of the server's own.
+    /// The path, for example `/mcp`. It must not be one of the server's own paths.
     pub path: &'static str,
-    /// The methods in upper case. Others are answered with 405.
+    /// The allowed methods, in upper case. Other methods are answered with 405.
     pub methods: &'static [&'static str],
     /// The request headers that pages of allowed origins may set, in lower case, besides `authorization`.
     pub headers: &'static [&'static str],
     /// The response headers that such pages may read, in lower case.
     pub exposes: &'static [&'static str],
-    /// What answers the requests.
+    /// The handler that answers the requests.
     pub handler: Arc<dyn RouteHandler>,
 }
 
@@ -66,7 +66,7 @@ pub struct RouteRequest {
     headers: HeaderMap,
     /// `None` once it is read.
     body: Option<Inbound>,
-    /// The memory of the body.
+    /// The body's part of the memory budget.
     held: Option<Held>,
 }
 
@@ -87,22 +87,23 @@ impl RouteRequest {
         self.method.as_str()
     }
 
-    /// Returns the headers: names in lower case, and values. Their size is bounded by
+    /// Returns the headers, as names in lower case and values. Their size is bounded by
     /// [`ServerLimits`](super::ServerLimits).
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
     }
 
-    /// Returns the client: what belongs to one owner must not be used by another.
+    /// Returns the client's identity. A client must not use what belongs to another owner.
     pub fn owner(&self) -> Owner {
         self.owner
     }
 
-    /// Reads the body, which may be as long as a message. Its memory counts until the request is dropped. Empty
-    /// if it was read before.
+    /// Reads the body, which may be as long as a message. The body counts against the memory budget
+    /// until the request is dropped. Returns an empty body if it was read before.
     ///
     /// # Errors
-    /// The response to send: the body is too long, too slow or incomplete, or too much memory is in use.
+    /// The body is too long, too slow or incomplete, or too much memory is in use. The error is the
+    /// response to send.
     pub async fn body(&mut self) -> Result<Bytes, RouteResponse> {
         let Some(body) = self.body.take() else { return Ok(Bytes::new()) };
         let max = self.server.web_socket.channel.max_message.bytes();
@@ -112,14 +113,14 @@ impl RouteRequest {
         Ok(body)
     }
 
-    /// Opens a line that belongs to this client. Returns it for an acceptor, and its other end for the handler.
+    /// Opens a line that belongs to this client. Returns the acceptor's end and the handler's end.
     /// Dropping either ends the line.
     pub fn line(&self) -> (EventChannel, RouteLine) {
         let (channel, backend) = pair(channel_of(&self.server, self.owner, false));
         (channel, RouteLine(backend))
     }
 
-    /// Creates the response of an event stream and its writer.
+    /// Creates an event stream: its writer, and the response.
     pub fn events(&self) -> (EventWriter, RouteResponse) {
         count(&self.server.counters.event_streams);
         let (body, response) = event_stream(&self.server, self.progress.clone());
@@ -127,8 +128,8 @@ impl RouteRequest {
         (EventWriter { body, closing }, RouteResponse(response))
     }
 
-    /// Creates a JSON response, whose memory counts until the client has taken it. If there is too little, the
-    /// response is 503.
+    /// Creates a JSON response, which counts against the memory budget until the client has taken it. If
+    /// there is too little memory, the response is 503.
     pub fn json(&self, status: u16, json: Bytes) -> RouteResponse {
         let mut account = Account::of(self.server.memory.as_ref(), Holding::Queue);
         if account.set(json.len()).is_err() {
@@ -143,13 +144,13 @@ impl RouteRequest {
         RouteResponse(empty(status_of(status)))
     }
 
-    /// Creates a 503 with `Retry-After`, which is counted.
+    /// Creates a 503 with `Retry-After`, and counts the refusal.
     pub fn busy(&self, text: &'static str) -> RouteResponse {
         RouteResponse(busy(&self.server, text))
     }
 }
 
-/// Statuses that do not exist become 500.
+/// Returns the status with this number, or 500 if there is none.
 fn status_of(status: u16) -> StatusCode {
     StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
@@ -158,7 +159,7 @@ fn status_of(status: u16) -> StatusCode {
 pub struct RouteResponse(pub(super) Response<Body>);
 
 impl RouteResponse {
-    /// Sets a header. A name or value that HTTP does not allow is left out.
+    /// Sets a header. A header with a name or value that HTTP does not allow is omitted.
     #[must_use]
     pub fn with_header(mut self, name: &'static str, value: &str) -> Self {
         let name = HeaderName::try_from(name);
@@ -169,21 +170,21 @@ impl RouteResponse {
     }
 }
 
-/// Writes a streaming response. Dropping it ends the response, after what was written.
+/// Writes a streaming response. Dropping it ends the response after all data that was written.
 pub struct EventWriter {
     body: BodyWriter,
     closing: watch::Receiver<bool>,
 }
 
 impl EventWriter {
-    /// Appends what `write` appends, which must be whole events or comments. Wait until it is
-    /// [`ready`](Self::ready) before: otherwise the queue grows.
+    /// Calls `write` to append whole events or comments. Wait for [`ready`](Self::ready) before each
+    /// call; otherwise, the queue grows.
     pub fn write(&mut self, write: impl FnOnce(&mut BytesMut)) {
         self.body.write(write);
     }
 
-    /// Waits until at most 64 KiB wait for the connection. Returns false if no more should be written: the
-    /// client is gone or has stopped reading, too much memory is in use, or the server is closing. Cancel-safe.
+    /// Waits until fewer than 64 KiB are queued. Returns false if no more should be written: the client
+    /// is gone or has stopped reading, too much memory is in use, or the server is closing. Cancel-safe.
     pub async fn ready(&mut self) -> bool {
         let Self { body, closing } = self;
         loop {
@@ -204,7 +205,7 @@ impl EventWriter {
     pub async fn gone(&mut self) {
         let Self { body, closing } = self;
         tokio::select! {
-            // With room known, it completes only when the body is torn.
+            // With `had_room` set, it completes only when the connection is gone.
             () = body.moved(u64::MAX, true) => {}
             _ = closing.wait_for(|is_closing| *is_closing) => {}
         }
@@ -229,8 +230,8 @@ impl RouteLine {
         self.0.handed_on();
     }
 
-    /// Ready when another message may be [pushed](Self::push), or none ever will be. Cancel-safe. Only one task
-    /// may wait.
+    /// Waits until another message may be [pushed](Self::push), or the line has ended. Cancel-safe. Only
+    /// one task may wait.
     pub async fn room(&self) {
         self.0.room().await;
     }

@@ -21,9 +21,9 @@ use crate::events::stream::Progress;
 
 /// The body of a response.
 pub(crate) enum Body {
-    /// The whole body at once; empty once it is sent.
+    /// The whole body in one piece; empty after it was sent.
     Whole(Bytes),
-    /// The same in pieces, with the memory counted until the last piece is taken.
+    /// The whole body in pieces. It counts against the memory budget until the last piece is taken.
     Counted(Bytes, Account),
     /// A body whose length is not known in advance.
     Stream(Pin<Box<dyn HttpBody<Data = Bytes, Error = Infallible> + Send>>),
@@ -72,7 +72,7 @@ impl HttpBody for Body {
     }
 }
 
-/// The body of a request. Reports to the connection when it is read completely.
+/// The body of a request. It tells the connection when it is read completely.
 pub(super) struct Inbound {
     body: Incoming,
     progress: Arc<Progress>,
@@ -111,7 +111,8 @@ impl HttpBody for Inbound {
 
 pub(super) const JSON: &str = "application/json";
 
-/// Creates a text response. Its headers forbid sniffing its type, caching it, and showing it in a frame.
+/// Creates a text response with headers that forbid guessing its type, caching it, and showing it in a
+/// frame.
 pub(crate) fn answer(
     status: StatusCode,
     content_type: &'static str,
@@ -132,7 +133,7 @@ pub(crate) fn answer(
     response
 }
 
-/// Creates a response of one line of text.
+/// Creates a response with one line of text.
 pub(crate) fn line(status: StatusCode, text: &str) -> Response<Body> {
     answer(status, "text/plain; charset=utf-8", format!("{text}\n"))
 }
@@ -149,28 +150,29 @@ pub(super) fn no_content() -> Response<Body> {
     empty(StatusCode::NO_CONTENT)
 }
 
-/// Creates a JSON response whose memory counts in `account` until the client has taken it.
+/// Creates a JSON response that counts in `account` until the client has taken it.
 pub(super) fn counted(status: StatusCode, json: Bytes, account: Account) -> Response<Body> {
     let mut response = answer(status, JSON, Bytes::new());
     *response.body_mut() = Body::Counted(json, account);
     response
 }
 
-/// How long a body may pause, and how long it may take in all, whatever its length.
+/// How long a body may pause, and how long it may take in total, plus the time for its length.
 const LIMIT: Duration = Duration::from_secs(60);
-/// A body may take one more second for each this many bytes: slow connections are accepted, but not bodies that
-/// trickle in.
+/// The minimum rate: a body may take one more second for each 8 KiB. Slow connections are accepted, but
+/// not bodies that trickle in.
 const MIN_BYTES_PER_SECOND: usize = 8 * 1024;
 
-/// Reads the body of a request: at most `max` bytes, without a pause of more than a minute, within a minute and
-/// one more second for each 8 KiB received. Returns it with its part of the budget, which must be kept as long
-/// as the bytes. Calls `on_bytes` with the number of bytes as they arrive.
+/// Reads the body of a request: at most `max` bytes, without a pause of more than a minute, within a
+/// minute and one more second for each 8 KiB received. Returns the bytes with their part of the budget,
+/// which must be kept as long as the bytes. Calls `on_bytes` with the number of bytes as they arrive.
 ///
-/// A declared length above `max` is refused before anything is read. Otherwise memory is only reserved for
-/// bytes that have arrived, up to twice as many; reading stops while the budget is used up.
+/// A declared length above `max` is refused before anything is read. Otherwise, the reserved memory is
+/// at most twice the bytes that have arrived. Reading stops while the budget is used up.
 ///
 /// # Errors
-/// The response to send: the body is too long, too slow, broken off, or the budget is used up.
+/// The body is too long, too slow or incomplete, or the budget is used up. The error is the response to
+/// send.
 pub(super) async fn read(
     server: &Server,
     body: Inbound,
@@ -184,7 +186,7 @@ pub(super) async fn read(
     read.map_err(|unread| Box::new(unread.response(server)))
 }
 
-/// Why a body was not read to its end.
+/// The reason why a body was not read to its end.
 enum Unread {
     TooLong,
     TooSlow,
@@ -253,7 +255,7 @@ async fn gather(
             granted += more as usize;
         }
         if kept.capacity() < needed {
-            // Never more than was granted.
+            // The buffer is never larger than what was granted.
             let grown = granted.min(max_needed).max(needed);
             let granted = poll_fn(|cx| held.account.poll_set(grown, cx)).await;
             granted.map_err(|MemoryRefused { .. }| Unread::NoRoom)?;

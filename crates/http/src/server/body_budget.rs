@@ -7,8 +7,9 @@ use tieline_transport::{Account, Holding, MemoryBudget};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// How many bytes of each body are not counted, so that short bodies are accepted even while many long ones
-/// are being read. The number of connections bounds them, like the heads of requests.
+/// The number of bytes of each body that are not counted, so that short bodies are accepted even while
+/// many long ones are being read. Like the heads of requests, these bytes are bounded by the number of
+/// connections.
 pub(super) const SHORT: usize = 16 * 1024;
 
 /// The budget that bodies share. Waiters are served in order of arrival.
@@ -17,10 +18,10 @@ pub(super) struct BodyBudget {
     all: usize,
 }
 
-/// The part of the budget that one body holds, until this is dropped.
+/// The part of the budget that one body holds. Dropping it releases the part.
 pub(super) struct Held {
     permit: Option<OwnedSemaphorePermit>,
-    /// Its part of the memory budget that all lines share.
+    /// The body's part of the memory budget that all lines share.
     pub(super) account: Account,
 }
 
@@ -42,8 +43,8 @@ impl BodyBudget {
         self.all.saturating_sub(self.free.available_permits())
     }
 
-    /// Adds `bytes` to `held`, waiting up to `patience` for them. Returns false if they do not become free in
-    /// time. Cancel-safe: adds all or nothing.
+    /// Adds `bytes` to `held`, and waits for them up to `patience`. Returns false if they do not become
+    /// free in time. Cancel-safe: adds all or nothing.
     pub(super) async fn add(&self, held: &mut Held, bytes: u32, patience: Duration) -> bool {
         let adding = self.free.clone().acquire_many_owned(bytes);
         let Ok(Ok(more)) = timeout(patience, adding).await else { return false };

@@ -22,24 +22,25 @@ use crate::websocket::WebSocketConfig;
 pub struct ServerConfig {
     /// Where to listen.
     pub place: Place,
-    /// The TLS configuration; `None`: plain HTTP.
+    /// The TLS configuration, or `None` for plain HTTP.
     pub tls: Option<ServerTls>,
-    /// How clients authenticate.
+    /// The way in which clients authenticate.
     pub access: Access,
-    /// Host names that the server accepts in addition to its own address and `localhost`: `example.org` with
-    /// any port, for example for a proxy, or `example.org:8443` with only that port.
+    /// Host names that the server accepts in addition to its own address and `localhost`: `example.org`
+    /// for any port, for example behind a proxy, or `example.org:8443` for only that port.
     pub hosts: Vec<String>,
     /// Origins, in addition to the server's own, whose pages may connect: `https://example.org`.
     pub origins: Vec<String>,
-    /// The URL that clients use if a reverse proxy is in front of the server. Its host is accepted in `Host`
-    /// and its origin in `Origin`; the one-time URL begins with it; the cookie gets its path, and `Secure` if
-    /// it begins with `https:`. The proxy may pass the path on or strip it. `None`, the default: clients use
-    /// the server's own address.
+    /// The URL that clients use if a reverse proxy is in front of the server. Its host is accepted in
+    /// `Host` and its origin in `Origin`; the one-time URL begins with it; the cookie has its path, and
+    /// `Secure` if the URL begins with `https:`. The proxy may pass on the path or strip it. With
+    /// `None`, the default, clients use the server's own address.
     pub public_url: Option<PublicUrl>,
-    /// The name of the program that is served, which the page shows; `None`, the default, shows `tieline`.
+    /// The name of the served program, which the page shows. With `None`, the default, the page shows
+    /// `tieline`.
     pub program_name: Option<String>,
-    /// WebSocket subprotocols, in addition to tieline's own, that plain clients may ask for; `mcp` and `acp` by
-    /// default. The first known one that the client offers is chosen.
+    /// WebSocket subprotocols, in addition to tieline's own, that plain clients may offer; `mcp` and
+    /// `acp` by default. The server chooses the first known one that the client offers.
     pub subprotocols: Vec<Subprotocol>,
     /// Allows listening beyond loopback without a token or without TLS.
     pub expose_without_token_and_tls: bool,
@@ -47,73 +48,76 @@ pub struct ServerConfig {
     pub allow_uids: Vec<u32>,
     /// The permission bits of a Unix socket, as in [`Options`](tieline_transport::Options::socket_mode).
     pub socket_mode: Option<u32>,
-    /// The group of a Unix socket; `None`: the system's default.
+    /// The group of a Unix socket, or `None` for the system's default.
     pub socket_group: Option<u32>,
     /// Limits on connections, requests and times.
     pub limits: ServerLimits,
     /// The memory budget for connections, bodies and queues, shared with everything else that uses it;
     /// unlimited by default.
     pub memory: Option<MemoryBudget>,
-    /// The configuration of its WebSockets.
+    /// The configuration of the server's WebSockets.
     pub web_socket: WebSocketConfig,
-    /// If set, every plain message received must be JSON within these limits; any other is a fault.
+    /// If set, every plain message that is received must be JSON within these limits; any other is a
+    /// fault.
     pub json: Option<Limits>,
     /// Routes in addition to the server's own; none by default.
     pub routes: Vec<Route>,
 }
 
-/// How clients authenticate.
+/// The way in which clients authenticate.
 #[derive(Clone, Debug)]
 pub enum Access {
     /// With this token, or with a cookie obtained by a one-time key.
     Token(Token),
-    /// Without a token: every client that can connect is admitted, on loopback every user of the machine.
-    /// Host and Origin are still checked, which keeps out pages of other sites.
+    /// Without a token: every client that can connect is admitted. On loopback, these are all users of
+    /// the machine. Host and Origin are still checked, which keeps out pages of other sites.
     Anybody,
 }
 
 /// The limits of a server.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerLimits {
-    /// Connections in total; 4,096 by default.
+    /// The number of connections in total; 4,096 by default.
     pub connections: usize,
-    /// Connections from one address (for IPv6, one network of 64 bits); 1,024 by default.
+    /// The number of connections from one address (for IPv6, from one /64 network); 1,024 by default.
     pub connections_per_peer: usize,
-    /// Lines waiting to be accepted, for each acceptor; 64 by default.
+    /// The number of lines that wait for each acceptor; 64 by default.
     pub backlog: usize,
     /// How long the TLS handshake may take; 10 s by default.
     pub handshake_timeout: Duration,
     /// How long the head of a request may take, including the wait for the next request on an idle connection;
     /// 30 s by default.
     pub header_timeout: Duration,
-    /// Bytes in the head of a request; 16 KiB by default, at least 8 KiB.
+    /// The size of a request's head; 16 KiB by default, at least 8 KiB.
     pub header_bytes: usize,
-    /// Header lines of a request; 64 by default.
+    /// The number of header lines of a request; 64 by default.
     pub headers: usize,
-    /// Event streams that accept POSTs, including those whose client is disconnected; 1,024 by default.
+    /// The number of event streams that accept POSTs, including those whose client is disconnected;
+    /// 1,024 by default.
     pub event_streams: usize,
-    /// How long a disconnected EventSource is remembered, with its POSTs that are not acknowledged yet. Should
-    /// be as long as its session is kept; 2 min by default.
+    /// How long a disconnected EventSource and its unacknowledged POSTs are remembered. This should be
+    /// as long as its session is kept; 2 min by default.
     pub event_grace: Duration,
-    /// Concurrent calls by `POST /rpc`; 64 by default.
+    /// The number of concurrent calls by `POST /rpc`; 64 by default.
     pub rpc_calls: usize,
     /// How long such a call may take; 60 s by default.
     pub rpc_timeout: Duration,
-    /// Bytes that the request bodies of all connections hold at once, beyond one body of maximum length and
-    /// beyond the first 16 KiB of each; 64 MiB by default. While the limit is reached bodies are not read on;
-    /// after [`post_wait`](Self::post_wait) they are refused with 503.
+    /// The number of bytes that all request bodies hold at once, beyond one body of maximum length and
+    /// the first 16 KiB of each body; 64 MiB by default. While the limit is reached, no more of the
+    /// bodies is read; after [`post_wait`](Self::post_wait), they are refused with 503.
     pub body_bytes: ByteSize,
     /// How many bytes of a request are read and discarded if it was answered before its whole body had
-    /// arrived, so that the answer reaches clients that write their whole body first; 64 MiB by default, and
-    /// always at least two messages of maximum length.
+    /// arrived, so that the response reaches clients that write their whole body first; 64 MiB by
+    /// default, and always at least two messages of maximum length.
     pub drain_bytes: ByteSize,
-    /// How long that may take; 30 s by default, and at most 5 s without a byte.
+    /// How long the discarding may take; 30 s by default. It also stops after 5 s without a byte.
     pub drain_timeout: Duration,
     /// How long a POST waits for room in the body budget before it is refused with 503; 10 s by default.
     pub post_wait: Duration,
-    /// How long a POST waits until its line accepts its messages, because the program does not read or its
-    /// stream is disconnected, before it is refused with 503. The default of 75 s is longer than a program
-    /// may stall ([`ChannelConfig::program_stall_timeout`](tieline_transport::ChannelConfig)).
+    /// How long a POST waits for its line to accept its messages before it is refused with 503. The line
+    /// does not accept messages while the program does not read or the stream is disconnected. The
+    /// default of 75 s is longer than a program may stall
+    /// ([`ChannelConfig::program_stall_timeout`](tieline_transport::ChannelConfig)).
     pub take_wait: Duration,
 }
 
@@ -174,7 +178,7 @@ impl ServerConfig {
     /// `http-unix:/path`, or at `https://host:port` if [`tls`](Self::tls) is set afterwards.
     ///
     /// # Errors
-    /// The endpoint is none of these, or it has a path.
+    /// The endpoint has another scheme, or it has a path.
     pub fn at(endpoint: &Endpoint, access: impl Into<Access>) -> Result<Self, TransportError> {
         let address = WebAddress::of(endpoint)?;
         let is_listener = matches!(endpoint.scheme(), "http" | "https" | "http-unix");
@@ -196,7 +200,7 @@ impl ServerConfig {
     /// Checks that all values are within bounds.
     ///
     /// # Errors
-    /// The first field that is out of bounds.
+    /// A field is out of bounds. The error names the first one.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.web_socket.channel.validate()?;
         let limits = &self.limits;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tieline_proto::MetricsText;
 
-/// Why a request or connection was refused.
+/// The reason why a request or connection was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
     Malformed,
@@ -14,43 +14,43 @@ pub(super) enum Cause {
     Busy,
 }
 
-/// The counts of a server since it began to listen.
+/// The counts of a server since it started to listen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerCounts {
-    /// Connections accepted.
+    /// Accepted connections.
     pub connections: u64,
-    /// Connections open now, including WebSockets.
+    /// Open connections, including WebSockets.
     pub open: u64,
-    /// Requests admitted.
+    /// Admitted requests.
     pub admitted: u64,
-    /// WebSockets passed to the acceptors.
+    /// WebSockets that were passed to the acceptors.
     pub web_sockets: u64,
-    /// Event streams begun, including those that resume a session.
+    /// Event streams that were started, including those that resume a session.
     pub event_streams: u64,
-    /// POSTs to event streams that were accepted; a repeated POST counts once.
+    /// Accepted POSTs to event streams; a repeated POST is counted once.
     pub posts: u64,
-    /// Calls by `POST /rpc` begun.
+    /// Calls by `POST /rpc` that were started.
     pub rpc_calls: u64,
-    /// Refused: a header was repeated or malformed.
+    /// Requests that were refused because of a repeated or malformed header.
     pub refused_malformed: u64,
-    /// Refused: unrecognized Host header.
+    /// Requests that were refused because of an unrecognized Host header.
     pub refused_host: u64,
-    /// Refused: origin not allowed.
+    /// Requests that were refused because their origin is not allowed.
     pub refused_origin: u64,
-    /// Refused: missing or wrong token.
+    /// Requests that were refused because of a missing or wrong token.
     pub refused_token: u64,
-    /// Refused: a limit was reached.
+    /// Requests and connections that were refused because a limit was reached.
     pub refused_busy: u64,
-    /// Bytes of request bodies held now, beyond the first 16 KiB of each.
+    /// Bytes that request bodies hold now, beyond the first 16 KiB of each.
     pub body_bytes: u64,
-    /// Connections closed in favor of newer ones before a request of theirs was admitted.
+    /// Connections that were closed in favor of newer ones before one of their requests was admitted.
     pub evicted: u64,
 }
 
 impl ServerCounts {
-    /// Formats the counts in Prometheus' text format 0.0.4. Names that end in `_total` are counters, all others
-    /// gauges.
+    /// Formats the counts in the Prometheus text format 0.0.4. Metrics whose names end in `_total` are
+    /// counters; all others are gauges.
     pub fn prometheus(&self) -> String {
         // Destructured, so that a forgotten field is an unused variable.
         let Self {

@@ -1,4 +1,4 @@
-//! How the programs of sessions ended, which the session protocol cannot report.
+//! Reports how the programs of sessions ended, which the session protocol cannot do.
 
 use hyper::{Response, StatusCode, Uri};
 use tieline_proto::session::SessionId;
@@ -8,19 +8,19 @@ use super::Server;
 use super::body::{Body, JSON, answer, no_content};
 use crate::lock::lock;
 
-/// The path of requests for how a session's program ended.
+/// The path at which clients ask how a session's program ended.
 pub(super) const EXIT_PATH: &str = "/exit";
 
-/// How much of the end of a program's stderr an answer contains, in bytes.
+/// The maximum number of bytes at the end of a program's stderr that a response contains.
 pub(super) const MAX_STDERR: usize = 4096;
 
-/// Returns how the program of an ended session failed; `None` if it succeeded or nothing is known.
+/// Returns how the program of an ended session failed, or `None` if it succeeded or its exit is unknown.
 pub(super) fn failure_of(server: &Server, session: SessionId, owner: &Owner) -> Option<ChildExit> {
     let exits = lock(&server.exits).clone()?;
     exits(session, owner).filter(|exit| !exit.is_clean())
 }
 
-/// Returns the failure as JSON. Clients without a token get nothing of the program's stderr.
+/// Returns the failure as JSON. It contains no stderr of the program if clients need no token.
 pub(super) fn as_json(server: &Server, exit: &ChildExit) -> String {
     exit.to_json(if server.access.is_open() { 0 } else { MAX_STDERR })
 }

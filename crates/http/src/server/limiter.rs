@@ -28,7 +28,7 @@ struct Inside {
     waiting: BTreeMap<u64, (Option<IpAddr>, Arc<Notify>)>,
 }
 
-/// A place in the limit, held by one connection until this is dropped.
+/// One connection's place in the limit. Dropping it releases the place.
 pub(super) struct ConnectionPermit {
     limiter: Arc<ConnectionLimiter>,
     pub(super) id: u64,
@@ -39,7 +39,7 @@ pub(super) struct ConnectionPermit {
 /// The result of [`ConnectionLimiter::try_admit`].
 pub(super) enum Admission {
     Admitted(ConnectionPermit),
-    /// Admitted; another connection is closed for it.
+    /// The connection is admitted, and another one is closed to make room.
     AdmittedByEviction(ConnectionPermit),
     Full,
 }
@@ -50,7 +50,7 @@ impl ConnectionLimiter {
         Self { inside, max, max_per_peer, is_empty }
     }
 
-    /// Admits a connection from `peer`; without an address only the total limit applies.
+    /// Admits a connection from `peer`. Without an address, only the total limit applies.
     pub(super) fn try_admit(self: &Arc<Self>, peer: Option<IpAddr>) -> Admission {
         let peer = peer.map(network);
         let mut inside = lock(&self.inside);
@@ -105,7 +105,7 @@ impl ConnectionLimiter {
 }
 
 impl ConnectionPermit {
-    /// Marks the connection as having an admitted request: it is not evicted any more.
+    /// Marks the connection as one with an admitted request, which is no longer evicted.
     pub(super) fn passed(&self) {
         lock(&self.limiter.inside).waiting.remove(&self.id);
     }
@@ -133,7 +133,7 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// Maps an IPv6 address to its network of 64 bits: a peer can use all addresses in it.
+/// Maps an IPv6 address to its /64 network, because a peer can use all addresses in it.
 fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => {

@@ -1,4 +1,4 @@
-//! The listening sockets, and how a connection is set up before its first request.
+//! The listening sockets, and the setup of each connection before its first request.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -35,7 +35,7 @@ use crate::events::stream::Progress;
 use crate::stream::{Hyper, Stream, Timer};
 use crate::tls::shown_by;
 
-/// How long to wait after a failed accept.
+/// How long to wait before the next attempt after `accept` has failed.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A listening socket.
@@ -45,7 +45,7 @@ pub(super) enum Socket {
     Unix(Box<UnixListener>),
 }
 
-/// A connection that was accepted.
+/// An accepted connection.
 struct Arrived {
     stream: Stream,
     remote: Option<SocketAddr>,
@@ -130,7 +130,7 @@ fn user_refusal() -> Bytes {
     .into()
 }
 
-/// Accepts connections until it is aborted.
+/// Accepts connections until its task is aborted.
 pub(super) async fn keep(server: Arc<Server>, mut socket: Socket, tls: Option<TlsAcceptor>) {
     let endpoint = server.endpoint.clone();
     let warnings = WarnThrottle::new(move |count| {
@@ -190,7 +190,7 @@ async fn attend(
                     Stream::Tls(Box::new(stream.into()))
                 }
                 Ok(Err((_, stream))) => {
-                    // The client was sent an alert with the reason; let it arrive.
+                    // The client was sent an alert with the reason; wait until it arrives.
                     let ending = drain::end(Stream::Tcp(stream), drain_limits(&server));
                     tokio::select! {
                         () = ending => {}
@@ -224,7 +224,7 @@ async fn attend(
         .max_header_size(limits.header_bytes)
         .max_buf_size(limits.header_bytes.max(8 * 1024));
     let stall = server.web_socket.channel.stall_timeout;
-    // Twice the write limit, so that a blocked write fails first, with its own reason.
+    // The limit is twice that of writes, so that a blocked write fails first, with its own reason.
     let stream = Hyper::watched(stream, stall, progress)
         .noticing_silence(stall.saturating_mul(2))
         .draining(drain_limits(&server));
@@ -234,7 +234,7 @@ async fn attend(
     let mut is_closing = false;
     loop {
         tokio::select! {
-            // Errors are the client's, and were answered where possible.
+            // An error is caused by the client, and was answered where possible.
             _ = &mut connection => return,
             () = &mut evicted => return,
             _ = &mut closing, if !is_closing => {
@@ -245,7 +245,7 @@ async fn attend(
     }
 }
 
-/// Returns how much is still read from a connection that is being closed.
+/// Returns the limits of reading from a connection that is being closed.
 pub(super) fn drain_limits(server: &Server) -> DrainLimits {
     let longest = server.web_socket.channel.max_message.bytes();
     let bytes = server.limits.drain_bytes.bytes().max(longest.saturating_mul(2));
@@ -257,8 +257,8 @@ pub(super) fn endpoint_of(place: &Place, is_secure: bool) -> Endpoint {
     let (scheme, rest) = match place {
         Place::Tcp { .. } => (if is_secure { "https" } else { "http" }, format!("//{place}")),
         Place::Unix(path) => {
-            // Written like a `unix:` endpoint, with an absolute path; a colon would separate the path of the
-            // URL.
+            // The path is absolute and written as in a `unix:` endpoint, but with colons escaped,
+            // because a colon separates the socket's path from the URL's path.
             let unix = Endpoint::unix(path).absolute().to_string();
             let path = unix.strip_prefix("unix:").unwrap_or(&unix).replace(':', "%3A");
             ("http-unix", path)

@@ -1,4 +1,4 @@
-//! Logging in with a browser: by the one-time URL, or by the form of the page for browsers that are not logged in.
+//! Logs browsers in, with the one-time URL or with the login form.
 
 use std::borrow::Cow;
 
@@ -18,7 +18,7 @@ use super::route::{ConnectionContext, refuse};
 /// The path that the login form posts to.
 pub(super) const LOGIN_PATH: &str = "/login";
 
-/// The longest body of the form: the longest token fits, with every character escaped.
+/// The maximum length of the form's body. The longest token fits, with every character escaped.
 const LONGEST_FORM: usize = 2048;
 
 const STYLE: &str = concat!(include_str!("page/common.css"), include_str!("page/login.css"));
@@ -41,8 +41,8 @@ pub(super) fn exchange(
 ) -> Response<Body> {
     let query = request.uri.query().unwrap_or_default();
     let key = query.strip_prefix("key=").unwrap_or_default();
-    // An authenticated browser keeps its identity, as its sessions belong to that; opening the URL again
-    // still shows the page.
+    // An authenticated browser keeps its identity, because its sessions belong to it. Opening the URL
+    // again still shows the page.
     let is_authenticated = server.access.authenticate(&request.headers).is_ok();
     let cookie = if is_authenticated {
         server.access.spend(key);
@@ -56,7 +56,8 @@ pub(super) fn exchange(
     }
 }
 
-/// Handles the login form: exchanges the token for a cookie. The token is in the body, never in the URL.
+/// Handles the login form: exchanges the token for a cookie. The token is sent in the body, never in the
+/// URL.
 pub(super) async fn post(
     server: &Server,
     context: &ConnectionContext,
@@ -70,7 +71,7 @@ pub(super) async fn post(
     let token = field(&form, b"token").unwrap_or_default();
     match server.access.check_token(token.trim()) {
         Err(refused) => turn_away(server, &request, refused),
-        // The browser keeps its identity, as above.
+        // The browser keeps its identity, as in `exchange`.
         Ok(()) if server.access.authenticate(&request.headers).is_ok() => admitted(context, None),
         Ok(()) => admitted(context, server.access.new_cookie()),
     }
@@ -113,7 +114,7 @@ pub(super) fn turn_away(server: &Server, request: &Parts, refused: Refused) -> R
 }
 
 fn login_page(refused: &Refused, request: &Parts) -> Response<Body> {
-    // The responses for programs say which header to send; this page is for people.
+    // Responses to programs say which header to send; this page is for people.
     let why = match refused.cause {
         Cause::Token if refused.status == StatusCode::FORBIDDEN => {
             "This one-time URL was already used, or is not from this server."
@@ -141,14 +142,14 @@ fn login_page(refused: &Refused, request: &Parts) -> Response<Body> {
     response
 }
 
-/// Returns the relative URL of the login form's target, seen from `path`. It stays right behind a proxy that strips
-/// a prefix.
+/// Returns the URL of the login form's target, relative to `path`, so that it is right behind a proxy
+/// that strips a prefix.
 fn to_login(path: &str) -> String {
     let depth = path.matches('/').count().saturating_sub(1);
     format!("{}{}", "../".repeat(depth), LOGIN_PATH.trim_start_matches('/'))
 }
 
-/// Returns the value of a field of a form (`application/x-www-form-urlencoded`).
+/// Returns the value of a field in a form (`application/x-www-form-urlencoded`).
 fn field(form: &[u8], name: &[u8]) -> Option<String> {
     let mut fields = form.split(|byte| *byte == b'&');
     let value = fields.find_map(|field| field.strip_prefix(name)?.strip_prefix(b"="))?;

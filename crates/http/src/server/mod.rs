@@ -62,7 +62,8 @@ use crate::public_url::PublicUrl;
 use crate::subprotocol::Subprotocol;
 use crate::websocket::{SharedSocket, WebSocketConfig};
 
-/// A listening HTTP server. Dropping it stops listening and ends the event streams; open WebSockets go on.
+/// A listening HTTP server. Dropping it stops listening and ends the event streams; open WebSockets stay
+/// open.
 pub struct HttpServer {
     server: Arc<Server>,
     listening: AbortHandle,
@@ -93,27 +94,27 @@ struct Server {
     body_budget: BodyBudget,
     is_ready: AtomicBool,
     metrics: Mutex<Option<Arc<dyn Fn() -> String + Send + Sync>>>,
-    /// Knows how the programs of sessions ended.
+    /// A function that returns how the program of a session ended.
     exits: Mutex<Option<Arc<Exits>>>,
     /// The open WebSockets, by the ids of their connection permits.
     present: Mutex<HashMap<u64, Weak<SharedSocket>>>,
-    /// True once the server shuts down.
+    /// Becomes true when the server shuts down.
     closing: watch::Sender<bool>,
 }
 
 impl HttpServer {
-    /// Starts to listen. Must be called in a tokio runtime.
+    /// Starts listening. Must be called in a tokio runtime.
     ///
-    /// The first acceptor yields plain lines. The second yields those that carry the frames of a session:
-    /// clients that asked for the protocol [`RESUMABLE`](crate::RESUMABLE), and EventSources, whose sessions
-    /// are kept by the server on their behalf. If the second acceptor is dropped, an EventSource gets a plain
-    /// line, too. Lines that are not accepted yet are queued, up to [`ServerLimits::backlog`]; further ones
-    /// are refused.
+    /// The first acceptor yields plain lines. The second yields lines that carry the frames of a
+    /// session. They come from clients that request the protocol [`RESUMABLE`](crate::RESUMABLE), and
+    /// from EventSources, for which the server keeps a session. If the second acceptor is dropped, an
+    /// EventSource opens a plain line. Lines wait in a queue of up to [`ServerLimits::backlog`] until
+    /// they are accepted; further lines are refused.
     ///
     /// # Errors
-    /// The configuration is out of bounds, TLS cannot be set up from its files, the address is in use, or
-    /// [`Unauthenticated`](tieline_transport::ErrorKind::Unauthenticated): the server would be reachable from other machines
-    /// without a token and TLS.
+    /// The configuration is out of bounds, TLS cannot be set up, the address is in use, or
+    /// [`Unauthenticated`](tieline_transport::ErrorKind::Unauthenticated): the server would be reachable
+    /// from other machines without a token and TLS.
     pub async fn listen(
         mut config: ServerConfig,
     ) -> Result<(Self, WebAcceptor, WebAcceptor), TransportError> {
@@ -171,14 +172,15 @@ impl HttpServer {
         Ok((Self { server, listening }, plain, resumable))
     }
 
-    /// Returns where it listens: `http://host:port`, `https://host:port` or `http-unix:/path`.
+    /// Returns the endpoint that the server listens on: `http://host:port`, `https://host:port` or
+    /// `http-unix:/path`.
     pub fn endpoint(&self) -> &Endpoint {
         &self.server.endpoint
     }
 
-    /// Returns a URL that authenticates a browser, once. Show it only to the server's owner. Of the unused
-    /// URLs the newest 16 are valid. It begins with [`ServerConfig::public_url`] if that is set; otherwise a
-    /// server on a Unix socket has none.
+    /// Returns a URL that authenticates one browser once. Show it only to the server's owner. Only the
+    /// newest 16 unused URLs are valid. The URL begins with [`ServerConfig::public_url`] if that is set;
+    /// otherwise, the result for a server on a Unix socket is `None`.
     ///
     /// # Errors
     /// The system provides no random bytes.
@@ -186,8 +188,8 @@ impl HttpServer {
         self.login_urls().create()
     }
 
-    /// Returns the endpoint for clients on this machine: with the loopback address if the server listens on
-    /// all addresses.
+    /// Returns the endpoint for clients on this machine. It has the loopback address if the server
+    /// listens on all addresses.
     pub fn local_endpoint(&self) -> Endpoint {
         self.server.local_endpoint()
     }
@@ -208,8 +210,8 @@ impl HttpServer {
         *lock(&self.server.metrics) = Some(Arc::new(text));
     }
 
-    /// Sets what knows how the program of a session ended, for the session's owner. The session protocol
-    /// cannot report a failed program; with this, event streams and the page do.
+    /// Sets a function that returns to a session's owner how the session's program ended. The session
+    /// protocol cannot report a failed program; with this function, event streams and the page can.
     pub fn set_exits(
         &self,
         exits: impl Fn(SessionId, &Owner) -> Option<ChildExit> + Send + Sync + 'static,
@@ -222,15 +224,17 @@ impl HttpServer {
         self.server.is_ready.store(is_ready, Relaxed);
     }
 
-    /// Shuts down: reports not ready, accepts no connections, answers the requests in progress, and closes
-    /// every WebSocket and event stream with code 1001. Waits up to `grace` until all connections have ended;
-    /// then closes the remaining HTTP connections. WebSockets that are still open stay with their owners.
+    /// Shuts down: reports not ready, stops accepting connections, answers the requests in progress, and
+    /// closes every WebSocket and event stream with code 1001. Waits up to `grace` for all connections
+    /// to end, then closes the remaining HTTP connections. WebSockets that are still open stay with
+    /// their owners.
     pub async fn close(self, grace: Duration) {
         let server = &self.server;
         server.is_ready.store(false, Relaxed);
         self.listening.abort();
         let closed = async {
-            // One task for each, so that progress of one does not poll all others.
+            // Each WebSocket has its own task, so that progress of one does not cause all others to be
+            // polled.
             let mut tasks = JoinSet::new();
             for web_socket in server.begin_closing() {
                 tasks.spawn(poll_fn(move |cx| web_socket.poll_going_away(cx)));
@@ -243,7 +247,7 @@ impl HttpServer {
     }
 }
 
-/// Creates URLs that each authenticate a browser, once.
+/// A handle that creates URLs, each of which authenticates one browser once.
 #[derive(Clone)]
 pub struct LoginUrls(Weak<Server>);
 
@@ -290,7 +294,8 @@ impl Server {
         Endpoint::new(Address::Other { scheme: scheme.clone(), rest })
     }
 
-    /// Adds a WebSocket to the open ones. Returns false if the server is closing, and so has not told it.
+    /// Records an open WebSocket. Returns false if the server is already closing and has not notified
+    /// this WebSocket.
     #[must_use]
     fn present(&self, id: u64, shared: &Arc<SharedSocket>) -> bool {
         let mut present = lock(&self.present);
@@ -298,7 +303,7 @@ impl Server {
         !*self.closing.borrow()
     }
 
-    /// Marks the server as closing and returns the WebSockets that are open until then.
+    /// Marks the server as closing, and returns the WebSockets that are open at this moment.
     fn begin_closing(&self) -> Vec<Arc<SharedSocket>> {
         let present = lock(&self.present);
         self.closing.send_replace(true);

@@ -1,4 +1,4 @@
-//! The web page that the one-time URL opens, and the scripts that other pages may use.
+//! The web page that the one-time URL opens, and scripts that other pages can use.
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderValue};
@@ -6,10 +6,11 @@ use hyper::{Response, StatusCode};
 
 use super::body::{Body, answer};
 
-/// The longest name of a program that the page shows, in characters.
+/// The maximum number of characters of the program's name that the page shows.
 const MAX_NAME: usize = 80;
 
-/// Scripts come from this server only, connections go to it only, and text never becomes HTML.
+/// The page's policy: scripts are loaded only from this server, connections are made only to it, and
+/// text is never parsed as HTML.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
@@ -37,7 +38,7 @@ pub(super) fn html(name: Option<&str>) -> Bytes {
 pub(super) const PAGE_PATHS: [&str; 5] =
     ["/", "/page.css", "/page.js", "/tieline.js", "/session.js"];
 
-/// Returns the part of the page at this path, if there is one. `html` is that of [`html`].
+/// Returns the part of the page at this path, if there is one. `html` is the result of [`html`].
 pub(super) fn at(path: &str, html: &Bytes) -> Option<Response<Body>> {
     let (content_type, text) = match path {
         "/" => return Some(under_policy(answer(StatusCode::OK, HTML, html.clone()))),

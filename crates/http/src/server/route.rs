@@ -27,7 +27,8 @@ use crate::drain::{self, DrainLimits};
 use crate::events::stream::Progress;
 use crate::stream::Hyper;
 
-/// An unread body of at most this length is most likely buffered already, so the connection can be kept.
+/// The maximum length of an unread body with which the connection is kept: it is most likely buffered
+/// already.
 const SHORT_BODY: u64 = 4 * 1024;
 
 /// The connection that a request was received on.
@@ -42,8 +43,8 @@ pub(super) struct ConnectionContext {
 }
 
 impl ConnectionContext {
-    /// Returns the owner of what a request starts: the certificate's principal, or else the token's or
-    /// cookie's.
+    /// Returns the owner of the things that a request starts. Its principal is that of the certificate,
+    /// or else of the token or cookie.
     fn owner(&self, principal: Option<Principal>) -> Owner {
         Owner { user: self.identity, principal: self.certificate.or(principal) }
     }
@@ -64,14 +65,15 @@ pub(super) async fn respond(
         tokio::spawn(end_unswitched(context.permit.clone(), upgrading, drain_limits(server)));
     }
     if is_unswitched || (is_long && context.progress.has_body()) {
-        // What follows is the rest of the body, or of another protocol: discard it and close the connection.
+        // The next bytes belong to the rest of the body or to another protocol, so discard them and
+        // close the connection.
         let close = HeaderValue::from_static("close");
         response.headers_mut().entry(header::CONNECTION).or_insert(close);
     }
     response
 }
 
-/// Ends the connection of a refused upgrade request: hyper hands the connection over in this case, too.
+/// Ends the connection of a refused upgrade request, which hyper hands over in this case, too.
 async fn end_unswitched(permit: Arc<ConnectionPermit>, upgrading: OnUpgrade, limits: DrainLimits) {
     let Ok(upgraded) = upgrading.await else { return };
     let Ok(parts) = upgraded.downcast::<Hyper>() else { return };
@@ -131,8 +133,8 @@ async fn judge(
     response
 }
 
-/// Removes the path of the public URL, for proxies that pass it on. Returns whether nothing follows it, not
-/// even a slash: relative links of the page would then be resolved against the wrong directory.
+/// Removes the path of the public URL, for proxies that pass it on. Returns true if nothing follows it,
+/// not even a slash. Relative links on the page would then be resolved against the wrong directory.
 fn strip_prefix(server: &Server, parts: &mut Parts) -> bool {
     let Some(public) = &server.public_url else { return false };
     let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
@@ -146,7 +148,7 @@ fn strip_prefix(server: &Server, parts: &mut Parts) -> bool {
     is_bare
 }
 
-/// Redirects from the path of the public URL without a trailing slash to the one with it.
+/// Redirects from the public URL without its trailing slash to the URL with it.
 fn to_prefix(server: &Server, request: &Parts) -> Response<Body> {
     let path = server.public_url.as_ref().map_or("/", |public| public.path());
     let query = request.uri.query().map_or_else(String::new, |query| format!("?{query}"));
@@ -203,7 +205,7 @@ fn method_not_allowed(methods: &str) -> Response<Body> {
     response
 }
 
-/// Returns 503 with `Retry-After`: a limit was reached.
+/// Returns 503 with `Retry-After`, because a limit was reached.
 pub(super) fn busy(server: &Server, text: &'static str) -> Response<Body> {
     let text = Cow::Borrowed(text);
     let busy = Refused { status: StatusCode::SERVICE_UNAVAILABLE, cause: Cause::Busy, text };
@@ -216,7 +218,8 @@ fn not_found() -> Response<Body> {
     line(StatusCode::NOT_FOUND, "not found")
 }
 
-/// Tells the page of an allowed origin what it may send to a path.
+/// Answers a CORS preflight: tells a page of an allowed origin which methods and headers it may send to
+/// a path.
 fn preflight(routes: &Routes, path: &str, is_page: bool) -> Response<Body> {
     let Some(methods) = routes.methods(path).filter(|_| is_page) else { return not_found() };
     let mut response = line(StatusCode::OK, "");

@@ -11,7 +11,7 @@ use super::rpc::RPC_PATH;
 use crate::address::WS_PATH;
 use crate::events::{HALF_CLOSE, PROTOCOL, SEQUENCE, SSE_PATH};
 
-/// One row: the methods of a path that have the same handler.
+/// One row: methods of a path that have the same handler.
 struct Row {
     path: &'static str,
     methods: &'static [&'static str],
@@ -23,18 +23,18 @@ struct Row {
     handler: Handler,
 }
 
-/// What is checked after Host and Origin and before the handler runs, from the least to the most.
+/// The checks between those of Host and Origin and the handler, from the least to the most strict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Gate {
-    /// Nothing: the response is for everyone.
+    /// No check: the response is public.
     Public,
-    /// That the request is not a browser's cross-site request without an origin: the handler checks the token, and
-    /// logs in the browser.
+    /// The request must not be a browser's cross-site request without an origin. The handler checks the
+    /// token and logs in the browser.
     Login,
-    /// The token.
+    /// The request must have the token.
     Token,
-    /// The token, and that the request is not a browser's cross-site request without an origin: the handler
-    /// may start a program.
+    /// The request must have the token, and must not be a browser's cross-site request without an
+    /// origin: the handler may start a program.
     Program,
 }
 
@@ -45,7 +45,7 @@ impl Gate {
     }
 }
 
-/// What answers a request.
+/// The handler that answers a request.
 #[derive(Clone)]
 pub(super) enum Handler {
     Live,
@@ -74,7 +74,7 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// Creates the table of the server's own routes and those that are added.
+    /// Creates the table from the server's own routes and the added ones.
     pub(super) fn new(added: Vec<Route>) -> Self {
         use {Gate::*, Handler::*};
         let posted = &["content-type", "last-event-id", SEQUENCE, HALF_CLOSE];
@@ -101,8 +101,8 @@ impl Routes {
         Self { rows: own.chain(added).collect() }
     }
 
-    /// Returns whether the routes can be added: absolute paths that are not taken, each with methods in
-    /// upper case, and lower-case names of headers.
+    /// Returns whether the routes can be added. Their paths must be absolute and free, their methods in
+    /// upper case, and the names of their headers in lower case.
     pub(super) fn can_add(added: &[Route]) -> bool {
         let mut table = Self::new(Vec::new());
         added.iter().all(|route| {
@@ -140,7 +140,7 @@ impl Routes {
         list(self.at(path).flat_map(|row| row.exposes))
     }
 
-    /// Returns the strictest gate of a path; that of an unknown path is [`Gate::Token`].
+    /// Returns the strictest gate of a path, or [`Gate::Token`] for an unknown path.
     pub(super) fn gate(&self, path: &str) -> Gate {
         self.at(path).map(|row| row.gate).max().unwrap_or(Gate::Token)
     }
@@ -150,7 +150,7 @@ impl Routes {
     }
 }
 
-/// Joins different names.
+/// Joins the names without repeating any.
 fn list<'a>(names: impl Iterator<Item = &'a &'static str>) -> String {
     let mut listed: Vec<&str> = Vec::new();
     for name in names {

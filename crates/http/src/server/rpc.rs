@@ -27,13 +27,13 @@ use super::route::busy;
 use crate::events::{ChannelBackend, Outward};
 use crate::websocket::failed;
 
-/// The path of calls by a POST of their own.
+/// The path of calls that are a single POST.
 pub(super) const RPC_PATH: &str = "/rpc";
 
-/// For a program that has ended or has not answered.
+/// The code of the error for a program that has ended or has not answered.
 const SERVER_ERROR: i64 = -32000;
 
-/// The dialect for responses: a program may omit the version and may send batches.
+/// The dialect of the program's messages, which may omit the version.
 const LENIENT: Dialect = {
     let mut lenient = Dialect::STRICT;
     lenient.version = false;
@@ -66,11 +66,12 @@ pub(super) async fn call(
         backend.push(Incoming::Message(message.clone()));
     }
     let mut waiting = Waiting::of(asked, server.memory.as_ref());
-    // The line's queue counts the messages now.
+    // From here on, the line's queue counts the messages.
     drop(held);
     if waiting.open.is_empty() {
         backend.end_inward(CloseReason::ByPeer);
-        // Only notifications: deliver them in the background, without a response.
+        // The call has only notifications: deliver them in the background, without waiting for a
+        // response.
         let draining = drain(backend, server.limits.rpc_timeout);
         tokio::spawn(async move {
             draining.await;
@@ -107,7 +108,7 @@ pub(super) async fn call(
     waiting.into_response(status)
 }
 
-/// The messages of a call, one by one, so that the program need not support batches.
+/// The messages of a call, separated, so that the program need not support batches.
 struct Asked {
     messages: Vec<Bytes>,
     /// The ids of the requests, as the client wrote them.
@@ -179,7 +180,7 @@ fn on_one_line(message: &Bytes, limits: Limits) -> Bytes {
     }
 }
 
-/// The responses, and the requests without one.
+/// The responses, and the requests that have no response yet.
 struct Waiting {
     open: Vec<Bytes>,
     answers: Vec<Bytes>,
@@ -196,7 +197,7 @@ impl Waiting {
         Self { open, answers, is_batch, account, refused: None }
     }
 
-    /// Counts the responses twice, because they are joined at the end.
+    /// Updates the counted memory. The responses count twice, because they are joined at the end.
     fn count_memory(&mut self) {
         let bytes: usize = self.answers.iter().map(Bytes::len).sum();
         if let Err(refused) = self.account.set(bytes.saturating_mul(2)) {
@@ -204,8 +205,8 @@ impl Waiting {
         }
     }
 
-    /// Receives messages until every request has its response; returns why if the line ends before.
-    /// Everything but responses is dropped.
+    /// Receives messages until every request has its response. Returns the reason if the line ends
+    /// earlier. All messages except responses are dropped.
     async fn gather(&mut self, backend: &ChannelBackend) -> Option<Close> {
         while !self.open.is_empty() {
             let next = poll_fn(|cx| {
@@ -240,8 +241,9 @@ impl Waiting {
         }
     }
 
-    /// Settles a request with its response. If the id is spelled as in the request the response is passed on
-    /// unchanged; otherwise it gets the client's spelling, which may be the only one the client recognizes.
+    /// Settles a request with its response. If the id is spelled as in the request, the response is
+    /// passed on unchanged; otherwise, it is rewritten with the client's spelling, which may be the only
+    /// one that the client recognizes.
     fn take_response(&mut self, response: &Answer, is_in_batch: bool) {
         let Some(id) = self.settle(response.answers()) else { return };
         self.answers.push(match response.outcome() {
@@ -250,7 +252,7 @@ impl Waiting {
         });
     }
 
-    /// Settles each request whose id an invalid message carries, with an error.
+    /// Settles each request whose id is in an invalid message, with an error.
     fn take_invalid(&mut self, invalid: &Invalid) {
         for answers in invalid.answers() {
             let Some(id) = self.settle(answers) else { continue };
@@ -258,13 +260,13 @@ impl Waiting {
         }
     }
 
-    /// Removes the request that is answered, and returns its id as the client wrote it.
+    /// Removes the answered request, and returns its id as the client wrote it.
     fn settle(&mut self, answers: Answers<'_>) -> Option<Bytes> {
         let place = answers.find(self.open.iter().enumerate())?;
         Some(self.open.swap_remove(place))
     }
 
-    /// The body counts as held memory until the client has taken it.
+    /// Creates the response, whose body counts as held memory until the client has taken it.
     fn into_response(mut self, status: StatusCode) -> Response<Body> {
         let answers: Vec<&[u8]> = self.answers.iter().map(|it| &**it).collect();
         let joined = answers.join(&b","[..]);
@@ -272,13 +274,13 @@ impl Waiting {
             true => [&b"["[..], &joined, b"]"].concat().into(),
             false => joined.into(),
         };
-        // Less than before, as the responses were counted twice.
+        // This cannot fail: the amount is smaller than before, because the responses were counted twice.
         let _ = self.account.set(body.len());
         counted(status, body, self.account)
     }
 }
 
-/// Lets a line end by itself after it has delivered its messages, and drops what it sends.
+/// Waits until a line has delivered its messages and ends by itself. Drops the messages that it sends.
 async fn drain(backend: ChannelBackend, limit: std::time::Duration) {
     let _ = timeout(limit, async {
         while let Outward::Message(_) = backend.take().await {

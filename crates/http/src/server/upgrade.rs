@@ -59,7 +59,7 @@ pub(super) fn web_socket(
         false => Content::Plain(server.json),
     };
     let made = (server.clone(), context.permit.clone(), context.identity);
-    // The session protocol has its own end of input.
+    // The session protocol signals the end of input itself.
     let half_close =
         !is_resumable && has_word(request.headers(), &header::SEC_WEBSOCKET_EXTENSIONS, HALF_CLOSE);
     let switching = hyper::upgrade::on(&mut request);
@@ -94,7 +94,8 @@ pub(super) fn web_socket(
     switched(&key, chosen, half_close)
 }
 
-/// Queues a new WebSocket for its acceptor. If the server has begun to close meanwhile, tells the client.
+/// Queues a new WebSocket for its acceptor. If the server has started to close in the meantime, sends
+/// the close frame.
 async fn opened(server: &Server, id: u64, channel: WebChannel, place: OwnedPermit<WebLine>) {
     let shared = channel.shared().clone();
     let is_open = server.present(id, &shared);
@@ -105,7 +106,7 @@ async fn opened(server: &Server, id: u64, channel: WebChannel, place: OwnedPermi
     }
 }
 
-/// Keeps the WebSocket in the server's list of open ones, until this is dropped.
+/// Keeps the WebSocket in the server's list of open WebSockets until this is dropped.
 struct Present {
     server: Arc<Server>,
     id: u64,
@@ -134,7 +135,7 @@ fn check(request: &Request<Inbound>) -> Result<HeaderValue, Box<Response<Body>>>
         return Err(Box::new(response));
     }
     if request.version() != Version::HTTP_11 {
-        return bad("a WebSocket upgrade must be a request of HTTP/1.1");
+        return bad("a WebSocket upgrade must be an HTTP/1.1 request");
     }
     let has_body = headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
     if has_body || headers.contains_key(header::TRANSFER_ENCODING) {
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn client_whose_web_socket_opens_during_shutdown_is_told() {
+    async fn client_whose_web_socket_opens_during_shutdown_receives_a_close_frame() {
         let Opening { http, mut plain, mut client, channel, id, place } = opening().await;
         let server = http.server.clone();
         let mut closing = pin!(http.close(GRACE));
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn client_whose_web_socket_opens_without_an_acceptor_is_told() {
+    async fn client_whose_web_socket_opens_without_an_acceptor_receives_a_close_frame() {
         let Opening { http, plain, mut client, channel, id, place } = opening().await;
         drop(plain);
         opened(&http.server, id, channel, place).await;
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn client_whose_web_socket_is_never_accepted_is_told() {
+    async fn client_whose_web_socket_is_never_accepted_receives_a_close_frame() {
         let Opening { http, plain, mut client, channel, id, place } = opening().await;
         opened(&http.server, id, channel, place).await;
         drop(plain);

@@ -12,10 +12,10 @@ use super::shared_socket::{Lifeline, SharedSocket, Side};
 
 /// The incoming half of a [`WebChannel`](super::WebChannel).
 ///
-/// After a client has ended its input by a [half-close](super::WebChannel#half-close), a task reads on until
-/// the line ends, so that pings are answered while the last messages are sent.
+/// After a client has ended its input by a [half-close](super::WebChannel#half-close), a task continues
+/// to read until the line ends, so that pings are answered while the last messages are sent.
 pub struct WebReceiver {
-    /// `None` once the task owns it.
+    /// The reader, or `None` once the task owns it.
     reader: Option<Box<Reader>>,
     /// The kind of the last message.
     kind: Kind,
@@ -33,11 +33,11 @@ impl WebReceiver {
         self.reader.as_ref().map_or(self.kind, |reader| reader.kind())
     }
 
-    /// Returns the end again. After this side's close frame it waits for the answer: closing a connection
-    /// with unread bytes could discard what was sent.
+    /// Returns the end again. After this side's close frame, waits for the answer first, because closing
+    /// a connection with unread bytes could discard sent messages.
     #[cold]
     fn poll_end(&self, cx: &Context<'_>) -> Poll<Incoming> {
-        // Registered before the check, because the task may end the line in between.
+        // Register before the check, because the task may end the line in between.
         self.shared.register(Side::Receiver, cx);
         match self.shared.out().awaits_answer() {
             true => Poll::Pending,

@@ -1,9 +1,10 @@
 //! Pings while the receiver is not reading.
 //!
-//! The receiver drives the heartbeat, and is not polled while its consumer is busy with earlier messages, also
-//! after a receive that was cancelled. The other side's pings then wait unread behind its data, and it would
-//! consider this side dead. So the sender pings while the receiver does not read. It cannot read the answers, so
-//! it judges the other side only by whether the sent bytes leave this machine.
+//! The receiver drives the heartbeat, but it is not polled while its consumer is busy with earlier
+//! messages or has canceled a receive. The other side's pings then wait unread after its data, and the
+//! other side would consider this side lost. Therefore, the sender pings while the receiver does not
+//! read. The sender cannot read the answers, so it judges the other side only by whether sent bytes
+//! leave this machine.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -17,23 +18,23 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::WebSocketConfig;
 use super::shared_socket::SharedSocket;
 
-/// The shortest interval: with zero the timer would never be pending.
+/// The minimum interval: with zero, the timer would never be pending.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 /// The part of a sender that pings while the receiver does not read.
 pub(super) struct Keepalive {
     interval: Duration,
-    /// How long bytes may wait without any of them leaving.
+    /// How long bytes may wait in this machine without any of them leaving.
     limit: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     /// The task that the timer wakes.
     waker: Option<Waker>,
-    /// How many bytes had left at the last ping, and since when this number has not grown.
+    /// The number of bytes that had left at the last ping, and when it last grew.
     still: Option<(u64, Instant)>,
 }
 
 impl Keepalive {
-    /// `None` for a line without a heartbeat.
+    /// Creates a keepalive, or returns `None` for a line without a heartbeat.
     pub(super) fn of(config: &WebSocketConfig) -> Option<Self> {
         let interval = config.heartbeat?.idle.max(SHORTEST);
         let limit = config.channel.stall_timeout.saturating_mul(2);
@@ -43,7 +44,7 @@ impl Keepalive {
     /// Queues a ping if one is due, and registers `cx` for the next one. Returns whether a ping was queued.
     ///
     /// # Errors
-    /// The bytes sent earlier do not leave this machine: the line has stalled.
+    /// The line has stalled: bytes that were sent earlier do not leave this machine.
     #[inline]
     pub(super) fn poll(
         &mut self,
@@ -65,7 +66,7 @@ impl Keepalive {
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(interval)));
         self.waker = Some(cx.waker().clone());
         let mut is_due = false;
-        // Unconstrained, because a timer that is out of budget does not register the waker.
+        // Without `unconstrained`, a timer that is out of budget would not register the waker.
         while pin!(coop::unconstrained(timer.as_mut())).poll(cx).is_ready() {
             is_due = true;
             timer.as_mut().reset(from_now(interval));

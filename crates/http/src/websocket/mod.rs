@@ -9,9 +9,10 @@
 //!     └── read ── Decoder ── messages
 //! ```
 //!
-//! Like every channel it is passive: polling the receiver answers pings, sends pings on an idle line, and
-//! completes the other side's close. Both halves write, so a write that has to wait wakes both. While the
-//! receiver is not polled, because its consumer is busy, flushing the sender sends the pings (`keepalive`).
+//! Like every channel, a WebSocket is passive: polling the receiver answers pings, sends pings on an
+//! idle line, and completes the other side's close handshake. Both halves write, so a write that has to
+//! wait wakes both. While the receiver is not polled because its consumer is busy, flushing the sender
+//! sends the pings (`keepalive`).
 
 mod input;
 mod keepalive;
@@ -48,14 +49,14 @@ use crate::stream::Stream;
 pub struct WebSocketConfig {
     /// Limits, queue sizes and the stall timeout of writes.
     pub channel: ChannelConfig,
-    /// When to ping an idle connection; `None`: never.
+    /// When to ping an idle connection; never if `None`.
     pub heartbeat: Option<HeartbeatConfig>,
     /// How long the other side may take to complete the close handshake, and how long this side may take to
     /// send its remaining messages after the other side has closed; 10 s by default.
     pub close_timeout: Duration,
-    /// Passes messages on unchanged, including empty and multi-line ones, for programs that distinguish text
-    /// from binary ([`WebReceiver::kind`], [`WebSender::set_kind`]); false by default. Does not apply to
-    /// sessions.
+    /// Whether messages are passed on unchanged, including empty and multi-line ones, for programs that
+    /// distinguish text from binary ([`WebReceiver::kind`], [`WebSender::set_kind`]); false by default.
+    /// Sessions ignore this.
     pub verbatim: bool,
 }
 
@@ -70,37 +71,37 @@ impl Default for WebSocketConfig {
     }
 }
 
-/// What the messages of a WebSocket are.
+/// The content of a WebSocket's messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// UTF-8 is sent as text, everything else as binary. Each line of a received text can be a message. With
-    /// limits, every received message must be JSON within them.
+    /// Plain messages. UTF-8 is sent as text, and everything else is sent as binary. Each line of a
+    /// received text can be a message. With limits, every received message must be JSON within these
+    /// limits.
     Plain(Option<Limits>),
-    /// The frames of a session; only binary.
+    /// The frames of a session, which are binary.
     Carrier,
-    /// Unchanged.
+    /// Messages that are passed on unchanged.
     Verbatim,
 }
 
 /// The parameters of a new WebSocket channel.
 pub(crate) struct Made {
     pub(crate) stream: Stream,
-    /// Bytes that were read after the handshake.
+    /// The bytes that were read after the handshake.
     pub(crate) read: BytesMut,
     pub(crate) role: Role,
     pub(crate) content: Content,
-    /// The client can end its input and still receive, as negotiated.
+    /// Whether the client can end its input and still receive, as negotiated.
     pub(crate) half_close: bool,
     pub(crate) kind: TransportKind,
     pub(crate) endpoint: Endpoint,
     pub(crate) peer: Option<PeerIdentity>,
-    /// The principal that was authenticated.
+    /// The authenticated principal.
     pub(crate) principal: Option<Principal>,
-    /// The client was not authenticated.
+    /// Whether the client was not authenticated.
     pub(crate) unauthenticated: bool,
-    /// The memory budget.
     pub(crate) memory: Option<MemoryBudget>,
-    /// Dropped with the last half.
+    /// A value to drop when the line ends or both halves are dropped.
     pub(crate) held: Option<Box<dyn Send + Sync>>,
 }
 
@@ -108,15 +109,16 @@ pub(crate) struct Made {
 ///
 /// # Half-close
 ///
-/// [`close`](tieline_transport::SenderExt::close) ends the line; messages that the other side sent before still
-/// arrive. Between two tieline endpoints a client's `close` ends only its input, and it still receives, if
-/// [`Capabilities::half_close`] is set and no reason was noted with [`Control::report_at_close`].
+/// [`close`](tieline_transport::SenderExt::close) ends the line; messages that the other side has sent
+/// before still arrive. Between two tieline endpoints, a client's `close` ends only its input, and it
+/// still receives, if [`Capabilities::half_close`] is set and no reason was set with
+/// [`Control::report_at_close`].
 ///
 /// # Close frame
 ///
-/// The close frame states the noted reason ([`Control::report_at_close`]): 1011 for a child that failed, 1013
-/// for an overrun, 1001 for a stop, and so on. Dropping both halves ends the line at once; if nothing is
-/// queued, the close frame is written if that is possible without waiting.
+/// The close frame states the reason set with [`Control::report_at_close`]: 1011 for a failed child
+/// process, 1013 for an overrun, 1001 for a stop, and so on. Dropping both halves ends the line at once.
+/// The close frame is then sent only if nothing is queued and it can be written without waiting.
 pub struct WebChannel {
     sender: WebSender,
     receiver: WebReceiver,
@@ -188,7 +190,7 @@ impl Channel for WebChannel {
     }
 }
 
-/// Returns the close reason of a server that shuts down.
+/// Returns the close frame of a server that is shutting down.
 pub(crate) fn going_away() -> Close {
     Close::because(CloseCode::GOING_AWAY, "shutting down")
 }

@@ -1,4 +1,4 @@
-//! The outgoing queue, which both halves share under a lock. It is written in batches.
+//! The outgoing queue, which both halves share under a lock. Its frames are written in batches.
 
 use std::task::{Context, Poll, Waker, ready};
 
@@ -11,13 +11,14 @@ use tieline_transport::{
 
 use crate::stream::BoxWrite;
 
-/// Outgoing frames.
+/// The queue of outgoing frames.
 pub(super) struct Out {
     queue: WriteQueue<WriteHalf<BoxWrite>>,
     encoder: Encoder,
-    /// Masks, for a client.
+    /// The masks, if this side is the client.
     masks: Option<Masks>,
-    /// The last ping that arrived while the queue was full. Of several, only this one is answered.
+    /// The payload of the last ping that arrived while the queue was full. Earlier ones are not
+    /// answered.
     owed: Option<Bytes>,
     stage: Stage,
     bound: usize,
@@ -27,9 +28,9 @@ enum Stage {
     Open,
     /// The end of input is queued: no message may follow, but pings, pongs and the close frame may.
     InputEnded,
-    /// The close frame is queued: nothing may follow it. Why the line ends.
+    /// The close frame is queued: nothing may follow it. The line ends for this reason.
     Closing(CloseReason),
-    /// Nothing can be written any more.
+    /// Nothing more can be written. The line has ended for this reason.
     Ended(CloseReason),
 }
 
@@ -50,7 +51,7 @@ impl Out {
         }
     }
 
-    /// Returns why nothing more may be sent, if so.
+    /// Returns the reason why no more messages may be sent, or `None` if they may.
     #[inline]
     pub(super) fn closed(&self) -> Option<&CloseReason> {
         match &self.stage {
@@ -65,7 +66,7 @@ impl Out {
         matches!(self.stage, Stage::Open | Stage::InputEnded)
     }
 
-    /// Returns whether this side has ended its input, and not closed yet.
+    /// Returns whether this side has ended its input but has not closed yet.
     pub(super) fn has_ended_input(&self) -> bool {
         matches!(self.stage, Stage::InputEnded)
     }
@@ -75,7 +76,7 @@ impl Out {
         matches!(self.stage, Stage::Closing(CloseReason::ByUs))
     }
 
-    /// Returns whether nothing sent will be read, because the other side has closed or the line has
+    /// Returns whether no sent message will be read, because the other side has closed or the line has
     /// ended.
     pub(super) fn is_gone(&self) -> bool {
         match &self.stage {
@@ -108,7 +109,7 @@ impl Out {
         self.encoder.message(kind, parts, mask, &mut self.queue)
     }
 
-    /// Queues a ping, unless the queue is full, which would delay it too much to be useful.
+    /// Queues a ping, unless the queue is full: the ping would be too late to be useful.
     pub(super) fn ping(&mut self) {
         if self.takes_control() && self.has_room() {
             let mask = self.mask();
@@ -116,7 +117,7 @@ impl Out {
         }
     }
 
-    /// Answers a ping, once the queue has room.
+    /// Answers a ping as soon as the queue has room.
     pub(super) fn pong(&mut self, payload: Bytes) {
         if !self.takes_control() {
             return;
@@ -182,7 +183,7 @@ impl Out {
         self.queue.poll_flush(cx)
     }
 
-    /// Writes everything and ends the stream. Errors do not matter any more.
+    /// Writes everything and ends the stream. Errors are ignored.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if ready!(self.poll_flush(cx)).is_ok() {
             let _ = ready!(self.queue.poll_shutdown(cx));
@@ -204,8 +205,8 @@ impl Out {
     }
 }
 
-/// Unpredictable masks, so that a page cannot make a client write bytes of the page's choice (RFC 6455, section
-/// 10.3). Random bytes of the system are fetched in blocks.
+/// Unpredictable masks, so that a page cannot choose the bytes that a client writes (RFC 6455, section
+/// 10.3). Random bytes are requested from the system in blocks.
 struct Masks {
     random: [u8; 256],
     used: usize,
@@ -218,7 +219,7 @@ impl Masks {
 
     fn next(&mut self) -> [u8; 4] {
         if self.used >= self.random.len() {
-            // Without random bytes the handshake would already have failed.
+            // If the system had no random bytes, the handshake would already have failed.
             let _ = getrandom::fill(&mut self.random);
             self.used = 0;
         }

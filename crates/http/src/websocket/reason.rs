@@ -1,4 +1,5 @@
-//! Converts close reasons to close frames and back. A close frame reveals only what the other side may know.
+//! Converts close reasons to close frames and back. A close frame contains nothing that the other side
+//! must not know.
 
 use std::sync::Arc;
 
@@ -6,11 +7,11 @@ use tieline_proto::FrameError;
 use tieline_proto::websocket::{Close, CloseCode};
 use tieline_transport::{ChildExit, CloseReason, PeerReason};
 
-/// Returns the close frame for the reason why this side closes.
+/// Returns the close frame for the reason for which this side closes.
 pub(crate) fn close_for(reason: Option<&CloseReason>) -> Close {
     let Some(reason) = reason else { return Close::new(CloseCode::NORMAL) };
     let code = match reason {
-        // Stopped before it was done.
+        // This side was stopped before its work was done.
         CloseReason::ByUs => return super::going_away(),
         reason if reason.is_clean() => return Close::new(CloseCode::NORMAL),
         CloseReason::Protocol(FrameError::WebSocket(violation)) => violation.close_code(),
@@ -35,13 +36,13 @@ pub(crate) fn close_for(reason: Option<&CloseReason>) -> Close {
             format!("the last {bytes} {were} not read before the program ended")
         }
         CloseReason::Unreachable(_) => "the upstream endpoint cannot be reached".into(),
-        // Paths and output of programs stay private.
+        // Paths and the output of programs are not revealed.
         reason => reason.child_exit().map_or_else(String::new, failed),
     };
     Close::because(code, text)
 }
 
-/// Returns how a program failed, without what it wrote to stderr.
+/// Returns how a program failed, without its stderr.
 pub(crate) fn failed(exit: &ChildExit) -> String {
     match &exit.truncated {
         Some(_) if exit.status.success() => {

@@ -1,4 +1,4 @@
-//! The incoming half: reads, answers pings, runs the heartbeat, and completes the close.
+//! The incoming half: reads, answers pings, runs the heartbeat, and completes the close handshake.
 
 use std::future::Future;
 use std::io;
@@ -24,9 +24,10 @@ use super::reason::{close_for, reason_of};
 use super::shared_socket::{SharedSocket, Side};
 use crate::stream::BoxRead;
 
-/// How long the other side has to read why the line ends after it violated the protocol.
+/// How long the other side may take to read the close reason after it has violated the protocol.
 const LINGER: Duration = Duration::from_secs(2);
-/// How long at most buffers on the way may take to deliver the last bytes that have left this machine.
+/// The maximum time that buffers on the network path may take to deliver the last bytes that have left
+/// this machine.
 const MAX_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Reads a WebSocket until the line ends.
@@ -38,14 +39,14 @@ pub(super) struct Reader {
     kind: Kind,
     /// The remaining lines of a text with several messages.
     rest: Bytes,
-    /// A pong or ping waits to be written, and only the receiver will write it.
+    /// Whether a pong or ping waits to be written, which only the receiver does.
     owes: bool,
     pulse: Option<Pulse>,
     /// The task that is registered with everything that can wake the receiver.
     waker: Option<Waker>,
     /// The side under which the waker is registered.
     side: Side,
-    /// This side waits for the answer to its close frame.
+    /// The wait for the answer to this side's close frame.
     answer: Option<Answer>,
     shared: Arc<SharedSocket>,
     stage: Stage,
@@ -55,9 +56,9 @@ pub(super) struct Reader {
 
 enum Stage {
     Reading,
-    /// The other side has violated the protocol. The close frame follows when the sender is closed.
+    /// The other side has violated the protocol. The close frame is sent when the sender is closed.
     Refused(CloseReason),
-    /// The last frames are being written. `awaits_peer`: the other side must read them.
+    /// The last frames are being written. With `awaits_peer`, the other side must also read them.
     Leaving {
         reason: CloseReason,
         deadline: Pin<Box<Sleep>>,
@@ -68,7 +69,7 @@ enum Stage {
 
 struct Answer {
     timer: Pin<Box<Sleep>>,
-    /// How many bytes had left at the last check.
+    /// How many bytes had left this machine at the last check.
     left: u64,
     begun: Instant,
 }
@@ -121,30 +122,31 @@ impl Reader {
         self.kind
     }
 
-    /// After an end: whether only the other side's input has ended and control frames may follow.
+    /// Returns whether, after an end, only the other side's input has ended, so that control frames may
+    /// follow.
     pub(super) fn has_more_to_read(&self) -> bool {
         matches!(self.stage, Stage::Reading)
     }
 
-    /// Handles the end of the other side's input. If this side has already sent its close frame, only the
-    /// answer to that ends the line.
+    /// Handles the end of the other side's input. If this side has already sent its close frame, the
+    /// line ends only with the answer to it.
     fn end_input(&mut self) -> Option<Incoming> {
         if self.shared.is_closing.load(Relaxed) {
             return None;
         }
-        // From here on a task reads, and ends the line at once if the other side violates the protocol.
+        // From here on, a task reads, and ends the line at once if the other side violates the protocol.
         (self.side, self.waker, self.keeps_sender_open) = (Side::Reader, None, false);
         Some(Incoming::End(CloseReason::ByPeer))
     }
 
-    /// Reads once into the buffer; 0 is the end of the stream.
+    /// Reads once into the buffer. Returns 0 at the end of the stream.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let missing = self.decoder.missing(&self.buffer);
         self.buffer.set_beside(self.decoder.held());
         self.buffer.poll_fill(&mut self.read, missing, cx)
     }
 
-    /// Reads once. Returns `None` while the line goes on.
+    /// Reads once. Returns `None` unless the line has ended.
     #[inline(never)]
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
         self.write_owed(cx);
@@ -170,7 +172,7 @@ impl Reader {
                 self.shared.is_reading.store(true, Relaxed);
                 let is_new = self.waker.as_ref().is_none_or(|it| !it.will_wake(cx.waker()));
                 if is_new {
-                    // The line may be ended from elsewhere at any time, even before the waker was registered.
+                    // The line may be ended elsewhere at any time, even before the waker was registered.
                     self.waker = Some(cx.waker().clone());
                     self.shared.register(self.side, cx);
                 }
@@ -190,9 +192,9 @@ impl Reader {
         }
     }
 
-    /// Ready when the answer to this side's close frame is overdue. The answer follows everything sent
-    /// before, so the wait starts again while bytes leave. The bytes that are then in transit may take as
-    /// long again.
+    /// Completes when the answer to this side's close frame is overdue. The other side answers after it
+    /// has received all earlier bytes, so the wait starts again while bytes leave this machine. The last
+    /// bytes in transit may take as long as all the bytes before them.
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let limit = self.shared.config.close_timeout;
         let shared = &self.shared;
@@ -212,11 +214,11 @@ impl Reader {
         }
     }
 
-    /// Ready when the heartbeat considers the other side gone.
+    /// Completes when the heartbeat considers the other side lost.
     fn poll_pulse(&mut self, cx: &mut Context<'_>, is_new: bool) -> Poll<()> {
         match &self.pulse {
             Some(pulse) if is_new || pulse.timer.is_elapsed() => {}
-            // A pong can move the deadline to an earlier time, if it was beyond the next ping.
+            // A pong can move the deadline to an earlier time, if it was later than the next ping.
             Some(pulse) if pulse.timer.deadline() > self.begun + pulse.heartbeat.next_wake() => {}
             _ => return Poll::Pending,
         }
@@ -236,7 +238,7 @@ impl Reader {
                 }
             }
             let wake = self.begun + pulse.heartbeat.next_wake();
-            // Received bytes only postpone the wakeup, so the timer need not be reset for each.
+            // Received bytes only postpone the wakeup, so the timer need not be reset for each of them.
             if pulse.timer.is_elapsed() || pulse.timer.deadline() > wake {
                 pulse.timer.as_mut().reset(wake);
             }
@@ -252,8 +254,8 @@ impl Reader {
         }
     }
 
-    /// Writes pending control frames, as far as possible without waiting. If that fails, reading finds the
-    /// reason.
+    /// Writes pending control frames as far as possible without waiting. If a write fails, the next read
+    /// returns the reason.
     fn write_owed(&mut self, cx: &mut Context<'_>) {
         if !self.owes {
             return;
@@ -271,7 +273,7 @@ impl Reader {
         self.owes = polled.is_pending();
     }
 
-    /// Handles a message: returns it, the first of several, or nothing.
+    /// Handles a received message. Returns the message, the first of several, or none.
     fn take(&mut self, kind: Kind, payload: Bytes) -> Result<Option<Incoming>, Violation> {
         self.buffer.took(payload.len());
         self.kind = kind;
@@ -285,7 +287,7 @@ impl Reader {
                 Ok(Some(self.incoming(payload, None)))
             }
             (Content::Plain(limits), Kind::Binary) if !payload.is_empty() => {
-                // Binary messages, too, may hold JSON on several lines.
+                // Binary messages can also hold JSON on several lines.
                 let is_spread = memchr2(b'\n', b'\r', &payload).is_some();
                 let line =
                     is_spread.then(|| json::to_one_line(&payload, limits.unwrap_or_default()));
@@ -298,8 +300,8 @@ impl Reader {
                 if !is_spread && !text.is_empty() {
                     return Ok(Some(self.incoming(text, limits)));
                 }
-                // JSON on several lines is joined to one line, as line-based framings need it. Any other text
-                // has one message on each line.
+                // JSON on several lines is joined into one line, because line-based framings require it.
+                // Any other text has one message on each line.
                 if let Ok(line) = json::to_one_line(&text, limits.unwrap_or_default()) {
                     return Ok(Some(self.incoming(line, limits)));
                 }
@@ -332,7 +334,7 @@ impl Reader {
         None
     }
 
-    /// Counts a message, which becomes a fault if it is not JSON as required.
+    /// Counts a message. Returns a fault if it is not JSON as required.
     fn incoming(&self, message: Bytes, limits: Option<Limits>) -> Incoming {
         match limits.and_then(|limits| Fault::unless_json(&message, limits)) {
             None => {
@@ -346,10 +348,10 @@ impl Reader {
         }
     }
 
-    /// Handles a close frame, which may be the answer to this side's own.
+    /// Handles a close frame, which may be the answer to this side's close frame.
     fn closed(&mut self, close: Option<Close>) {
         let is_normal = close.as_ref().is_none_or(|close| close.code == CloseCode::NORMAL);
-        // After the end of this side's input, a normal close is the answer to it.
+        // A normal close after the end of this side's input is the answer to that end.
         let is_answer = self.shared.is_closing.load(Relaxed)
             || (is_normal && self.shared.out().has_ended_input());
         let reason = if is_answer { CloseReason::ByUs } else { reason_of(close.clone()) };
@@ -358,20 +360,20 @@ impl Reader {
         self.leave(reason, self.shared.config.close_timeout, false);
     }
 
-    /// The other side has violated the protocol: closes the line with the violation as the reason.
+    /// Closes the line because the other side has violated the protocol.
     fn break_off(&mut self, violation: Violation) {
         self.shared.counts.faults.fetch_add(1, Relaxed);
         self.refuse(CloseReason::Protocol(FrameError::from(violation)));
     }
 
-    /// Closes the line for `reason`, and gives the other side a moment to read it.
+    /// Closes the line for `reason`, and waits a moment for the other side to read it.
     fn refuse(&mut self, reason: CloseReason) {
         if self.keeps_sender_open && self.shared.out().closed().is_none() {
             self.stage = Stage::Refused(self.shared.control.end(reason));
             self.pulse = None;
             return self.release();
         }
-        // Recorded before the sender can notice that the line is closed.
+        // Record the reason before the sender can notice that the line is closed.
         self.shared.control.end(reason.clone());
         self.shared.out().close(Some(&close_for(Some(&reason))), reason.clone());
         self.leave(reason, LINGER, true);
@@ -383,8 +385,8 @@ impl Reader {
         self.buffer.release();
     }
 
-    /// Returns the end of a line whose sender was left open. Once that is closed, the other side has a moment
-    /// to read why.
+    /// Returns the end of a line whose sender was left open. Once the sender is closed, waits a moment
+    /// for the other side to read the reason.
     fn poll_refused(&mut self, reason: CloseReason, cx: &mut Context<'_>) -> Poll<Incoming> {
         if self.shared.out().closed().is_none() {
             return Poll::Ready(Incoming::End(reason));
@@ -409,7 +411,7 @@ impl Reader {
         if deadline.as_mut().poll(cx).is_ready() {
             return Poll::Ready(self.end(reason));
         }
-        // Unread bytes in a closed connection can destroy what was sent.
+        // Closing a connection with unread bytes can discard sent bytes.
         let mut read = if awaits_peer { self.poll_discard(cx) } else { Poll::Ready(()) };
         let written = self.shared.poll_out(self.side, cx, |out, cx| match out.has_ended() {
             true => Poll::Ready(()),
@@ -434,7 +436,7 @@ impl Reader {
         }
     }
 
-    /// The stream has ended without a close frame.
+    /// Ends the line, because the stream has ended without a close frame.
     fn end_of_stream(&mut self) -> Incoming {
         self.cut_off(io::ErrorKind::UnexpectedEof.into())
     }
@@ -445,7 +447,7 @@ impl Reader {
             return self.unanswered();
         }
         let reason = self.truncated().unwrap_or_else(|| match error.kind() {
-            // The system has given up bytes that the other side did not acknowledge.
+            // The system has given up on bytes that the other side did not acknowledge.
             io::ErrorKind::TimedOut => CloseReason::Stalled,
             _ => error.into(),
         });
@@ -531,7 +533,7 @@ impl Receiver for Reader {
         self.keeps_sender_open = true;
     }
 
-    /// Bytes in the kernel are not counted, because they may be a ping or the close frame.
+    /// Does not count bytes in the kernel, because they may be a ping or the close frame.
     fn unread(&self) -> u64 {
         let part = self.decoder.part(&self.buffer).unwrap_or_default();
         (self.rest.len() as u64).saturating_add(part as u64)

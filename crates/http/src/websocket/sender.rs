@@ -1,4 +1,4 @@
-//! The outgoing half.
+//! The outgoing half of a WebSocket.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,7 +17,7 @@ use super::shared_socket::{Lifeline, SharedSocket, Side};
 /// The outgoing half of a [`WebChannel`](super::WebChannel).
 pub struct WebSender {
     shared: Arc<SharedSocket>,
-    /// This side has closed and everything is written.
+    /// Whether this side has closed and everything is written.
     is_done: bool,
     kind: Option<Kind>,
     keepalive: Option<Keepalive>,
@@ -30,12 +30,12 @@ impl WebSender {
         Self { shared, is_done: false, kind: None, keepalive, _lifeline: lifeline }
     }
 
-    /// Sets the kind of the messages sent from here on, if they are passed on
+    /// Sets the kind of later messages, if messages are passed on
     /// [verbatim](super::WebSocketConfig::verbatim).
     ///
-    /// With `None`, the default, a message is text if it is UTF-8 and the other side has sent only text so
-    /// far, and binary otherwise. The sender does not know which message it answers, so after the first
-    /// binary message from the other side it sends only binary.
+    /// With `None`, the default, a message is text if it is UTF-8 and the other side has sent only text
+    /// so far, and binary otherwise. The sender does not know which message it answers, so after the
+    /// first binary message from the other side, it sends only binary.
     pub fn set_kind(&mut self, kind: Option<Kind>) {
         self.kind = kind;
     }
@@ -54,7 +54,7 @@ impl WebSender {
             Content::Carrier => Kind::Binary,
             Content::Verbatim if self.kind.is_some() => self.kind.unwrap_or(Kind::Binary),
             Content::Verbatim if self.shared.heard_binary.load(Relaxed) => Kind::Binary,
-            // The other side would ignore it as blank.
+            // The other side would ignore a blank message.
             Content::Plain(_) if head.is_empty() && is_blank(message) => {
                 return Err(Rejected::Message(EncodeError::Empty));
             }
@@ -166,13 +166,13 @@ impl Sender for WebSender {
         }
         ready!(self.poll_drain(cx, true))?;
         self.is_done = true;
-        // Now the receiver waits for the answer, for a limited time.
+        // From here on, the receiver waits for the answer, for a limited time.
         self.shared.wake();
         Poll::Ready(Ok(()))
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // Registered before the check, because the receiver may end the line in between.
+        // Register before the check, because the receiver may end the line in between.
         self.shared.register(Side::Sender, cx);
         if self.shared.out().is_gone() { Poll::Ready(()) } else { Poll::Pending }
     }

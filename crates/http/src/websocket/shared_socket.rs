@@ -1,4 +1,4 @@
-//! The state that both halves share, and the wakers of everything that waits for a write.
+//! The state that both halves share, and the wakers of all tasks that wait for a write.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -22,21 +22,21 @@ use crate::task::Task;
 pub(crate) struct SharedSocket {
     out: Mutex<Out>,
     pub(super) content: Content,
-    /// The other side has sent a binary message.
+    /// Whether the other side has sent a binary message.
     pub(super) heard_binary: AtomicBool,
     pub(super) config: WebSocketConfig,
     pub(super) counts: Arc<Counts>,
-    /// This side may end its input and go on receiving, as negotiated.
+    /// Whether this side may end its input and continue to receive, as negotiated.
     pub(super) half_close: bool,
     pub(super) control: Control,
-    /// This side has queued its close frame on its own initiative.
+    /// Whether this side has queued its close frame on its own initiative.
     pub(super) is_closing: AtomicBool,
-    /// The receiver waited for bytes when it was last polled.
+    /// Whether the receiver waited for bytes when it was last polled.
     pub(super) is_reading: AtomicBool,
-    /// When a receiver that waits is polled next at the latest, for its heartbeat.
+    /// The latest time at which a waiting receiver is polled next, for its heartbeat.
     polled_by: Mutex<Option<Instant>>,
     wakers: Arc<Wakers>,
-    /// The waker of `wakers`, which every write waits with.
+    /// The waker made from `wakers`, with which every write waits.
     waker: Waker,
 }
 
@@ -45,9 +45,9 @@ pub(crate) struct SharedSocket {
 pub(super) enum Side {
     Sender,
     Receiver,
-    /// The task that reads on after the end of the other side's input.
+    /// The task that reads after the end of the other side's input.
     Reader,
-    /// The shutdown of a server.
+    /// The task that shuts down a server.
     Keeper,
 }
 
@@ -88,15 +88,16 @@ impl SharedSocket {
         *lock(&self.polled_by) = Some(deadline);
     }
 
-    /// Returns whether the receiver waits for bytes, and so drives the heartbeat. A receive that was cancelled
-    /// leaves the receiver waiting, but then it is not polled in time, give or take `slack`.
+    /// Returns whether the receiver waits for bytes, and therefore drives the heartbeat. After a
+    /// canceled receive, the receiver still seems to wait, but it is polled later than expected, by more
+    /// than `slack`.
     pub(super) fn drives_heartbeat(&self, slack: Duration) -> bool {
         let is_late = |by: Instant| Instant::now().saturating_duration_since(by) > slack;
         self.is_reading.load(Relaxed) && !lock(&self.polled_by).is_some_and(is_late)
     }
 
-    /// Polls something that writes. If it has to wait, `side` is registered and will be woken together with
-    /// all other waiting sides, because a stream has only one waker.
+    /// Polls a function that writes. If it has to wait, `side` is registered and woken together with all
+    /// other waiting sides, because a stream has only one waker.
     pub(super) fn poll_out<T>(
         &self,
         side: Side,
@@ -126,8 +127,8 @@ impl SharedSocket {
         *lock(self.wakers.of(side)) = None;
     }
 
-    /// A write has failed or stalled: ends the outgoing direction. The receiver finds the reason itself,
-    /// except for a stall or a lack of memory, which it would not notice.
+    /// Ends the outgoing direction after a write has failed or stalled. The receiver detects the reason
+    /// itself, except for a stall or a lack of memory.
     pub(super) fn broken(&self, out: &mut Out, reason: CloseReason) -> SendError {
         let is_ours = matches!(reason, CloseReason::Stalled | CloseReason::NoMemory(_));
         let reason = match self.control.close_reason() {
@@ -142,7 +143,7 @@ impl SharedSocket {
         SendError::Closed(Box::new(reason))
     }
 
-    /// Sends the close frame of a server that shuts down, and waits until it is written.
+    /// Sends the close frame of a server that is shutting down, and waits until it is written.
     pub(crate) fn poll_going_away(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut is_first = false;
         let polled = self.poll_out(Side::Keeper, cx, |out, cx| {
@@ -155,17 +156,18 @@ impl SharedSocket {
             out.poll_flush(cx).map(|_| ())
         });
         if is_first {
-            // The receiver has to wait for the answer now. Waking on every poll would wake this task, too.
+            // From here on, the receiver has to wait for the answer. Waking it on every poll would wake
+            // this task, too.
             self.wake();
         }
         polled
     }
 }
 
-/// Owned by both halves. Dropping it ends the line.
+/// Ends the line when it is dropped. Both halves share it.
 pub(super) struct Lifeline {
     shared: Arc<SharedSocket>,
-    /// The task that reads on after the end of the other side's input.
+    /// The task that reads after the end of the other side's input.
     reader: Mutex<Option<Task>>,
 }
 
@@ -174,7 +176,7 @@ impl Lifeline {
         Self { shared, reader: Mutex::new(None) }
     }
 
-    /// Reads on in a task until the line ends: answers pings, notices when the other side is gone, and
+    /// Reads in a task until the line ends: answers pings, detects when the other side is lost, and
     /// rejects further messages.
     pub(super) fn read_on(&self, mut reader: Box<Reader>) {
         let reading =
@@ -240,7 +242,7 @@ impl Wake for Wakers {
     }
 }
 
-/// The channel's counters, its principal, and what it releases at its end.
+/// The channel's counters, its principal, and the value to drop at its end.
 pub(super) struct Counts {
     pub(super) messages_in: AtomicU64,
     pub(super) messages_out: AtomicU64,

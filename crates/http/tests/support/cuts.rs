@@ -1,4 +1,5 @@
-//! A session over more than a thousand connections, each cut in the middle of a message.
+//! Tests a session over more than a thousand connections, each of which is cut in the middle of a
+//! message.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -15,12 +16,14 @@ use super::events::{Numbers, shears};
 use super::{config, message, registry, serve};
 
 const CONNECTIONS: u64 = 1_000;
-/// How many messages the server sends for each one that it receives, and how many it may be ahead.
+/// The number of messages that the server sends for each one that it receives.
 const DOWN_FOR_UP: u64 = 8;
+/// The number of messages by which the server may exceed this ratio.
 const AHEAD: u64 = 64;
 
-/// Both sides send numbered messages until [`CONNECTIONS`] connections were made. Each message arrives once and in
-/// order. `url` returns the URL for a port, `made` the number of relevant connections from the server's counters.
+/// Sends numbered messages in both directions until [`CONNECTIONS`] connections were made, and asserts
+/// that each message arrives once and in order. `url` returns the URL for a port, and `made` returns the
+/// number of relevant connections from the server's counters.
 pub async fn a_thousand(url: impl Fn(u16) -> String, made: impl Fn(&ServerCounts) -> u64) {
     let seed = 0x5eed_0002;
     let hosts = vec!["127.0.0.1".into()];
@@ -28,7 +31,8 @@ pub async fn a_thousand(url: impl Fn(u16) -> String, made: impl Fn(&ServerCounts
     let cuts = Arc::new(AtomicU64::new(0));
     let (counted, mut numbers) = (cuts.clone(), Numbers(seed));
     let port = shears(served.port, move || match counted.fetch_add(1, Relaxed) {
-        // The first connection is cut during the handshake; the next ones live long enough to start a session.
+        // The first connection is cut during the handshake; the next ones are open long enough to start
+        // a session.
         0 => Some(50),
         1..=3 => Some(1_500),
         _ => Some(300 + numbers.below(4_000) as usize),
@@ -64,8 +68,9 @@ pub async fn a_thousand(url: impl Fn(u16) -> String, made: impl Fn(&ServerCounts
                 server.send("last").await.unwrap();
                 return number;
             }
-            // Every connection starts with a replay of what is unacknowledged. If the server never paused,
-            // the replay alone would exceed what passes before the next cut, and the client would send nothing.
+            // Every connection starts with a replay of unacknowledged messages. If the server never
+            // paused, the replay alone would be longer than a connection, and the client could send
+            // nothing.
             hearing
                 .wait_for(|up| number <= (up * DOWN_FOR_UP).saturating_add(AHEAD))
                 .await

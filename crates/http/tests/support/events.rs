@@ -1,4 +1,5 @@
-//! A hand-written client for event streams: HTTP over a socket, and the events of a response.
+//! A hand-written client for event streams, which writes HTTP to a socket and parses the events of the
+//! response.
 
 use std::time::Duration;
 
@@ -19,9 +20,9 @@ pub struct Stream {
     events: std::collections::VecDeque<Event>,
     /// The URL for POST requests, as the server sent it.
     pub endpoint: String,
-    /// The same as a request path.
+    /// The request path for POST requests.
     pub uri: String,
-    /// The id of the event that contained it.
+    /// The id of the event with the URL for POST requests.
     pub first: String,
     pub port: u16,
 }
@@ -96,7 +97,7 @@ impl Stream {
         &self.socket
     }
 
-    /// Returns the next event, or `None` at the end of the stream, whether it was cut off or not.
+    /// Returns the next event, or `None` if the stream has ended or was cut off.
     pub async fn event(&mut self) -> Option<Event> {
         timeout(LIMIT, self.next()).await.expect("timed out waiting for an event")
     }
@@ -179,8 +180,8 @@ pub async fn ask(
     (head, String::from_utf8_lossy(&rest).into_owned())
 }
 
-/// Forwards connections and cuts each one after a number of response bytes. Calls `after` for the number for each
-/// connection; `None` does not cut. Returns the port to connect to.
+/// Forwards connections and cuts each one after a number of response bytes. For each connection, `after`
+/// returns this number, or `None` for no cut. Returns the port to connect to.
 pub async fn shears(to: u16, mut after: impl FnMut() -> Option<usize> + Send + 'static) -> u16 {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

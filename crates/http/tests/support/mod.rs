@@ -1,4 +1,4 @@
-//! A web server on a free port, and clients for it, including hostile ones.
+//! A web server on a free port, and its clients, including hostile ones.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(unreachable_pub)]
 
@@ -36,7 +36,7 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 pub struct Served {
     pub web: HttpServer,
     pub plain: WebAcceptor,
-    /// If it is dropped, the server has no sessions.
+    /// The acceptor of sessions. If it is dropped, the server has no sessions.
     pub resumable: Option<WebAcceptor>,
     pub port: u16,
 }
@@ -118,7 +118,7 @@ impl Served {
         Some(format!("Cookie: {cookie}\r\n"))
     }
 
-    /// Sends these bytes and returns the response head, or what arrived of it before the connection ended.
+    /// Sends these bytes and returns the response head, or its beginning if the connection ends early.
     pub async fn ask(&self, request: impl AsRef<[u8]>) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
         // The server may respond and close before it has read everything.
@@ -127,7 +127,7 @@ impl Served {
     }
 }
 
-/// Returns a registry with the web schemes and the token.
+/// Returns a registry with the web schemes and a client that has the token.
 pub fn registry() -> Registry {
     registry_with(client())
 }
@@ -232,7 +232,7 @@ pub async fn message(receiver: &mut impl Receiver) -> Bytes {
     }
 }
 
-/// Returns why a sender takes no message.
+/// Returns the reason why a sender accepts no message.
 pub async fn closed(sender: &mut impl Sender) -> CloseReason {
     match sender.send("too late").await {
         Err(SendError::Closed(reason)) => *reason,
@@ -240,7 +240,7 @@ pub async fn closed(sender: &mut impl Sender) -> CloseReason {
     }
 }
 
-/// Skips everything up to the end of the line and returns its reason.
+/// Skips everything until the line ends, and returns the reason.
 pub async fn end(receiver: &mut impl Receiver) -> CloseReason {
     let reading = async {
         loop {
@@ -295,7 +295,7 @@ pub async fn cutter(to: u16) -> (u16, Arc<Notify>) {
     (port, cut)
 }
 
-/// Returns how a program ended that exited with this status and wrote this to stderr.
+/// Returns the exit of a program with this status and this text on stderr.
 pub fn exit(code: i32, stderr: &'static str) -> tieline_transport::ChildExit {
     #[cfg(unix)]
     let status = std::os::unix::process::ExitStatusExt::from_raw(code << 8);

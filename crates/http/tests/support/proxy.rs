@@ -1,5 +1,5 @@
-//! An HTTP proxy that leads every host name to one server on this machine, as a client meets it behind a
-//! firewall; and proxies that misbehave.
+//! An HTTP proxy that connects every host name to one server on this machine, as a client behind a
+//! firewall would use it, and proxies that misbehave.
 
 use std::sync::{Arc, Mutex};
 
@@ -38,7 +38,7 @@ impl Proxy {
         Self { port, heads, cut }
     }
 
-    /// Returns the request lines that it has received.
+    /// Returns the request lines that the proxy has received.
     pub fn requests(&self) -> Vec<String> {
         self.heads().iter().map(|head| head.lines().next().unwrap_or_default().to_owned()).collect()
     }
@@ -72,7 +72,7 @@ async fn forward(
     if first.starts_with("CONNECT ") {
         near.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
     } else {
-        // One request on each connection, without what is for the proxy only.
+        // Forwards one request on each connection, without the header that is only for the proxy.
         let (method, url) = first.split_once(' ').unwrap();
         let path = url.strip_prefix("http://").and_then(|url| url.find('/').map(|at| &url[at..]));
         let path = path.unwrap_or_else(|| panic!("not a whole URL: {first}"));

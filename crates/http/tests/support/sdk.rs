@@ -1,4 +1,5 @@
-//! Third-party programs from the fixtures: Node's `eventsource`, and the client and server of the MCP SDK.
+//! Starts third-party programs from the fixtures: Node's `eventsource`, and the client and server of the
+//! MCP SDK.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -10,13 +11,13 @@ use tokio::process::{Child, Command};
 
 use super::{LIMIT, Served, registry_with};
 
-/// Returns the folder of the fixtures; panics if it is not set.
+/// Returns the folder of the fixtures. Panics if `variable` is not set.
 pub fn fixtures(variable: &str) -> PathBuf {
     let folder = std::env::var_os(variable);
     PathBuf::from(folder.unwrap_or_else(|| panic!("{variable} is not set: run `cargo xtask test`")))
 }
 
-/// Returns a command that runs `events-peer.js`; its arguments select what it does.
+/// Returns a command that runs `events-peer.js`. The arguments to add select the mode.
 pub fn node() -> Command {
     let mut command = Command::new("node");
     command.arg(fixtures("TIELINE_NODE_FIXTURES").join("events-peer.js")).kill_on_drop(true);
@@ -29,7 +30,7 @@ pub async fn prints_ok(mut command: Command) {
     assert!(output.status.success() && output.stdout == b"ok\n", "{output:?}");
 }
 
-/// Starts a server of the SDK. Returns it with its URL.
+/// Starts a server of the SDK. Returns its process and its URL.
 pub async fn started() -> (Child, Endpoint) {
     let mut server = node();
     let server = server.arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped());

@@ -30,9 +30,9 @@ fn judge(access: &AccessPolicy, lines: &[(&str, &str)]) -> u16 {
     }
 }
 
-/// Forty forms of Host, and forty of Origin, as in DNS rebinding and cross-site requests.
+/// Includes the forms that DNS rebinding produces.
 #[test]
-fn forty_forms_of_host() {
+fn only_own_and_configured_hosts_are_admitted() {
     let access = access(|config| {
         config.hosts = vec!["proxy.example".into(), "fixed.example:9000".into()];
     });
@@ -100,7 +100,7 @@ fn forty_forms_of_host() {
     let doubled = [("host", "localhost:8080"), ("host", "localhost:8080")];
     assert_eq!(judge(&access, &doubled), 400);
     assert_eq!(judge(&access, &[]), 400, "none");
-    // The absolute form that a proxy gets, with another host in the request line than in Host.
+    // Request targets in absolute form, as for a proxy, must name the same host as Host.
     let local = Some("127.0.0.1:8080".parse().unwrap());
     for (uri, host, is_admitted) in [
         ("http://localhost:8080/ws", "localhost:8080", true),
@@ -117,7 +117,7 @@ fn forty_forms_of_host() {
 }
 
 #[test]
-fn forty_forms_of_origin() {
+fn only_own_and_configured_origins_are_admitted() {
     let access = access(|config| {
         config.hosts = vec!["proxy.example".into()];
         config.origins = vec!["https://proxy.example".into(), "http://page.example:3000".into()];
@@ -157,7 +157,7 @@ fn forty_forms_of_origin() {
         ("https://sub.proxy.example", 403),
         ("https://xproxy.example", 403),
         ("http://page.example:3000.evil.example", 403),
-        // Values without an origin, or invalid ones.
+        // Values without an origin, and invalid values.
         ("null", 403),
         ("NULL", 403),
         ("", 403),
@@ -235,12 +235,12 @@ fn missing_wrong_and_repeated_tokens_are_refused() {
         (&[(protocol, "tieline.token.")], 401),
         (&[(protocol, "tieline.token.wrong")], 401),
         (&[(protocol, by_protocol), (protocol, by_protocol)], 400),
-        // If several are sent, each must be right.
+        // If several tokens are sent, each must be right.
         (&[(bearer, right), (protocol, by_protocol)], 200),
         (&[(bearer, right), (protocol, "tieline.token.wrong")], 401),
         (&[(bearer, "Bearer wrong"), (protocol, by_protocol)], 401),
         (&[("cookie", "tieline_8080=the-token-of-these-tests")], 401),
-        // An outdated cookie does not matter next to a right token.
+        // An outdated cookie is ignored if the right token is sent.
         (&[(bearer, right), ("cookie", "tieline_8080=old")], 200),
     ] {
         assert_eq!(authenticate(&access, lines), status, "{lines:?}");
@@ -280,7 +280,7 @@ fn one_time_key_works_once_and_its_cookie_stays_valid() {
     ] {
         assert_eq!(authenticate(&access, &[("cookie", &wrong)]), 401, "{wrong}");
     }
-    // The cookie is not accepted as a token, nor the token as a key.
+    // The cookie is not accepted as a token, and the token is not accepted as a key.
     let bearer = format!("Bearer {value}");
     assert_eq!(authenticate(&access, &[("authorization", &bearer)]), 401);
     assert_eq!(access.exchange(TOKEN), None);

@@ -1,4 +1,4 @@
-//! One connection of a session: turns the frames of its server into the events of a GET.
+//! One connection of a session: converts frames of the session to events in the response to a GET.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,12 +22,12 @@ use crate::server::Server;
 use crate::server::exits::failure_of;
 use crate::websocket::{close_for, failed, going_away};
 
-/// How long a disconnected client may reconnect for the last event.
+/// How long a disconnected client can reconnect for the last event.
 const LINGER: Duration = Duration::from_secs(30);
 /// While a client reads slowly, the session is kept alive at this interval.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
-/// How a connection ended.
+/// The way in which a connection ended.
 pub(super) enum Ended {
     /// The connection to the client or to the session is lost; the client may reconnect.
     Away,
@@ -39,7 +39,7 @@ pub(super) enum Ended {
     Closing,
 }
 
-/// A connection of a session, and the stream that its GET opened.
+/// A connection of a session, and the stream of its GET.
 pub(super) struct Carrier<'a> {
     pub(super) server: &'a Server,
     pub(super) stream: &'a Stream,
@@ -51,7 +51,7 @@ pub(super) struct Carrier<'a> {
 /// The client's end of the connection.
 struct Reader {
     writer: BodyWriter,
-    /// The end position in the stream, and the number, of each event that is not fully written.
+    /// The end position in the stream and the number of each event that is not fully written.
     marks: VecDeque<(u64, Sequence)>,
     quiet: Instant,
     /// The connection's progress at the last check.
@@ -67,15 +67,15 @@ impl Carrier<'_> {
         let moves = writer.moves();
         let quiet = Instant::now() + QUIET;
         let mut reader = Some(Reader { writer, marks: Default::default(), quiet, moves });
-        // After the last event: how long to wait for a client that reconnects.
+        // How long to wait for the client to reconnect after the last event.
         let mut linger_until: Option<Instant> = None;
-        // When to check again whether a slow client still reads.
+        // When to check next whether a slow client still reads.
         let mut next_check = Instant::now() + SIGN_OF_LIFE;
         loop {
             let (known, had_room) = match &mut reader {
                 Some(reader) => {
-                    // Also report here, not only from the wait below: bytes written in the meantime
-                    // cause no further wakeup.
+                    // Report here as well as in the wait below, because bytes that were written in
+                    // between cause no further wakeup.
                     let known = reader.writer.written();
                     self.wrote(reader);
                     (known, reader.writer.has_room())
@@ -96,7 +96,7 @@ impl Carrier<'_> {
                     return Ended::Over;
                 }
             }
-            // After its end the queue may still hold earlier frames, such as a farewell.
+            // After its end, the queue may still hold earlier frames, such as a farewell.
             let is_held_up = !backend.has_room() && !backend.is_over();
             tokio::select! {
                 outward = backend.take(), if had_room => {
@@ -137,7 +137,7 @@ impl Carrier<'_> {
                     }
                 }
                 () = sleep_until(next_check), if !had_room => {
-                    // The client still reads, if slowly: keep the session alive.
+                    // The client still reads, though slowly, so keep the session alive.
                     next_check = Instant::now() + SIGN_OF_LIFE;
                     let Some(reader) = &mut reader else { continue };
                     let moves = reader.writer.moves();
@@ -254,8 +254,8 @@ impl Carrier<'_> {
         }
     }
 
-    /// Returns the close reason of an orderly end. The session does not say whether its program failed or the
-    /// server shuts down, but the server knows.
+    /// Returns the close reason of an orderly end. The session does not report whether its program has
+    /// failed or the server is shutting down, but the server knows.
     fn orderly(&self) -> Close {
         let session = self.session.core().machine.session();
         let exit = session.and_then(|it| failure_of(self.server, it, &self.stream.owner));
@@ -266,7 +266,7 @@ impl Carrier<'_> {
         }
     }
 
-    /// Reports to the session which events were fully written to the client's connection.
+    /// Tells the session which events were fully written to the client's connection.
     fn wrote(&self, reader: &mut Reader) {
         let written = reader.writer.written();
         let mut last = None;
@@ -282,7 +282,7 @@ impl Carrier<'_> {
         }
     }
 
-    /// The client has left: sends the session everything posted before, and ends the stream.
+    /// Sends the session all messages that were posted before the client left, and ends the stream.
     fn bye(&self, reader: Option<&mut Reader>) {
         bye(self.session, self.generation, &self.backend);
         if let Some(reader) = reader {
@@ -291,8 +291,8 @@ impl Carrier<'_> {
     }
 }
 
-/// Sends the session its pending frames, and returns when there will be more. `None`: a newer connection has
-/// replaced this one.
+/// Sends the session its pending frames, and returns when to send more. Returns `None` if a newer
+/// connection has replaced this one.
 fn send_pending(
     session: &Session,
     generation: u64,

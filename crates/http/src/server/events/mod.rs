@@ -41,9 +41,9 @@ use crate::events::{
 use crate::handshake::{PLAIN, RESUMABLE};
 use tieline_proto::sse::{self, Encoder};
 
-/// An idle stream gets a comment after this time.
+/// After this time, a comment is sent on an idle stream.
 const QUIET: Duration = Duration::from_secs(15);
-/// How many bytes more than one message a body of length-prefixed messages may have.
+/// How much longer than one message a body of length-prefixed messages may be, in bytes.
 const BATCH: usize = 256 * 1024;
 /// How long messages in flight may still be delivered to a client that has left.
 const GOODBYE: Duration = Duration::from_secs(10);
@@ -77,7 +77,7 @@ pub(super) async fn open(
     }
 }
 
-/// Handles `POST`: messages for a stream.
+/// Handles `POST`: accepts messages for a stream.
 pub(super) async fn post(
     server: &Arc<Server>,
     owner: Owner,
@@ -164,7 +164,7 @@ async fn take(
         })?
     };
     if !is_carrier && messages.iter().any(Bytes::is_empty) {
-        // None of the messages is taken, so that the client knows what was.
+        // No message of the body is taken, so that the client knows which messages were taken.
         return Err(no(
             StatusCode::BAD_REQUEST,
             "the body has an empty message, which cannot be delivered",
@@ -191,7 +191,7 @@ async fn take(
     }
 }
 
-/// Returns whether a content type is that of length-prefixed messages, with any parameters.
+/// Returns whether a content type, with any parameters, is the one of length-prefixed messages.
 fn is_frames(kind: &HeaderValue) -> bool {
     let kind = kind.to_str().unwrap_or_default();
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(FRAMES))
@@ -199,12 +199,12 @@ fn is_frames(kind: &HeaderValue) -> bool {
 
 /// The content of a POST.
 struct Posted {
-    /// Its sequence number in the stream.
+    /// The POST's sequence number in the stream.
     sequence: Option<u64>,
     /// The last event that the client has received, if the request states it.
     proven: Option<u64>,
     messages: Vec<Bytes>,
-    /// The client's input ends after these messages.
+    /// Whether the client's input ends after these messages.
     ends_input: bool,
 }
 
@@ -254,7 +254,7 @@ async fn take_in_turn(
     Ok(accepted())
 }
 
-/// Handles `DELETE`: the client leaves.
+/// Handles `DELETE`: ends the stream of a client that leaves.
 pub(super) fn delete(
     server: &Arc<Server>,
     owner: Owner,
@@ -281,7 +281,7 @@ fn find(server: &Server, owner: Owner, uri: &Uri) -> Result<Arc<Stream>, Refusal
     }
 }
 
-/// Returns the value of a header that may appear once.
+/// Returns the value of a header that must not be repeated.
 fn one<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Refusal> {
     let mut values = headers.get_all(HeaderName::from_static(name)).iter();
     let value = values.next().map(|value| value.to_str());
@@ -295,7 +295,7 @@ fn one<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>
     }
 }
 
-/// Creates the response of an event stream of our own protocol, and the writer of its body.
+/// Creates the response of an event stream with tieline's own protocol, and the writer of its body.
 fn begin(
     server: &Server,
     context: &ConnectionContext,
@@ -325,7 +325,8 @@ pub(super) fn event_stream(
 
 /// Writes the start of every stream: a comment, and the URL for POSTs.
 fn welcome(writer: &mut BodyWriter, stream: &Stream, last: Option<u64>) {
-    // Relative to the URL of the stream, so that it stays right with a proxy that strips a prefix.
+    // The URL is relative to that of the stream, so that it is right behind a proxy that strips a
+    // prefix.
     let uri = format!("{}?session={}", SSE_PATH.trim_start_matches('/'), stream.name);
     let id = last.map(|last| format!("{}.{last}", stream.name));
     writer.write(|out| {
@@ -351,17 +352,17 @@ pub(super) fn channel_of(server: &Server, owner: Owner, is_carrier: bool) -> Cha
         config,
         memory: server.memory.clone(),
         is_carrier,
-        // The server's side cannot end its input alone, only the whole line.
+        // The server's side cannot end only its input; it ends the whole line.
         half_close: false,
     }
 }
 
-/// Returns the longest body that is accepted, where messages have at most `max_message` bytes.
+/// Returns the length of the longest accepted body if messages have at most `max_message` bytes.
 pub(super) fn longest_body(max_message: ByteSize) -> usize {
     carrier_limit(max_message).bytes().saturating_add(BATCH)
 }
 
-/// A frame of a session holds one message, which may have the maximum length.
+/// Returns the maximum size of a session's frame, which holds one message of up to `max` bytes.
 fn carrier_limit(max: ByteSize) -> ByteSize {
     ByteSize::new(max.bytes().saturating_add(OVERHEAD))
 }

@@ -1,4 +1,4 @@
-//! Lines that end with their stream: of plain messages, or of the frames of a client's session.
+//! Lines that end with their stream. They carry plain messages, or the frames of a client's session.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::server::route::{ConnectionContext, busy};
 use crate::server::{Server, WebLine};
 use crate::websocket::going_away;
 
-/// Opens a stream, if its line can be queued for the acceptor.
+/// Opens a stream if its line can be queued for the acceptor.
 pub(super) fn open(
     server: &Arc<Server>,
     context: &ConnectionContext,
@@ -66,7 +66,7 @@ async fn carry(
 ) -> CloseReason {
     let mut closing = server.closing.subscribe();
     let mut quiet = Instant::now() + QUIET;
-    // After the client has left: when to stop delivering what is in flight.
+    // When to stop delivering messages in flight after the client has left.
     let mut leave_until: Option<Instant> = None;
     // The connection's progress at the last check.
     let mut moved = 0;

@@ -6,8 +6,9 @@
 //!   POST ─────────────────▶ EventSession ─▶ frames ═▶╡
 //! ```
 //!
-//! Each GET is a connection of the session. A separate task serves it, so that the session gets its answers
-//! even while the client reads slowly. Between two GETs the task waits for the next one.
+//! Each GET is a connection of the session. A separate task serves it, so that the session receives
+//! acknowledgments even while the client reads slowly. Between two GETs, the task waits for the next
+//! one.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -34,18 +35,18 @@ use crate::server::count::count;
 use crate::server::route::{ConnectionContext, busy};
 use crate::server::{Server, WebLine};
 
-/// Posted messages are kept until the session has acknowledged them.
+/// The limits of posted messages, which are kept until the session has acknowledged them.
 const POSTED: SessionConfig =
     SessionConfig { replay_messages: 256, replay_bytes: 1 << 20, commits: true };
 const UNKNOWN_STREAM: &str = "unknown stream in Last-Event-ID; leave it out to open a new one";
 
-/// How long the handshake may take. It stays in this process.
+/// How long the handshake, which stays in this process, may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// The session of an EventSource.
 pub(super) struct Session {
     core: Mutex<Core>,
-    /// Notifies the waiting POSTs and the task of changes.
+    /// Notifies waiting POSTs and the connection's task of changes.
     pub(super) changed: watch::Sender<()>,
     pub(super) begun: Instant,
 }
@@ -54,18 +55,18 @@ pub(super) struct Core {
     pub(super) machine: EventSession,
     /// The number of the newest GET. Older ones must not touch the session.
     generation: u64,
-    /// The session has welcomed the connection.
+    /// Whether the session has accepted the connection.
     is_open: bool,
-    /// The client has left.
+    /// Whether the client has left.
     pub(super) leaves: bool,
-    /// The session is over, and the client cannot receive all of it.
+    /// Whether the session is over and the client cannot receive all of its events.
     pub(super) is_lost: bool,
-    /// The memory of posted messages that are not acknowledged.
+    /// The memory that unacknowledged posted messages use.
     account: Account,
 }
 
 impl Core {
-    /// Updates the counted memory, which never grows here.
+    /// Updates the counted memory, which can only shrink here.
     pub(super) fn count_memory(&mut self) {
         // A refusal is reported by `out_of_memory`.
         let _ = self.account.set(self.machine.kept_bytes());
@@ -93,7 +94,7 @@ impl Session {
         self.begun.elapsed()
     }
 
-    /// Returns the core if `generation` is that of the newest GET.
+    /// Returns the core if `generation` belongs to the newest GET.
     pub(super) fn mine(&self, generation: u64) -> Option<MutexGuard<'_, Core>> {
         Some(self.core()).filter(|core| core.generation == generation)
     }
@@ -231,19 +232,19 @@ pub(super) async fn open(
     }
 }
 
-/// A GET that has no stream yet. If it fails or is cancelled, its session is cleaned up: a new one is
-/// removed, an existing one waits for the client as after a lost connection.
+/// A GET that has no stream yet. If it fails or is canceled, its session is cleaned up: a new session is
+/// removed; an existing one waits for the client, as after a lost connection.
 struct PendingGet<'a> {
     server: &'a Arc<Server>,
     stream: &'a Arc<Stream>,
     owner: Owner,
     is_new: bool,
-    /// Set once this GET has replaced the previous one.
+    /// This GET's generation, once it has replaced the previous GET.
     generation: Option<u64>,
 }
 
 impl PendingGet<'_> {
-    /// Nothing is left to clean up here.
+    /// Records that nothing is left to clean up.
     fn is_done(&mut self) {
         (self.is_new, self.generation) = (false, None);
     }
@@ -269,7 +270,7 @@ impl Drop for PendingGet<'_> {
     }
 }
 
-/// Why a GET gets no stream.
+/// The reason why a GET opens no stream.
 enum OpenError {
     Stale(Stale),
     Refused(Refused),
@@ -279,8 +280,8 @@ enum OpenError {
     Busy,
 }
 
-/// Opens a connection of the session to the acceptor of sessions. Sets `takes_over` as soon as the previous
-/// connection is replaced.
+/// Opens a connection of the session to the acceptor of sessions. Sets `takes_over` as soon as this
+/// connection replaces the previous one.
 async fn connect(
     server: &Server,
     params: ChannelParams,
@@ -341,8 +342,8 @@ async fn run(
     }
 }
 
-/// Waits, while the client is disconnected, until it reconnects or its grace period is over. Returns whether
-/// the acceptor's session has to be closed: the client has left, or too much memory is in use.
+/// Waits until a disconnected client reconnects or its grace period is over. Returns true if the
+/// acceptor's session has to be closed, because the client has left or too much memory is in use.
 async fn wait(server: &Server, stream: &Stream, session: &Session, generation: u64) -> bool {
     let mut changed = session.changed.subscribe();
     let expires = from_now(server.limits.event_grace);
@@ -380,13 +381,14 @@ async fn dismiss(server: &Server, params: ChannelParams, session: &Session) {
     }
 }
 
-/// Removes the stream of a session that is over. Later GETs are answered with the number of its last event.
+/// Removes the stream of a session that is over. Later GETs are answered according to the number of its
+/// last event.
 fn bury(server: &Server, stream: &Stream) {
     let last = match &stream.line {
         Line::Plain { .. } => None,
         Line::Session(session) => match &*session.core() {
             Core { is_lost: true, .. } => None,
-            // The client wants no more events.
+            // The client has left and needs no more events.
             Core { leaves: true, .. } => Some(0),
             core => Some(core.machine.last()),
         },
@@ -401,7 +403,7 @@ pub(super) fn leave(server: &Arc<Server>, owner: Owner, stream: &Arc<Stream>) {
         let mut core = session.core();
         (core.is_open, std::mem::replace(&mut core.leaves, true))
     };
-    // The task that waits or carries does the rest.
+    // The task that serves the connection, or waits for one, does the rest.
     session.changed.send_replace(());
     if !is_open && !was_left {
         bury(server, stream);
@@ -415,8 +417,8 @@ pub(super) fn leave(server: &Arc<Server>, owner: Owner, stream: &Arc<Stream>) {
     }
 }
 
-/// Returns 410: events that the client lacks are not kept any more. `end` is the number of the last event, if
-/// known.
+/// Returns 410, because events that the client lacks are no longer kept. `end` is the number of the last
+/// event, if known.
 fn gone(last: Sequence, end: Option<Sequence>) -> Response<Body> {
     let from = last.saturating_add(1);
     let end = end.map_or("null".to_owned(), |end| end.to_string());

@@ -1,4 +1,4 @@
-//! The streams by name, including recently ended ones, so that late requests get a precise answer.
+//! The streams by name, including recently ended ones, so that late requests can be answered precisely.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ const NAME: usize = 22;
 
 pub(in crate::server) struct Table {
     live: Mutex<HashMap<String, Arc<Stream>>>,
-    /// Oldest first.
+    /// The ended streams, oldest first.
     over: Mutex<VecDeque<EndedStream>>,
     max: usize,
 }
@@ -32,16 +32,16 @@ pub(in crate::server) struct Table {
 pub(super) struct Stream {
     pub(super) name: String,
     pub(super) owner: Owner,
-    /// The number of the last POST that was taken. Only the holder of this lock takes messages.
+    /// The number of the last POST that was taken. Only the task that holds this lock takes messages.
     pub(super) posts: AsyncMutex<u64>,
     pub(super) line: Line,
     /// Notified when the client sends `DELETE`.
     pub(super) leaves: Notify,
 }
 
-/// What a stream carries.
+/// The line that a stream carries.
 pub(super) enum Line {
-    /// A line that ends with its connection: of plain messages, or of the frames of a session.
+    /// A line that ends with its connection. It carries plain messages, or the frames of a session.
     Plain { backend: ChannelBackend, is_carrier: bool },
     /// A session that outlives its connections.
     Session(Box<Session>),
@@ -58,7 +58,8 @@ struct EndedStream {
 /// The result of looking up a name.
 pub(super) enum Found {
     Live(Arc<Stream>),
-    /// The stream has ended. The number of its last event, or `None` if that is unknown or events were lost.
+    /// The stream has ended. The value is the number of its last event, or `None` if this is unknown or
+    /// events were lost.
     Over(Option<Sequence>),
     /// The name is unknown, or its stream belongs to another owner.
     Nothing,
@@ -69,7 +70,8 @@ impl Table {
         Self { live: Mutex::default(), over: Mutex::default(), max }
     }
 
-    /// Adds a new stream with a random name. `None`: there are too many streams, or no random bytes.
+    /// Adds a new stream with a random name. Returns `None` if there are too many streams, or the system
+    /// provides no random bytes.
     pub(super) fn add(&self, owner: Owner, line: Line) -> Option<Arc<Stream>> {
         let name = BASE64_URL_SAFE_NO_PAD.encode(random_bits::<16>().ok()?);
         let (posts, leaves) = (AsyncMutex::new(0), Notify::new());
@@ -100,7 +102,8 @@ impl Table {
         lock(&self.live).remove(&stream.name);
     }
 
-    /// Removes a stream that has ended, and remembers for `grace` the number of its last event, if it is known.
+    /// Removes a stream that has ended, and remembers the number of its last event, if known, for
+    /// `grace`.
     pub(super) fn bury(&self, stream: &Stream, last: Option<Sequence>, grace: Duration) {
         if lock(&self.live).remove(&stream.name).is_none() {
             return;

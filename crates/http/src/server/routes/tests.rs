@@ -20,7 +20,7 @@ const BEARER: &str = "Authorization: Bearer the-token-of-these-tests\r\n";
 /// Ends a test that hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What a path answers.
+/// The expected responses of a path.
 struct Expected {
     path: &'static str,
     methods: &'static str,
@@ -78,7 +78,7 @@ impl Expected {
 }
 
 struct Site {
-    /// Listening until this is dropped.
+    /// The server, which listens until this is dropped.
     _http: HttpServer,
     acceptors: [WebAcceptor; 2],
     port: u16,
@@ -102,7 +102,7 @@ impl Site {
         format!("Origin: http://127.0.0.1:{}\r\n", self.port)
     }
 
-    /// Returns the head of the response.
+    /// Sends a request and returns the head of the response.
     async fn ask(&self, method: &str, path: &str, lines: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
         let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
@@ -123,7 +123,7 @@ impl Site {
         self.ask(method, path, &format!("{}{BEARER}{lines}", self.host())).await
     }
 
-    /// Returns whether a line was opened, for which a program would be started.
+    /// Returns whether a line was opened. A program would be started for it.
     fn has_line(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         self.acceptors.iter_mut().any(|acceptor| {
@@ -142,7 +142,7 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 }
 
 #[test]
-fn every_row_is_expected() {
+fn table_has_exactly_the_expected_routes() {
     let rows: BTreeSet<_> = (Routes::new(Vec::new()).rows.iter())
         .flat_map(|route| route.methods.iter().map(|method| (route.path, *method)))
         .collect();
@@ -160,7 +160,7 @@ async fn every_route_answers_its_methods_and_refuses_all_others() {
     let site = Site::open().await;
     for it in EXPECTED {
         for (method, expected) in it.methods().zip(it.statuses) {
-            // Otherwise `/sse` would open a session, which waits for its acceptor.
+            // Without this header, `/sse` would open a session, which waits for its acceptor.
             let head = site.ask_well(method, it.path, "Tieline-Protocol: tieline\r\n").await;
             assert_eq!(status(&head), *expected, "{method} {}: {head}", it.path);
         }
@@ -179,12 +179,12 @@ async fn every_route_answers_its_methods_and_refuses_all_others() {
 }
 
 #[tokio::test]
-async fn every_route_is_behind_its_gate() {
+async fn every_route_is_protected_by_its_gate() {
     let mut site = Site::open().await;
     let (host, own) = (site.host(), site.own_origin());
     for it in EXPECTED {
         let (path, is_public) = (it.path, it.gate == Gate::Public);
-        // Methods that the path does not have are behind the same gate.
+        // Methods that the path does not have are protected by the same gate.
         for method in it.methods().chain(["PUT"]) {
             for (lines, expected) in [
                 (format!("Host: evil.example\r\n{BEARER}"), Some(403)),

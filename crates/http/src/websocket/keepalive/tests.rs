@@ -45,7 +45,7 @@ fn web_socket() -> (WebSender, Reader, DuplexStream) {
     (WebSender::new(shared, lifeline), reader, theirs)
 }
 
-/// Polls the sender, as a consumer does that is busy.
+/// Polls only the sender, as a busy consumer does.
 async fn flush(sender: &mut WebSender) {
     poll_fn(|cx| {
         assert!(!matches!(sender.poll_flush(cx), Poll::Ready(Err(_))));
@@ -63,7 +63,7 @@ async fn ping(stream: &mut DuplexStream) {
 
 /// The other side gives up after 25 s by default.
 #[tokio::test(start_paused = true)]
-async fn busy_side_pings_after_a_cancelled_receive() {
+async fn busy_side_pings_after_a_canceled_receive() {
     let (mut sender, mut reader, mut peer) = web_socket();
     assert!(timeout(Duration::from_secs(1), reader.recv()).await.is_err());
     let begun = Instant::now();
@@ -78,7 +78,7 @@ async fn busy_side_pings_after_a_cancelled_receive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn receiver_that_waits_is_the_only_one_to_ping() {
+async fn only_the_receiver_pings_while_it_waits() {
     let (mut sender, mut reader, mut peer) = web_socket();
     let begun = Instant::now();
     let answering = async {
