@@ -4,12 +4,12 @@ use crate::Refusal;
 
 /// The header with the id of a session, in requests and in the response to `initialize`.
 pub const SESSION_ID: &str = "mcp-session-id";
-/// The header with the protocol version that was negotiated.
+/// The header with the negotiated protocol version.
 pub const PROTOCOL_VERSION: &str = "mcp-protocol-version";
 /// The header with the id of the last event that a client has received.
 pub const LAST_EVENT_ID: &str = "last-event-id";
 
-/// The longest value of a header that may be repeated in a response or stored.
+/// The maximum length of a header's value that may be repeated in a response or stored.
 const MAX_VALUE: usize = 256;
 
 /// The headers of a request that MCP uses.
@@ -24,10 +24,11 @@ pub struct Head {
 }
 
 impl Head {
-    /// Reads headers: lower-case names and their values.
+    /// Reads the headers, given as lower-case names and values.
     ///
     /// # Errors
-    /// One of the three headers of this protocol is repeated, too long, or not printable ASCII.
+    /// 400: `Mcp-Session-Id`, `MCP-Protocol-Version` or `Last-Event-ID` is repeated, too long, or not
+    /// printable ASCII.
     pub fn of<'a>(headers: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Self, Refusal> {
         let mut head = Self::default();
         for (name, value) in headers {
@@ -66,10 +67,10 @@ impl Head {
         }
     }
 
-    /// Checks what a POST must have: a JSON body, and both kinds of response accepted.
+    /// Checks that a POST has a JSON body and accepts both kinds of response.
     ///
     /// # Errors
-    /// 406 or 415.
+    /// 406: a kind of response is not accepted. 415: the body is not JSON.
     pub fn check_post(&self) -> Result<(), Refusal> {
         if !(self.accepts_json && self.accepts_events) {
             let text = "the header Accept must name application/json and text/event-stream";
@@ -81,10 +82,10 @@ impl Head {
         Ok(())
     }
 
-    /// Checks what a GET must have: event streams accepted.
+    /// Checks that a GET accepts event streams.
     ///
     /// # Errors
-    /// 406.
+    /// 406: event streams are not accepted.
     pub fn check_get(&self) -> Result<(), Refusal> {
         match self.accepts_events {
             true => Ok(()),
@@ -92,15 +93,15 @@ impl Head {
         }
     }
 
-    /// Returns the id of the session that the request belongs to, if it names one.
+    /// Returns the session id in the request, if there is one.
     pub fn session(&self) -> Option<&str> {
         self.session.as_deref()
     }
 
-    /// Returns the id of the session, for a request that must name one.
+    /// Returns the session id in a request that must have one.
     ///
     /// # Errors
-    /// 400: it names none.
+    /// 400: the request has no session id.
     pub fn need_session(&self) -> Result<&str, Refusal> {
         self.session().ok_or_else(|| {
             let text = "the header Mcp-Session-Id is missing; a session begins with a POST of an \
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn post_needs_json_and_both_kinds_of_response() {
+    fn post_must_have_json_and_accept_both_kinds_of_response() {
         const BOTH: &str = "application/json, text/event-stream";
         const JSON: (&str, &str) = ("content-type", "application/json");
         for (lines, status) in [
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn get_needs_event_streams() {
+    fn get_must_accept_event_streams() {
         for (accept, status) in [
             ("text/event-stream", None),
             ("*/*", None),
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn own_headers_are_single_short_and_printable() {
+    fn repeated_long_and_unprintable_protocol_headers_are_refused() {
         assert_eq!(head(&[(SESSION_ID, " a b ")]).unwrap().session(), Some("a b"));
         assert_eq!(head(&[]).unwrap().need_session().unwrap_err().status, 400);
         assert_eq!(head(&[(LAST_EVENT_ID, "")]).unwrap().last_event_id(), None);

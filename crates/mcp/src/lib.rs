@@ -1,15 +1,16 @@
-//! The Model Context Protocol over HTTP, in front of a program that speaks it on stdio.
+//! The Model Context Protocol (MCP) over HTTP, for a program that speaks MCP on stdio.
 //!
-//! Nothing here owns a socket, a clock, a random source or a runtime. An HTTP server passes in the heads and
-//! bodies of requests and the program's messages. It gets responses, events, and messages for the program.
+//! This crate has no socket, clock, random source or runtime. An HTTP server passes in the heads and
+//! bodies of requests and the program's messages, and receives responses, events, and messages for the
+//! program.
 //!
 //! ```text
 //!   POST, GET ─▶ Head, Posted ─▶ Session ─▶ messages for the program
 //!   response ◀── Answer, Next ◀─ streams ◀─ messages of the program
 //! ```
 //!
-//! [`Session`] is for the protocol versions 2025-03-26 to 2025-11-25 (the transport "Streamable HTTP" with
-//! sessions).
+//! [`Session`] implements the protocol versions 2025-03-26 to 2025-11-25 (the transport "Streamable
+//! HTTP" with sessions).
 
 mod head;
 mod posted;

@@ -8,7 +8,7 @@ use tieline_proto::jsonrpc::{
 
 use crate::Refusal;
 
-/// The messages in the body of a POST, all valid.
+/// The messages in the body of a POST, all of which are valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Posted {
     pub(crate) messages: Vec<Message>,
@@ -45,12 +45,12 @@ impl Posted {
         Ok(Self { messages, is_batch })
     }
 
-    /// Returns the request that opens a session, if the body is exactly that.
+    /// Returns the `initialize` request, if the body is exactly one.
     pub fn opening(&self) -> Option<&Request> {
         self.request().filter(|request| request.method() == "initialize")
     }
 
-    /// Returns a refusal that answers the request, if the body is one.
+    /// Adds the request's id to a refusal, if the body is a single request.
     #[must_use]
     pub fn refused(&self, refusal: Refusal) -> Refusal {
         match self.request() {
@@ -59,7 +59,7 @@ impl Posted {
         }
     }
 
-    /// Returns the request, if the body is one.
+    /// Returns the request, if the body is a single request.
     fn request(&self) -> Option<&Request> {
         match &self.messages[..] {
             [Message::Request(request)] if !self.is_batch => Some(request),
@@ -68,7 +68,7 @@ impl Posted {
     }
 }
 
-/// Returns a message by itself and on one line, as stdio requires.
+/// Returns a message outside its batch and on one line, as stdio requires.
 pub(crate) fn alone(message: &Message, is_in_batch: bool) -> Bytes {
     const DIALECT: &Dialect = &Dialect::MCP;
     let text: Bytes = match message {

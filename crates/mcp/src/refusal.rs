@@ -5,19 +5,19 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use tieline_proto::jsonrpc::{Dialect, INVALID_REQUEST, write_error};
 
-/// Why a request is refused: an HTTP status, and an error for the body.
+/// The response to a refused request: an HTTP status, and a JSON-RPC error for the body.
 ///
-/// MCP reserves the codes from -32768 to -32000. An error that JSON-RPC does not define has the code -31000
-/// minus the status.
+/// MCP reserves the codes from -32768 to -32000. Errors that JSON-RPC does not define therefore have the
+/// code -31000 minus the status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The HTTP status.
     pub status: u16,
     /// The JSON-RPC error code.
     pub code: i64,
-    /// What is wrong, and what to do.
+    /// The text of the error: the problem, and what to do.
     pub text: Cow<'static, str>,
-    /// The id of the refused request as it was written, if there is one.
+    /// The id of the refused request as the client wrote it, if there is one.
     pub id: Option<Bytes>,
 }
 
@@ -32,8 +32,8 @@ impl Refusal {
         Self { code: INVALID_REQUEST, ..Self::new(400, text) }
     }
 
-    /// Creates the refusal of a session id that is unknown, or whose session has ended: 404, after which a
-    /// client initializes a new session.
+    /// Creates the refusal of a session id that is unknown or whose session has ended. It has the status
+    /// 404, after which a client initializes a new session.
     pub fn unknown_session() -> Self {
         Self::new(404, "this session does not exist or has ended; initialize a new one")
     }

@@ -1,4 +1,4 @@
-//! A session of the protocol versions 2025-03-26 to 2025-11-25, in front of a program on stdio.
+//! A session of the protocol versions 2025-03-26 to 2025-11-25, for a program on stdio.
 //!
 //! ```text
 //!   POST ──▶ post ──▶ messages for the program      from_program ◀── a message of the program
@@ -27,14 +27,16 @@ use crate::{Head, Posted, Refusal};
 /// Limits on a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionLimits {
-    /// Requests of the client without a response; 1,024 by default.
+    /// The number of the client's requests that have no response yet; 1,024 by default.
     pub calls: usize,
-    /// Bytes that are kept for streams without a connection, and for those that may be resumed; 4 MiB by
-    /// default. Beyond that the oldest messages are dropped, but each stream keeps its newest one.
+    /// The number of bytes that are kept for streams without a connection, and for a resumption of
+    /// streams; 4 MiB by default. Beyond this limit, the oldest messages are dropped, but each stream
+    /// keeps its newest one.
     pub kept_bytes: usize,
-    /// Bytes that may wait for connections before the program has to wait; 1 MiB by default.
+    /// The number of bytes that may wait for connections before the program has to wait; 1 MiB by
+    /// default.
     pub waiting_bytes: usize,
-    /// Finished streams that may be resumed; 64 by default.
+    /// The number of finished streams that may be resumed; 64 by default.
     pub finished: usize,
     /// How long a finished stream may be resumed after its connection has ended; 60 s by default.
     pub finished_for: Duration,
@@ -43,7 +45,8 @@ pub struct SessionLimits {
     /// How long a POST waits for the first message before its response becomes an event stream; 250 ms by
     /// default.
     pub json_wait: Duration,
-    /// The same for `initialize`, which a program may need some time for; 20 s by default.
+    /// How long a POST with `initialize` waits for the response, because a program may need time to
+    /// start; 20 s by default.
     pub initialize_wait: Duration,
     /// How long clients are told to wait before they reconnect; 1 s by default.
     pub retry: Duration,
@@ -65,20 +68,20 @@ impl Default for SessionLimits {
     }
 }
 
-/// The protocol versions of this era.
+/// The supported protocol versions.
 const VERSIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
-/// The one version with batches.
+/// The only version with batches.
 const WITH_BATCHES: &str = "2025-03-26";
 /// The first version whose clients can parse an event without data.
 const WITH_PRIMING: &str = "2025-11-25";
-/// The longest version that is stored.
+/// The maximum length of a version that is stored.
 const MAX_VERSION: usize = 64;
 
-/// A session. Time is what the caller's clock shows, from any beginning.
+/// A session. All times are those of the caller's clock, since any fixed moment.
 #[derive(Debug)]
 pub struct Session {
     limits: SessionLimits,
-    /// The id of the `initialize` request, until it is answered.
+    /// The id of the `initialize` request, until the response arrives.
     initialize: Option<Id>,
     /// The version that the program chose.
     version: Option<Box<str>>,
@@ -87,17 +90,17 @@ pub struct Session {
     open: BTreeSet<StreamNumber>,
     /// The unanswered requests of the client, and the streams of their POSTs.
     calls: HashMap<Id, Call>,
-    /// Their progress tokens.
+    /// The streams of these requests, by their progress tokens.
     tokens: HashMap<Id, StreamNumber>,
     /// The unanswered requests of the program, and the streams that they were sent on.
     asked: HashMap<Id, StreamNumber>,
     next_stream: StreamNumber,
     next_connection: u64,
-    /// How many streams have a connection.
+    /// The number of streams that have a connection.
     attached: usize,
     /// The cost of all messages.
     kept: usize,
-    /// The cost of those that wait for a connection that is there.
+    /// The cost of the messages that wait to be written to an existing connection.
     waiting: usize,
     lost: u64,
     last_use: Duration,
@@ -110,8 +113,7 @@ struct Call {
     token: Option<Id>,
 }
 
-/// A stream that a connection writes: the number of the stream, and that of the connection, because a newer
-/// one may take its place.
+/// A stream and its connection. It names the connection because a newer one may replace it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     stream: StreamNumber,
@@ -130,22 +132,22 @@ impl Place {
 pub struct Accepted {
     /// The messages for the program, in order.
     pub messages: Vec<Bytes>,
-    /// Where the response comes from; `None` if no request was posted: the response is 202.
+    /// The stream for the response, or `None` if no request was posted, so that the response is 202.
     pub place: Option<Place>,
-    /// The streams that have ended, because their requests were cancelled.
+    /// The streams of requests that were canceled. A stream without open requests has ended.
     pub touched: Vec<u64>,
 }
 
 /// The response to a POST with requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Not known yet: ask again when a message has come for the stream, or at this time.
+    /// Not known yet: call again when a message has arrived for the stream, or at this time.
     Wait(Duration),
     /// The response of the program, as JSON.
     Json(Bytes),
     /// An event stream, from [`Session::next`].
     Events,
-    /// The session has ended before there was a response.
+    /// The session ended before there was a response.
     Ended,
 }
 
@@ -154,14 +156,14 @@ pub enum Answer {
 pub enum Next {
     /// An event was appended.
     Event,
-    /// There is none yet.
+    /// There is no event yet.
     Wait,
-    /// The stream ends here, or another connection has taken its place.
+    /// The stream has ended, or another connection has taken it over.
     End,
 }
 
 impl Session {
-    /// Creates a session that begins with the `initialize` request of this POST.
+    /// Creates a session that begins with this `initialize` request.
     pub fn new(now: Duration, opening: &Request, limits: SessionLimits) -> Self {
         Self {
             limits,
@@ -183,7 +185,7 @@ impl Session {
         }
     }
 
-    /// Takes a POST.
+    /// Handles a POST.
     ///
     /// # Errors
     /// 400: the version is not supported, a batch is not allowed, or an id is in use. 404: the session has
@@ -233,12 +235,12 @@ impl Session {
         Ok(Accepted { messages, place: Some(place), touched })
     }
 
-    /// Takes a GET: opens the session's general stream, or resumes any stream. Returns also how many of its
-    /// messages are no longer kept.
+    /// Handles a GET: opens the session's general stream, or resumes any stream. Also returns how many
+    /// missed messages of the stream are no longer kept.
     ///
     /// # Errors
-    /// 400: the version is not supported, or the event id is unknown. 404: the session has ended. 406. 409: a
-    /// general stream is open already.
+    /// 400: the version is not supported, or the event id is unknown. 404: the session has ended. 406:
+    /// event streams are not accepted. 409: the general stream is already open.
     pub fn get(&mut self, now: Duration, head: &Head) -> Result<(Place, u64), Refusal> {
         self.check(head)?;
         head.check_get()?;
@@ -309,7 +311,8 @@ impl Session {
         }
     }
 
-    /// Ends a connection: its client is gone, or it was written to the end. The stream can be resumed.
+    /// Ends a connection whose client has disconnected or whose stream was written to the end. The
+    /// stream can be resumed.
     pub fn detach(&mut self, now: Duration, place: Place) {
         let Some(stream) = self.stream(place) else { return };
         stream.detach(now);
@@ -320,28 +323,28 @@ impl Session {
         self.make_room();
     }
 
-    /// Returns whether another message of the program may be taken. If not, wait until a stream has
-    /// written something or was detached.
+    /// Returns whether another message of the program may be taken. If not, wait until an event of a
+    /// stream was written or a connection was detached.
     pub fn has_room(&self) -> bool {
         self.waiting < self.limits.waiting_bytes
     }
 
-    /// Returns the bytes that the session holds.
+    /// Returns the number of bytes that the session holds.
     pub fn kept_bytes(&self) -> usize {
         self.kept
     }
 
-    /// Returns how many messages were dropped before a client had received them.
+    /// Returns how many messages were dropped before a client received them.
     pub fn lost(&self) -> u64 {
         self.lost
     }
 
-    /// Drops what is only kept for resumptions.
+    /// Drops the messages that are only kept for resumptions.
     pub fn forget(&mut self) {
         self.make_room_within(0);
     }
 
-    /// Returns when [`expire`](Self::expire) has something to do.
+    /// Returns the time at which to call [`expire`](Self::expire) next.
     pub fn deadline(&self) -> Option<Duration> {
         let finished = self.idle_streams().map(|(_, since)| since).min();
         let finished = finished.map(|at| at.saturating_add(self.limits.finished_for));
@@ -349,7 +352,7 @@ impl Session {
         [finished, idle].into_iter().flatten().min()
     }
 
-    /// Removes what has expired. Returns whether the session itself has: it was idle for too long.
+    /// Removes expired streams. Ends the session and returns true if it was idle for too long.
     pub fn expire(&mut self, now: Duration) -> bool {
         let age = self.limits.finished_for;
         let old = self.idle_streams().filter(|(_, since)| since.saturating_add(age) <= now);
@@ -362,7 +365,7 @@ impl Session {
         is_idle
     }
 
-    /// Ends the session: its streams end after what they have.
+    /// Ends the session. Its streams end after their pending messages.
     pub fn end(&mut self) {
         self.is_over = true;
     }
@@ -400,7 +403,7 @@ impl Session {
             let is_opening =
                 self.initialize.as_deref() == Some(request.id()) && self.calls.is_empty();
             if request.method() == "initialize" && !is_opening {
-                return Err(Refusal::invalid("the session is initialized already"));
+                return Err(Refusal::invalid("the session is already initialized"));
             }
             if self.calls.contains_key(&Id::from(request.id())) || !ids.insert(request.id()) {
                 let text = "another request with this id has no response yet";
@@ -426,18 +429,19 @@ impl Session {
         self.next_connection - 1
     }
 
-    /// Returns the stream, if the connection is still its own.
+    /// Returns the stream, if it still has this connection.
     fn stream(&mut self, place: Place) -> Option<&mut Stream> {
         let stream = self.streams.get_mut(&place.stream)?;
         (stream.connection == Some(place.connection)).then_some(stream)
     }
 
-    /// Returns the finished streams without a connection, from the oldest, and since when they are that.
+    /// Returns the finished streams without a connection, in the order of their numbers, and when they
+    /// became idle.
     fn idle_streams(&self) -> impl Iterator<Item = (StreamNumber, Duration)> {
         self.streams.iter().filter_map(|(number, it)| Some((*number, it.idle_since?)))
     }
 
-    /// Removes a stream of a POST. It has no connection.
+    /// Removes the stream of a POST, which must have no connection.
     fn remove(&mut self, number: StreamNumber) {
         if let Some(stream) = self.streams.remove(&number) {
             self.kept -= stream.cost();
@@ -446,7 +450,7 @@ impl Session {
     }
 }
 
-/// The number of the stream for what belongs to no request.
+/// The number of the general stream, which carries messages that belong to no request.
 const GENERAL: StreamNumber = 0;
 
 const CANCELLED: &str = "notifications/cancelled";

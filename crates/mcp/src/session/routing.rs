@@ -1,8 +1,8 @@
-//! Which stream a message of the program goes to.
+//! Routes messages of the program to streams.
 
 use super::*;
 
-/// Messages that belong to the whole session, not to a request.
+/// The notifications that belong to the whole session, not to a request.
 const OF_SESSION: [&str; 6] = [
     "notifications/tools/list_changed",
     "notifications/prompts/list_changed",
@@ -12,22 +12,26 @@ const OF_SESSION: [&str; 6] = [
     "notifications/tasks/status",
 ];
 
-/// The dialect for what programs send: they may omit the version and may send batches.
+/// The dialect of messages from programs, which may omit the version and may send batches.
 const LENIENT: Dialect = {
     let mut lenient = Dialect::MCP_2025_03_26;
     lenient.version = false;
     lenient
 };
 
-/// The error for a program's response that is not valid.
+/// The code of the error for an invalid response of the program.
 const INVALID_RESPONSE: i64 = -31001;
 
 impl Session {
     /// Routes a message of the program. Returns the streams that it went to.
     ///
-    /// Each message goes to one stream: a response to that of its request; progress to that of its token; what
-    /// concerns the session to the general one; all else to the stream of the only POST without a response,
-    /// and, if there are several or none, to the general one if it has a connection, or else to the newest POST.
+    /// Each message goes to one stream:
+    /// - A response goes to the stream of its request.
+    /// - Progress goes to the stream of the request with its token.
+    /// - A notification that concerns the whole session goes to the general stream.
+    /// - Any other message goes to the stream of the only POST without a response. If there are several,
+    ///   it goes to the general stream if that has a connection, and otherwise to the newest of these
+    ///   POSTs. If there is none, it goes to the general stream.
     pub fn from_program(&mut self, now: Duration, message: Bytes) -> Vec<u64> {
         let mut touched = Vec::with_capacity(1);
         match classify(message, &LENIENT, Limits::default()) {
@@ -113,7 +117,7 @@ impl Session {
         self.streams.get(&GENERAL).is_some_and(|general| general.connection.is_some())
     }
 
-    /// Records a request of the client.
+    /// Records a request from the client.
     pub(super) fn begin(&mut self, request: &Request, stream: StreamNumber) {
         let meta = request.params().and_then(|params| member(params, "_meta"));
         let token = meta.and_then(|meta| member(meta, "progressToken"));
@@ -124,7 +128,7 @@ impl Session {
         self.calls.insert(Id::from(request.id()), Call { stream, token });
     }
 
-    /// Removes the request that is answered. Returns its id as the client wrote it.
+    /// Removes the answered request. Returns its id as the client wrote it.
     fn settle(&mut self, answers: Answers<'_>) -> Option<(Id, Call)> {
         let exact = match answers {
             Answers::Call(id) => Some(Id::from(id)).filter(|id| self.calls.contains_key(id)),
@@ -141,7 +145,7 @@ impl Session {
         Some((id, call))
     }
 
-    /// Learns the version from the response to `initialize`.
+    /// Stores the version in the response to `initialize`.
     fn learn(&mut self, id: &Id, result: Option<&[u8]>) {
         if self.initialize.as_ref() != Some(id) {
             return;
@@ -152,12 +156,12 @@ impl Session {
         let version = version.and_then(|it| it.strip_prefix('"')?.strip_suffix('"'));
         match version.filter(|version| version.len() <= MAX_VERSION) {
             Some(version) => self.version = Some(version.into()),
-            // Without a version there is no session.
+            // A session requires a version.
             None => self.end(),
         }
     }
 
-    /// Ends a request that the client has cancelled: it gets no response.
+    /// Ends a request that the client has canceled. It receives no response.
     pub(super) fn cancelled(&mut self, now: Duration, id: &[u8]) -> Option<StreamNumber> {
         let (_, call) = self.settle(Answers::Call(id))?;
         self.close_one(now, call.stream);
@@ -190,7 +194,7 @@ impl Session {
         self.make_room_within(self.limits.kept_bytes);
     }
 
-    /// Drops the oldest streams and messages that are kept until the rest is within the limits.
+    /// Drops the oldest finished streams and the oldest messages until the rest is within the limits.
     pub(super) fn make_room(&mut self) {
         while self.idle_streams().count() > self.limits.finished {
             self.remove_oldest();
@@ -207,14 +211,15 @@ impl Session {
         }
     }
 
-    /// Removes the oldest finished stream without a connection. Returns whether there was one.
+    /// Removes the first finished stream without a connection. Returns whether there was one.
     fn remove_oldest(&mut self) -> bool {
         let Some((number, _)) = self.idle_streams().next() else { return false };
         self.remove(number);
         true
     }
 
-    /// Drops one message of the largest stream that may lose one. Returns whether there was one.
+    /// Drops one message of the largest stream from which a message may be dropped. Returns whether
+    /// there was one.
     fn evict_one(&mut self) -> bool {
         let streams = self.streams.values_mut().filter(|stream| stream.can_evict());
         let Some(stream) = streams.max_by_key(|stream| stream.cost()) else { return false };

@@ -6,41 +6,43 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tieline_proto::sse::Encoder;
 
-/// What each message costs in addition to its bytes.
+/// The cost of each message in addition to its bytes.
 const EACH: usize = 64;
 
-/// The number of a stream in its session. 0 is the stream of the GET; each POST with requests has its own.
+/// The number of a stream in its session. 0 is the general stream, for a GET; each POST with requests
+/// has its own stream.
 pub(super) type StreamNumber = u64;
 
 /// A stream. Its messages are numbered from 1; an event id is `STREAM.NUMBER`.
 #[derive(Debug)]
 pub(super) struct Stream {
-    /// The oldest first.
+    /// The kept messages, oldest first.
     kept: VecDeque<Bytes>,
-    /// The number of the oldest one that is kept, or of the next one if none is.
+    /// The number of the oldest kept message, or of the next message if none is kept.
     first: u64,
     /// The number of the next message to write.
     cursor: u64,
-    /// The cost of all that are kept.
+    /// The cost of all kept messages.
     cost: usize,
-    /// The cost of those that were not written yet.
+    /// The cost of the kept messages that were not written yet.
     unwritten: usize,
-    /// The number of the connection that it is written to.
+    /// The number of the connection to which the stream is written.
     pub(super) connection: Option<u64>,
-    /// The connection has not begun with its first event yet.
+    /// Whether the first event of the connection was not written yet.
     is_fresh: bool,
-    /// Until when the response of a POST may be plain JSON; `None` once that is decided.
+    /// Until when the response to a POST may be plain JSON; `None` once this is decided.
     pub(super) undecided_until: Option<Duration>,
-    /// The requests of the POST that are not answered yet; 1 for the stream of the GET, which is never finished.
+    /// The number of unanswered requests of the POST; 1 for the general stream, which is never finished.
     pub(super) open: usize,
-    /// Since when it has been finished without a connection: it is only kept to be resumed.
+    /// Since when the stream has been finished and without a connection, so that it is only kept to be
+    /// resumed.
     pub(super) idle_since: Option<Duration>,
 }
 
-/// How the events of a connection begin.
+/// The settings for the first event of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Opening {
-    /// The first event has an id and no data. Older clients fail to parse it.
+    /// Whether the first event has an id and no data. Older clients fail to parse such an event.
     pub(super) primes: bool,
     /// How long a client waits before it reconnects.
     pub(super) retry: Duration,
@@ -77,14 +79,14 @@ impl Stream {
         self.kept.push_back(message);
     }
 
-    /// Returns whether the stream may lose its oldest message: not its newest one, and not one that waits for a
-    /// connection.
+    /// Returns whether the stream's oldest message may be dropped. The newest message must be kept, and
+    /// so must a message that waits to be written to a connection.
     pub(super) fn can_evict(&self) -> bool {
         self.kept.len() > 1 && (self.first < self.cursor || self.connection.is_none())
     }
 
-    /// Removes the oldest message, if the stream may lose it. Returns whether it was never written, or `None` if
-    /// nothing was removed.
+    /// Removes the oldest message if it may be dropped. Returns whether it was never written, or `None`
+    /// if no message was removed.
     pub(super) fn evict(&mut self) -> Option<bool> {
         if !self.can_evict() {
             return None;
@@ -135,7 +137,7 @@ impl Stream {
         is_finished
     }
 
-    /// Takes the only message of a stream that is finished, if none was written.
+    /// Takes the message of a finished stream that has only one, if it was not written.
     pub(super) fn take_only(&mut self) -> Option<Bytes> {
         let is_only = self.open == 0 && self.kept.len() == 1 && self.first == self.cursor;
         is_only.then(|| self.kept.pop_front()).flatten()
@@ -176,7 +178,7 @@ impl Stream {
     }
 }
 
-/// Splits an event id into the number of its stream and that of its message.
+/// Splits an event id into the numbers of its stream and its message.
 pub(super) fn read_event_id(id: &str) -> Option<(StreamNumber, u64)> {
     let number = |text: &str| {
         let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());

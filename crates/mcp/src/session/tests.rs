@@ -7,7 +7,7 @@ use super::*;
 const ZERO: Duration = Duration::ZERO;
 const LATER: Duration = Duration::from_secs(1);
 
-/// A session and its client, which keeps the responses.
+/// A session and its client, with the client's clock.
 struct Client {
     session: Session,
     now: Duration,
@@ -94,7 +94,7 @@ impl Client {
         self.session.from_program(self.now, message.to_owned().into())
     }
 
-    /// Returns what the stream has, and whether it ends.
+    /// Returns the stream's pending events, and whether it ends after them.
     fn read(&mut self, place: Place) -> (String, bool) {
         let mut out = BytesMut::new();
         loop {
@@ -113,7 +113,7 @@ fn event(id: &str, data: &str) -> String {
 const PRIMING: &str = "id: 2.0\nretry: 1000\ndata: \n\n";
 
 #[test]
-fn response_within_the_wait_is_json_and_later_it_is_a_stream() {
+fn early_response_is_json_and_late_response_is_a_stream() {
     let mut client = Client::open();
     let place = client.post(&request("1", "ping")).unwrap();
     assert_eq!(client.session.answer(ZERO, place), Answer::Wait(Duration::from_millis(250)));
@@ -124,7 +124,7 @@ fn response_within_the_wait_is_json_and_later_it_is_a_stream() {
     assert_eq!(client.read(place), ("id: 3.0\nretry: 1000\ndata: \n\n".into(), false));
     client.program(&result("2"));
     assert_eq!(client.read(place), (event("3.1", &result("2")), true));
-    // Anything before the response makes it a stream at once.
+    // A message before the response makes the response a stream at once.
     let place = client.post(&request("3", "tools/call")).unwrap();
     client.program(&notification("notifications/message", "{}"));
     assert_eq!(client.session.answer(client.now, place), Answer::Events);
@@ -151,13 +151,15 @@ fn priming_event_is_only_sent_to_clients_that_can_parse_it() {
     }
 }
 
-/// The streams: 0 is the GET's, 2 and 3 are those of the requests `1` with the token `"t"`, and `"x"`.
+/// Stream 0 is the general one. Stream 2 belongs to the request `1` with the token `"t"`, and stream 3
+/// belongs to the request `"x"`.
 #[test]
 fn every_message_of_the_program_goes_to_one_stream() {
     let list_changed = notification("notifications/tools/list_changed", "{}");
     let log = notification("notifications/message", "{}");
     let sampling = request("9", "sampling/createMessage");
-    // The message, and the stream with none, one, and both requests open, without and with a GET.
+    // Each row has a message, and its stream with no request, with one, with both, and with both and a
+    // GET.
     for (message, expected) in [
         (&result("1"), [None, Some(2), Some(2), Some(2)]),
         (&result("\"x\""), [None, None, Some(3), Some(3)]),
@@ -195,15 +197,15 @@ fn cancellation_by_the_program_follows_its_request() {
     assert_eq!(client.program(&request("9", "elicitation/create")), [2]);
     client.stream(&request("2", "tools/call"));
     assert_eq!(client.program(&cancel("9")), [2]);
-    assert_eq!(client.program(&cancel("9")), [0], "it is no longer known");
-    // A request that was answered is no longer known either.
+    assert_eq!(client.program(&cancel("9")), [0], "the request is no longer known");
+    // An answered request is no longer known, either.
     assert_eq!(client.program(&request("10", "elicitation/create")), [3]);
     client.post(&result("10"));
     assert_eq!(client.program(&cancel("10")), [0]);
 }
 
 #[test]
-fn cancelled_request_ends_its_stream_without_a_response() {
+fn canceled_request_ends_its_stream_without_a_response() {
     let mut client = Client::open();
     let place = client.stream(&request("1", "tools/call"));
     let accepted = client.try_post(&Head::default(), &cancel("1")).unwrap();
@@ -215,7 +217,7 @@ fn cancelled_request_ends_its_stream_without_a_response() {
 }
 
 #[test]
-fn response_with_another_spelling_of_the_id_gets_the_clients() {
+fn response_with_another_spelling_of_the_id_is_rewritten() {
     let mut client = Client::open();
     let place = client.post(&request("1", "ping")).unwrap();
     client.program(&result("\"1\""));
@@ -271,7 +273,7 @@ fn stream_of_a_post_is_resumed_by_a_get() {
     let place = client.stream(&call_with_token("1", "1"));
     client.program(&progress("1"));
     client.read(place);
-    // The connection is lost; the response arrives meanwhile.
+    // The connection is lost, and the response arrives in the meantime.
     client.session.detach(client.now, place);
     client.program(&result("1"));
     for (last, expected) in [
@@ -293,7 +295,7 @@ fn stream_of_a_post_is_resumed_by_a_get() {
 }
 
 #[test]
-fn newer_connection_replaces_the_one_that_it_resumes() {
+fn newer_connection_replaces_an_older_one_of_the_same_stream() {
     let mut client = Client::open();
     let first = client.get(None);
     client.program(&notification("notifications/tools/list_changed", "{}"));
@@ -303,14 +305,14 @@ fn newer_connection_replaces_the_one_that_it_resumes() {
     let second = client.get(Some("0.0"));
     assert_eq!(client.session.next(first, &mut BytesMut::new()), Next::End);
     client.session.detach(LATER, first);
-    assert!(client.read(second).0.contains("list_changed"), "it was not received");
+    assert!(client.read(second).0.contains("list_changed"), "the event was not received before");
     assert_eq!(client.session.get(ZERO, &get(None)).unwrap_err().status, 409);
     client.session.detach(LATER, second);
     client.get(None);
 }
 
 #[test]
-fn what_is_kept_is_bounded_and_losses_are_counted() {
+fn kept_messages_are_bounded_and_losses_are_counted() {
     let limits = SessionLimits { kept_bytes: 1_000, finished: 2, ..SessionLimits::default() };
     let mut client = Client::open_with(limits, "2025-11-25");
     for _ in 0..100 {
@@ -329,7 +331,7 @@ fn what_is_kept_is_bounded_and_losses_are_counted() {
     }
     assert!(client.session.kept_bytes() <= 1_000);
     assert!(client.session.streams.len() <= 3);
-    // A message above the limit is kept alone, until it is forgotten with its stream.
+    // A message above the limit is kept as the only one, until messages for resumptions are dropped.
     let long = format!("\"{}\"", "x".repeat(5_000));
     client.program(&notification("notifications/tools/list_changed", &format!("{{\"a\":{long}}}")));
     let place = client.get(None);
@@ -341,7 +343,7 @@ fn what_is_kept_is_bounded_and_losses_are_counted() {
 }
 
 #[test]
-fn program_waits_for_slow_connections_only() {
+fn program_waits_only_for_slow_connections() {
     let limits = SessionLimits { waiting_bytes: 500, ..SessionLimits::default() };
     let mut client = Client::open_with(limits, "2025-11-25");
     let fill = |client: &mut Client| {
@@ -381,14 +383,15 @@ fn idle_session_and_finished_streams_expire() {
     assert!(client.session.expire(idle) && client.session.is_over());
 }
 
-/// The task of a session sleeps until the deadline: one that never moves on would keep it busy.
+/// The task of a session sleeps until the deadline. A deadline that is never removed would keep the task
+/// busy.
 #[test]
 fn finished_stream_expires_only_after_its_connection_has_ended() {
     let mut client = Client::open();
     let limits = SessionLimits::default();
     let place = client.stream(&request("1", "tools/call"));
     client.program(&result("1"));
-    assert_eq!(client.session.deadline(), None, "its client has not received all of it yet");
+    assert_eq!(client.session.deadline(), None, "the client has not received the whole stream yet");
     client.now += limits.finished_for * 2;
     assert!(!client.session.expire(client.now));
     assert_eq!(client.session.deadline(), None);
@@ -397,7 +400,7 @@ fn finished_stream_expires_only_after_its_connection_has_ended() {
     assert_eq!(client.session.deadline(), Some(finished));
     let resumed = client.get(Some("2.0"));
     assert_eq!(client.session.deadline(), None);
-    assert!(client.read(resumed).0.contains(&result("1")), "it is kept for this");
+    assert!(client.read(resumed).0.contains(&result("1")), "the stream is kept for a resumption");
     client.session.detach(finished, resumed);
     assert!(!client.session.expire(finished + limits.finished_for));
     assert_eq!(client.session.kept_bytes(), 0);
@@ -460,7 +463,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Whatever both sides do in any order, the counts stay right and what is kept stays bounded.
+    /// Asserts that the counts remain right and kept messages remain bounded for any actions of both
+    /// sides in any order.
     #[test]
     fn accounts_are_exact(steps in steps()) {
         let limits = SessionLimits {
