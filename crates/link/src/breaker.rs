@@ -12,7 +12,7 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// A [`Breaker`] shared by all callers of one server. Clones refer to the same breaker.
 ///
-/// It has no task and no timer: changes that depend on time take effect at the next call of a method.
+/// It has no task and no timer: changes that depend on time take effect at the next method call.
 #[derive(Clone)]
 pub struct SharedBreaker(Arc<Shared>);
 

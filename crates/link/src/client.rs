@@ -40,7 +40,7 @@ impl Default for ClientOptions {
 ///
 /// Each connection is a separate [`Link`](crate::Link). All methods may be called from many tasks
 /// concurrently. Dropping the client releases everything at once: the child process and its descendants,
-/// descriptors, and an attempt to connect. [`Messages`] and [`LineStates`] then end.
+/// all descriptors, and any attempt to connect. [`Messages`] and [`LineStates`] then end.
 pub struct Client {
     connector: Arc<dyn DynConnector>,
     endpoint: Endpoint,
@@ -93,8 +93,8 @@ impl Client {
     /// The messages must be received: the task that receives does the connection's work and detects its end.
     ///
     /// # Errors
-    /// [`AlreadyConnected`](ErrorKind::AlreadyConnected) while there is a connection that has not ended, or
-    /// another attempt. Otherwise the errors of the transport; each cause has its own [`ErrorKind`].
+    /// [`AlreadyConnected`](ErrorKind::AlreadyConnected) if a connection has not ended yet or another
+    /// attempt is running. Otherwise the errors of the transport; each cause has its own [`ErrorKind`].
     pub async fn connect(&self) -> Result<Messages, TransportError> {
         let cancelled = Arc::new(Notify::new());
         let (replaced, publisher) = {
@@ -140,8 +140,8 @@ impl Client {
     }
 
     /// Ends the connection in stages, or cancels the attempt to connect, and returns how the connection
-    /// ended. Messages that the peer sends until then are received. Only the exit of a child process is
-    /// waited for.
+    /// ended. Messages that the peer sends until then are received. Waits only for the exit of a child
+    /// process.
     ///
     /// Dropping the future stops at the current stage; the connection does not reconnect.
     ///
@@ -162,7 +162,7 @@ impl Client {
             }
         };
         let reason = connection.stop().await;
-        // Messages that were not received yet remain available through `Messages`.
+        // Messages that have not been received yet remain available through `Messages`.
         let mut slot = lock(&self.slot);
         if matches!(&*slot, Slot::Connected(it) if Arc::ptr_eq(it, &connection)) {
             *slot = Slot::Free;
@@ -170,10 +170,10 @@ impl Client {
         Ok(reason)
     }
 
-    /// Sends one message, and returns once it was handed to the operating system. If the line was lost, waits
-    /// for the next one.
+    /// Sends one message, and returns once it has been handed to the operating system. If the line is
+    /// lost, waits for the next one.
     ///
-    /// If the future is dropped, either the whole message is sent or nothing.
+    /// If the future is dropped, either the whole message is sent or none of it.
     ///
     /// # Errors
     /// - [`NotConnected`](ErrorKind::NotConnected): there is no connection, or it has ended;
@@ -192,7 +192,7 @@ impl Client {
         let limit = self.options.send_timeout;
         let fed = timeout(limit, async {
             let mut sender = sender.lock().await;
-            // Losses of earlier messages concern other callers; report only those of this one.
+            // The loss of an earlier message concerns another caller; report only the loss of this one.
             sender.feed_as_first(message.into()).await.map(|()| sender)
         });
         let sent = match fed.await {
@@ -311,7 +311,7 @@ impl Drop for Connection {
 
 /// The incoming messages of one connection of a [`Client`].
 ///
-/// The task that receives does the connection's work. After dropping this, the connection no longer
+/// The task that receives does the connection's work. Once this is dropped, the connection no longer
 /// reconnects, and nothing more is received. To end the connection, [disconnect](Client::disconnect).
 pub struct Messages {
     receiver: Arc<Mutex<Option<LinkReceiver>>>,

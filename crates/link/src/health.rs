@@ -31,9 +31,10 @@ struct Shared {
 #[derive(Default)]
 struct State {
     heartbeat: Option<Heartbeat>,
-    /// How many bytes had been received at the last check, and when that was.
+    /// The number of bytes received before the last check.
     seen: u64,
-    looked: Duration,
+    /// The time of the last check.
+    checked_at: Duration,
     is_ready: bool,
     is_draining: bool,
     pings: u64,
@@ -47,8 +48,8 @@ struct State {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HealthReport {
-    /// The peer is alive, as far as is known: its process runs, its socket is open, and if it is pinged, it
-    /// has not missed two responses.
+    /// The peer is alive, as far as is known: its process is running, its socket is open, and, if it is
+    /// pinged, it has not missed two responses.
     pub live: bool,
     /// The line is live, was marked as [ready](HealthMonitor::set_ready), and is not draining.
     pub ready: bool,
@@ -56,7 +57,7 @@ pub struct HealthReport {
     pub draining: bool,
     /// The number of pings requested.
     pub pings: u64,
-    /// How often a different instance than before responded.
+    /// The number of times that a new instance of the peer responded for the first time.
     pub restarts: u64,
     /// The instance that responded last.
     pub instance: Option<u64>,
@@ -103,7 +104,7 @@ impl HealthMonitor {
         state.latency.record(took);
     }
 
-    /// Records a failed operation. As for the [breaker](crate::SharedBreaker), an error response of the
+    /// Records a failed operation. As with the [breaker](crate::SharedBreaker), an error response of the
     /// application is not a failure.
     pub fn failed(&self) {
         let mut state = self.state();
@@ -111,16 +112,16 @@ impl HealthMonitor {
         state.failures_in_a_row += 1;
     }
 
-    /// Records the response to a ping from `instance`, a random number that the peer has chosen when it
+    /// Records the response to a ping from `instance`, a random number that the peer chose when it
     /// started.
     pub fn pong(&self, instance: u64) {
         let now = self.0.begun.elapsed();
-        self.tell(|heartbeat| heartbeat.pong(now, instance));
+        self.update(|heartbeat| heartbeat.pong(now, instance));
     }
 
     /// Requests a ping at once, for use after a system suspend.
     pub fn probe_now(&self) {
-        self.tell(Heartbeat::probe_now);
+        self.update(Heartbeat::probe_now);
     }
 
     /// Records the progress of the line's outgoing bytes ([`Sender::outgoing`]), so that a slow line is not
@@ -129,19 +130,20 @@ impl HealthMonitor {
     /// [`Sender::outgoing`]: tieline_transport::Sender::outgoing
     pub fn sending(&self, outgoing: Outgoing) {
         let now = self.0.begun.elapsed();
-        self.tell(|heartbeat| heartbeat.sending(now, outgoing.left, outgoing.waiting));
+        self.update(|heartbeat| heartbeat.sending(now, outgoing.left, outgoing.waiting));
     }
 
-    fn tell(&self, told: impl FnOnce(&mut Heartbeat)) {
+    fn update(&self, change: impl FnOnce(&mut Heartbeat)) {
         if let Some(heartbeat) = &mut self.state().heartbeat {
-            told(heartbeat);
+            change(heartbeat);
         }
         self.0.news.notify_one();
     }
 
-    /// Returns the next event: [`HeartbeatEvent::Ping`] when a ping is to be sent, and the events when the
-    /// peer goes down, is up again, or has restarted. Any received byte shows that the peer is alive; the
-    /// byte count is checked when a ping is due or its response is late. Without pings this never returns.
+    /// Returns the next event: [`HeartbeatEvent::Ping`] when a ping is to be sent, and an event when the
+    /// peer goes down, comes up again, or has restarted. Any received byte shows that the peer is alive;
+    /// the byte count is checked when a ping is due or its response is late. Without pings this never
+    /// returns.
     ///
     /// Only one task may await this at a time. Cancel-safe. Requires a tokio runtime with its timer.
     pub async fn next_beat(&self) -> HeartbeatEvent {
@@ -163,7 +165,7 @@ impl HealthMonitor {
     fn poll(&self) -> Result<HeartbeatEvent, Option<Duration>> {
         let (now, info) = (self.0.begun.elapsed(), self.0.control.info());
         let mut state = self.state();
-        state.look(now, info.bytes_in, info.last_received.elapsed());
+        state.record_bytes(now, info.bytes_in, info.last_received.elapsed());
         let State { heartbeat, pings, restarts, .. } = &mut *state;
         let Some(heartbeat) = heartbeat else { return Err(None) };
         let beat = heartbeat.poll(now).ok_or(Some(heartbeat.next_wake()))?;
@@ -196,14 +198,14 @@ impl HealthMonitor {
 }
 
 impl State {
-    /// Processes the number of bytes received so far, and how long `ago` the last was received. A line that
-    /// does not know the time overstates it, but bytes that are new since the last check were received
-    /// after it. So the time used is never later than the true one.
-    fn look(&mut self, now: Duration, bytes_in: u64, ago: Duration) {
-        let looked = std::mem::replace(&mut self.looked, now);
+    /// Processes the number of bytes received so far, and how long `ago` the last one arrived. A line
+    /// that does not know this time overstates it. New bytes arrived after the last check, so the later
+    /// of the two times is used. It is never later than the true time.
+    fn record_bytes(&mut self, now: Duration, bytes_in: u64, ago: Duration) {
+        let checked_at = std::mem::replace(&mut self.checked_at, now);
         let is_news = std::mem::replace(&mut self.seen, bytes_in) != bytes_in;
         if let (true, Some(heartbeat)) = (is_news, &mut self.heartbeat) {
-            heartbeat.alive(now.saturating_sub(ago).max(looked));
+            heartbeat.alive(now.saturating_sub(ago).max(checked_at));
         }
     }
 }
@@ -236,7 +238,7 @@ mod tests {
             (14, 3, 14, 19),
             (16, 4, 16, 24),
         ] {
-            state.look(s(now), bytes_in, s(ago));
+            state.record_bytes(s(now), bytes_in, s(ago));
             let next = state.heartbeat.as_ref().map(Heartbeat::next_wake);
             assert_eq!(next, Some(s(next_ping)), "at {now}");
         }

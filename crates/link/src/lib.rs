@@ -9,9 +9,9 @@
 //!   LineStates     ◀─  Connected{1} Backoff Connecting Connected{2} …     Closed{by_us, reason}
 //! ```
 //!
-//! A [`Link`] holds one line at a time. When the line is lost, the link ends what is left of it, waits as
-//! its [`Recovery`] says, and connects another. Its receiver then returns
-//! [`Incoming::Reset`](tieline_transport::Incoming::Reset), because the peer is a new one without state.
+//! A [`Link`] holds one line at a time. When the line is lost, the link ends what is left of it, waits
+//! as its [`Recovery`] specifies, and connects another line. Its receiver then returns
+//! [`Incoming::Reset`](tieline_transport::Incoming::Reset), because the new peer has no state.
 //! Everything else uses a link like any channel: a JSON-RPC peer fails the calls in flight at once and
 //! repeats its handshake; a bridge answers the requests that the lost line left open.
 //!
@@ -24,7 +24,7 @@
 //! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
 //! # runtime.block_on(async {
 //! // A program that fails after its first line.
-//! let program = Endpoint::exec("sh", ["-c", "read line; echo \"heard $line\"; exit 1"]);
+//! let program = Endpoint::exec("sh", ["-c", "read line; echo \"received $line\"; exit 1"]);
 //! let connector = Registry::new().connector(&program, &Options::default())?;
 //! let link = Link::connect(connector.into(), LinkOptions::default()).await?;
 //! let mut states = link.states();
@@ -32,8 +32,8 @@
 //!
 //! for word in ["one", "two"] {
 //!     sender.send(word).await?;
-//!     let Incoming::Message(heard) = receiver.recv().await else { panic!("no answer") };
-//!     assert_eq!(heard, format!("heard {word}"));
+//!     let Incoming::Message(answer) = receiver.recv().await else { panic!("no answer") };
+//!     assert_eq!(answer, format!("received {word}"));
 //!     // The program was restarted: start over from here.
 //!     let Incoming::Reset(reset) = receiver.recv().await else { panic!("no reset") };
 //!     println!("line {} replaces one that was lost: {}", reset.epoch, reset.cause);
@@ -85,10 +85,10 @@
 //! | `Reconnect(LOCAL)`; by default for `unix:`, `mem:`, loopback addresses and `localhost` | every loss | the same | the link is ended |
 //! | `Reconnect(REMOTE)`; by default for everything else | every loss | up to 5 s, 1 s, 1.6 s, … 120 s | the link is ended |
 //!
-//! The waits after the first one vary by ± 20 %. They start over once a connection has lived for 10 s.
-//! Errors that are permanent (the program does not exist, the user is refused) are not retried; they end
-//! the link as [`Unreachable`](tieline_transport::CloseReason::Unreachable). What is left of the old line,
-//! such as a child that continues without its stdout, is ended in stages before the next line is connected.
+//! The waits after the first one vary by ± 20 %. They start over once a connection has lasted 10 s.
+//! Permanent errors (the program does not exist, the user is refused) are not retried; they end the link
+//! as [`Unreachable`](tieline_transport::CloseReason::Unreachable). What is left of the old line, such
+//! as a child that continues without its stdout, is ended in stages before the next line is connected.
 //!
 //! # Messages and lost lines
 //!
@@ -128,12 +128,12 @@
 //!
 //! # Ending a link
 //!
-//! Like any channel, a link is passive: the task that receives detects a loss and connects the next line. The
-//! link stops reconnecting once its sender is closed or dropped, its receiver is dropped, or
-//! [`Control::stop`](tieline_transport::Control::stop) is called. If it has no line at that time, it ends at
-//! once, with the reason for which the last line was lost, and a waiting sender is released.
-//! [`Control::abort`](tieline_transport::Control::abort), and dropping both halves or the [`Client`], end
-//! everything at once: the line, the child, an attempt to connect and a wait.
+//! Like any channel, a link is passive: the task that receives detects a loss and connects the next
+//! line. The link stops reconnecting once its sender is closed or dropped, its receiver is dropped, or
+//! [`Control::stop`](tieline_transport::Control::stop) is called. If it has no line at that time, it
+//! ends at once, with the reason for which the last line was lost, and a waiting sender is released.
+//! [`Control::abort`](tieline_transport::Control::abort), and dropping both halves or the [`Client`],
+//! end everything at once: the line, the child, and any attempt to connect or wait.
 //!
 //! # Pools
 //!
@@ -179,9 +179,10 @@
 //!
 //! # Circuit breakers
 //!
-//! A [`SharedBreaker`] permits calls and records their outcomes. It opens after 5 consecutive failures, or
-//! when half of at least 20 calls within 30 s have failed. It stays open for 5 s, and 1.6 times as long
-//! each time that one of the following three trial calls fails, up to 300 s.
+//! A [`SharedBreaker`] permits calls and records their outcomes. It opens after 5 consecutive failures,
+//! or when half of at least 20 calls within 30 s have failed. It stays open for 5 s, and then allows
+//! three trial calls. Whenever one of them fails, it opens again for 1.6 times as long as before, up to
+//! 300 s.
 //!
 //! ```
 //! use tieline_link::SharedBreaker;

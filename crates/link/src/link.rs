@@ -21,8 +21,8 @@ use crate::state::{LineState, LineStates, StatePublisher};
 pub struct LinkOptions {
     /// How the link recovers from lost lines; by default as [suits](Recovery::suiting) its endpoint.
     pub recovery: Option<Recovery>,
-    /// The link carries a session. A framing error then ends it, because the session would send the same
-    /// bytes again.
+    /// Whether the link carries a session. If so, a framing error ends the link, because the session
+    /// would send the same bytes again.
     pub(crate) is_carrier: bool,
 }
 
@@ -33,7 +33,7 @@ impl LinkOptions {
     }
 }
 
-/// A [`Channel`] that reconnects: after the end of one line it connects another.
+/// A [`Channel`] that reconnects: when one line ends, it connects another.
 ///
 /// It is as passive as any channel: the task that [receives](LinkReceiver) does the work. Dropping both
 /// halves ends everything at once, and so does [`Control::abort`]. [`Control::stop`] ends it in stages. The
@@ -48,7 +48,8 @@ impl Link {
     /// Connects the first line. Cancel-safe: a dropped attempt leaves nothing running.
     ///
     /// # Errors
-    /// The first line could not be connected. This is not retried, because the caller can decide that.
+    /// The first line could not be connected. The attempt is not repeated; the caller decides whether to
+    /// try again.
     pub async fn connect(
         connector: Arc<dyn DynConnector>,
         options: LinkOptions,
@@ -119,9 +120,10 @@ impl Channel for Link {
 pub struct LinkSender(Arc<SharedLink>);
 
 impl LinkSender {
-    /// Waits for the next line or the end.
+    /// Registers the task for the next line; fails if the link has ended.
     fn wait(&self, cx: &Context<'_>) -> Poll<Result<(), SendError>> {
-        // Installing a line takes the lock that is held here and wakes after that, so no wake-up is missed.
+        // A line is installed under the lock that is held here, and tasks are woken after that, so no
+        // wake-up is missed.
         self.0.register_sender(cx.waker());
         match self.0.end() {
             Some(reason) => Poll::Ready(Err(closed(reason))),
@@ -144,7 +146,7 @@ impl LinkSender {
         }
     }
 
-    /// Sends a message without reporting the loss of earlier ones, which were those of other callers.
+    /// Sends a message without reporting the loss of earlier ones, which other callers sent.
     pub(crate) async fn feed_as_first(&mut self, message: Bytes) -> Result<(), SendError> {
         std::future::poll_fn(|cx| self.poll_ready(cx)).await?;
         let mut sending = lock(&self.0.sending);
@@ -152,8 +154,8 @@ impl LinkSender {
         self.start(&mut sending, message.len(), |line| line.start_send(message))
     }
 
-    /// Calls `act` with the current line; pending if there is none. For sessions, which keep their messages:
-    /// nothing is counted as lost.
+    /// Calls `act` with the current line; returns `Pending` if there is none. This is for sessions: they
+    /// keep their messages, so nothing is counted as lost.
     pub(crate) fn poll_line(
         &self,
         cx: &mut Context<'_>,
@@ -189,7 +191,8 @@ impl LinkSender {
             (Some(Poll::Ready(Ok(()))), _) => sending.unflushed += 1,
             (Some(Poll::Ready(Err(error))), _) => return Err(error),
             (_, Some(reason)) => return Err(closed(reason)),
-            // The line that had room for the message is gone. The next one may need a handshake first.
+            // The line that was ready for the message is gone. The message is not sent on the next one,
+            // which may need a handshake first.
             (_, None) => {
                 sending.lose(1);
                 sending.unwritten += length;

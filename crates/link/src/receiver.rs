@@ -67,7 +67,7 @@ pub(crate) enum Live {
 
 impl LinkReceiver {
     /// Takes available messages of the current line, at most `most`, as long as `take` returns true. It
-    /// does only this; after `Else`, call [`poll_many`](Self::poll_many).
+    /// neither handles losses nor reconnects; after `Else`, call [`poll_many`](Self::poll_many).
     pub(crate) fn poll_live(
         &mut self,
         cx: &mut Context<'_>,
@@ -91,7 +91,7 @@ impl LinkReceiver {
                         true => {}
                     }
                 }
-                // Ends and the like are returned again by `poll_many`.
+                // `poll_many` returns this event again.
                 Poll::Ready(_) => return Live::Else,
                 Poll::Pending if self.0.register_receiver(cx.waker()) => return Live::All,
                 Poll::Pending => return Live::Else,

@@ -23,9 +23,10 @@ pub enum Recovery {
 }
 
 impl Recovery {
-    /// Returns the default recovery for a line: a child process is restarted after a failure; an endpoint
-    /// [on this machine](tieline_transport::Endpoint::is_on_this_machine) is reconnected at once; any other
-    /// after the waits of [`BackoffConfig::REMOTE`]. The process's own stdin and stdout cannot be reopened.
+    /// Returns the default recovery for a line: a child process is restarted after a failure; an
+    /// endpoint [on this machine](tieline_transport::Endpoint::is_on_this_machine) is reconnected at
+    /// once; any other endpoint is reconnected after the waits of [`BackoffConfig::REMOTE`]. The
+    /// process's own stdin and stdout cannot be reopened.
     pub fn suiting(line: &ConnectionInfo) -> Self {
         match line.kind {
             TransportKind::PROCESS => Self::Restart(RestartPolicy::OnFailure),
@@ -36,7 +37,7 @@ impl Recovery {
     }
 }
 
-/// A connection that lived for this long and carried a message counts as healthy.
+/// How long a connection that has carried a message must last to be considered healthy.
 pub(crate) const WELL_AFTER: Duration = Duration::from_secs(10);
 
 /// What to do after a loss.
@@ -110,15 +111,15 @@ impl Decider {
 fn is_permanent(error: &TransportError) -> bool {
     // Unclassified errors may be temporary: a file that is being replaced, a network that is down.
     let may_pass = match error.kind() {
-        // A line that was ended because of what this side did.
+        // This side ended the line because of one of its own limits.
         ErrorKind::Closed(CloseReason::Overrun | CloseReason::NoMemory(_)) => false,
         kind => matches!(kind, ErrorKind::Io | ErrorKind::LaunchFailed | ErrorKind::Closed(_)),
     };
     !may_pass && !error.is_retryable()
 }
 
-/// Returns a random number, evenly distributed from 0 to 1. The hashers of the standard library have random
-/// keys.
+/// Returns a random number, uniformly distributed between 0 and 1. It comes from the standard library's
+/// hashers, which have random keys.
 pub(crate) fn random() -> f64 {
     let bits = RandomState::new().build_hasher().finish();
     (bits >> 11) as f64 / (1_u64 << 53) as f64

@@ -16,7 +16,8 @@ pub struct Retries {
 }
 
 impl Retries {
-    /// Creates a full budget. The first retry waits up to `waits.first`, later ones as [`Backoff`] says.
+    /// Creates a full budget. The first retry waits up to `waits.first`, later ones wait as [`Backoff`]
+    /// specifies.
     pub fn new(budget: RetryBudgetConfig, waits: BackoffConfig) -> Self {
         Self { budget: Arc::new(Mutex::new(RetryBudget::new(budget))), waits }
     }
@@ -68,7 +69,7 @@ impl Retries {
         }
     }
 
-    /// Returns the number of tokens left. With half of them or fewer, calls are not retried.
+    /// Returns the number of tokens left. With half of them left, or fewer, calls are not retried.
     pub fn tokens(&self) -> u16 {
         lock(&self.budget).tokens()
     }

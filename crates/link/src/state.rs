@@ -11,7 +11,7 @@ use tokio::time::Instant;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LineState {
-    /// A client that was not connected yet.
+    /// The client has not connected yet.
     Idle,
     /// A line is being connected.
     Connecting {
@@ -25,7 +25,7 @@ pub enum LineState {
     },
     /// The line was lost or could not be connected, and the next attempt is scheduled.
     Backoff {
-        /// When. What is left of the lost line is ended first, which may take longer.
+        /// When the attempt is due. What is left of the lost line is ended first, which may take longer.
         until: Instant,
         /// Why the line was lost, or why the last attempt failed.
         cause: CloseReason,
@@ -34,8 +34,8 @@ pub enum LineState {
     Draining,
     /// The line has ended.
     Closed {
-        /// Whether this side ended it. The reason is then how the peer reacted, or why the line had been lost
-        /// before that.
+        /// Whether this side ended it. If so, the reason says how the peer reacted, or why the line had
+        /// already been lost.
         by_us: bool,
         /// The reason, with the exit status and the last lines of stderr of a child.
         reason: CloseReason,
@@ -155,7 +155,8 @@ impl LineStates {
         state
     }
 
-    /// Waits for a state for which `wanted` returns true; `None` if the states end before. Cancel-safe.
+    /// Waits for a state for which `wanted` returns true. Returns `None` if the states end first.
+    /// Cancel-safe.
     pub async fn wait_for(
         &mut self,
         mut wanted: impl FnMut(&LineState) -> bool,

@@ -1,3 +1,3 @@
-//! The lock types. A test replaces this module by loom's locks, to try every interleaving of threads.
+//! The lock types. A test replaces this module with loom's locks to try every interleaving of threads.
 
 pub(crate) use std::sync::{Mutex, MutexGuard};

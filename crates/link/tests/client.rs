@@ -236,7 +236,7 @@ async fn loss_of_another_message_is_not_reported_to_the_next_send() {
     let client = client(world);
     let mut messages = client.connect().await.unwrap();
     let far = far_ends.recv().await.unwrap();
-    // This call is cancelled before it learns of the loss.
+    // This call is cancelled before the loss can be reported to it.
     assert!(poll_once(client.send(vec![b'x'; 1 << 20])).await.is_none());
     drop(far);
     assert_eq!(reset(&mut messages).await.lost, 1);
@@ -322,7 +322,7 @@ fn thousand_connections_leave_no_children_descriptors_or_tasks() {
 
 async fn rounds() {
     let client = client(shell(ECHO));
-    // The first connection creates what remains for good, such as the thread that starts children.
+    // The first connection creates permanent resources, such as the thread that starts children.
     drop(client.connect().await.unwrap());
     client.disconnect().await.unwrap();
     wait::until("the end of all children", || children().is_empty());

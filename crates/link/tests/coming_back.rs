@@ -1,4 +1,4 @@
-//! When a link reconnects, when it does not, and which states and reasons it reports.
+//! Tests of when a link reconnects, and which states and reasons it reports.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -53,7 +53,7 @@ fn immediate_reconnect_needs_no_timer() {
         let (link, far, _world, _far_ends) = link([], local).await;
         let (_sender, mut receiver) = link.split();
         let (mut far_sender, far_receiver) = far.split();
-        far_sender.send("a line that was good for something").await.unwrap();
+        far_sender.send("a message").await.unwrap();
         drop((far_sender, far_receiver));
         assert!(matches!(receiver.recv().await, Incoming::Message(_)));
         assert!(matches!(receiver.recv().await, Incoming::Reset(_)));
@@ -62,7 +62,7 @@ fn immediate_reconnect_needs_no_timer() {
 
 #[tokio::test]
 async fn restart_policy_decides_after_which_exits_a_child_is_restarted() {
-    for (policy, script, comes_back) in [
+    for (policy, script, restarts) in [
         (RestartPolicy::Never, "exit 3", false),
         (RestartPolicy::OnFailure, "exit 0", false),
         (RestartPolicy::OnFailure, "exit 3", true),
@@ -70,10 +70,10 @@ async fn restart_policy_decides_after_which_exits_a_child_is_restarted() {
     ] {
         let link = Link::connect(shell(script), restart(policy)).await.unwrap();
         let (_sender, mut receiver) = link.split();
-        match within("what comes", receiver.recv()).await {
-            Incoming::Reset(_) => assert!(comes_back, "{policy}, {script}"),
+        match within("the restart or the end", receiver.recv()).await {
+            Incoming::Reset(_) => assert!(restarts, "{policy}, {script}"),
             Incoming::End(reason) => {
-                assert!(!comes_back, "{policy}, {script}: {reason}");
+                assert!(!restarts, "{policy}, {script}: {reason}");
                 assert_eq!(reason.is_clean(), script == "exit 0");
             }
             other => panic!("{other:?}"),
@@ -100,8 +100,8 @@ async fn child_that_fails_too_often_is_given_up_with_its_status_and_stderr() {
     assert_eq!(exit.status.code(), Some(4));
     assert_eq!(exit.stderr_tail, "no such table\n");
     assert!(reason.to_string().contains("no such table") && reason.hint().is_some());
-    let (by_us, told) = last(&mut states).await;
-    assert!(!by_us && matches!(told, CloseReason::GivenUp(_)), "{told:?}");
+    let (by_us, reported) = last(&mut states).await;
+    assert!(!by_us && matches!(reported, CloseReason::GivenUp(_)), "{reported:?}");
     let late = sender.send("late").await.unwrap_err();
     assert!(matches!(late.close_reason(), Some(CloseReason::GivenUp(_))), "{late:?}");
     // The end is returned again.
@@ -132,7 +132,8 @@ async fn server_is_reconnected_without_limit_after_growing_waits() {
     });
     assert_eq!(reset(&mut receiver).await.epoch, 2);
     let waits = within("the states", watching).await.unwrap();
-    // A local endpoint is tried at once, without a visible wait, then after 50 ms and longer each time.
+    // A local endpoint is tried again at once, without a published wait, then after 50 ms, and then
+    // after ever longer waits.
     assert_eq!(waits.len(), 9, "{waits:?}");
     assert!(waits[0] >= Duration::from_millis(39) && waits[8] > waits[4], "{waits:?}");
     assert!(begun.elapsed() > Duration::from_millis(1500), "{:?}", begun.elapsed());
@@ -186,7 +187,7 @@ async fn late_observers_get_the_current_state_and_all_get_the_last_one() {
     for mut states in [early, late, later, last_of_all.clone()] {
         assert!(last(&mut states).await.0);
     }
-    // After its end there are no more states, but the last one is still available.
+    // After the end there are no more states, but the last one is still available.
     assert!(last_of_all.next().await.unwrap().is_closed());
     assert!(last_of_all.next().await.is_none());
     assert!(last_of_all.present().is_closed());
@@ -209,15 +210,15 @@ async fn end_by_us_is_distinct_from_a_failure() {
         assert_eq!(reason.child_exit().unwrap().status.code(), Some(3));
         let present = states.present();
         assert_eq!(present.is_failure(), !by_us);
-        let (told, reason) = last(&mut states).await;
-        assert_eq!(told, by_us);
+        let (reported_by_us, reason) = last(&mut states).await;
+        assert_eq!(reported_by_us, by_us);
         assert_eq!(reason.child_exit().unwrap().status.code(), Some(3));
     }
 }
 
 #[tokio::test]
 async fn child_that_closes_its_stdout_and_keeps_running_is_ended_and_replaced() {
-    // It exits when its input ends, and only the second one answers.
+    // The first child exits when its input ends; only the second one answers.
     let directory = tempfile::tempdir().unwrap();
     let mark = directory.path().join("mark");
     let script = format!(
@@ -231,8 +232,8 @@ async fn child_that_closes_its_stdout_and_keeps_running_is_ended_and_replaced() 
     assert!(matches!(reset.cause, CloseReason::StdoutClosed), "{}", reset.cause);
     wait::until_reaped(first);
     pid(&mut receiver).await;
-    sender.send("heard").await.unwrap();
-    assert_eq!(message(&mut receiver).await, "heard");
+    sender.send("hello").await.unwrap();
+    assert_eq!(message(&mut receiver).await, "hello");
 }
 
 #[tokio::test]
@@ -240,26 +241,26 @@ async fn child_that_closes_its_stdin_and_keeps_running_is_stopped_and_replaced()
     let directory = tempfile::tempdir().unwrap();
     let mark = directory.path().join("mark");
     let script = format!(
-        "if test -e {0}; then exec cat; fi; touch {0}; exec <&-; echo deaf; exec sleep 10000",
+        "if test -e {0}; then exec cat; fi; touch {0}; exec <&-; echo closed; exec sleep 10000",
         mark.display()
     );
     let link = Link::connect(shell(&script), LinkOptions::default()).await.unwrap();
     let (mut sender, mut receiver) = link.split();
-    assert_eq!(message(&mut receiver).await, "deaf");
+    assert_eq!(message(&mut receiver).await, "closed");
     let receiving = tokio::spawn(async move {
         let reset = reset(&mut receiver).await;
         (receiver, reset)
     });
     // One of the sends finds the pipe broken; the next one waits for the new child.
-    let mut told = 0;
+    let mut reported = 0;
     for _ in 0..2 {
         match within("a send", sender.send("hello?")).await {
             Ok(()) => {}
-            Err(tieline_transport::SendError::Lost(lost)) => told += lost,
+            Err(tieline_transport::SendError::Lost(lost)) => reported += lost,
             Err(other) => panic!("{other:?}"),
         }
     }
     let (mut receiver, reset) = within("the new child", receiving).await.unwrap();
-    assert_eq!((told, reset.lost), (1, 1));
+    assert_eq!((reported, reset.lost), (1, 1));
     assert_eq!(message(&mut receiver).await, "hello?");
 }

@@ -29,7 +29,7 @@ impl Random {
 
 const KILLS: u64 = 150;
 
-/// The numbers that the receiver got over one line.
+/// The first and last number received over one line.
 #[derive(Default)]
 struct Line {
     first: Option<u64>,
@@ -50,10 +50,10 @@ async fn every_message_is_echoed_or_was_in_flight_when_a_line_was_lost() {
     let counted = accepted.clone();
     let (enough, mut is_enough) = tokio::sync::watch::channel(false);
     let sending = tokio::spawn(async move {
-        let mut told = 0;
-        let mut tell = |sent: Result<(), SendError>| match sent {
+        let mut reported = 0;
+        let mut report = |sent: Result<(), SendError>| match sent {
             Ok(()) => {}
-            Err(SendError::Lost(lost)) => told += lost,
+            Err(SendError::Lost(lost)) => reported += lost,
             Err(other) => panic!("{other}"),
         };
         for number in 0.. {
@@ -65,15 +65,15 @@ async fn every_message_is_echoed_or_was_in_flight_when_a_line_was_lost() {
             sender.feed(format!("{number} {}", "x".repeat(padding))).await.unwrap();
             counted.fetch_add(1, Relaxed);
             if number % 7 == 0 {
-                tell(sender.flush().await);
+                report(sender.flush().await);
             }
         }
         // The last message, which the receiver waits for.
         sender.feed("end").await.unwrap();
-        tell(sender.flush().await);
-        (sender, told)
+        report(sender.flush().await);
+        (sender, reported)
     });
-    let (mut lost, mut came_back, mut resets, mut missing) = (0, 0, 0, 0);
+    let (mut lost, mut echoed, mut resets, mut missing) = (0, 0, 0, 0);
     let (mut child, mut echoes) = (None, random.below(300));
     let mut line = Line::default();
     let mut next = 0;
@@ -94,7 +94,8 @@ async fn every_message_is_echoed_or_was_in_flight_when_a_line_was_lost() {
                     }
                     continue;
                 }
-                // In order, none twice, and none missing except after the loss of a line.
+                // The numbers are in order, none is repeated, and none is missing except after the loss
+                // of a line.
                 match line.first {
                     None => {
                         assert!(number >= next, "{number} is repeated, seed {seed}");
@@ -109,7 +110,7 @@ async fn every_message_is_echoed_or_was_in_flight_when_a_line_was_lost() {
                 }
                 line.last = number;
                 next = number + 1;
-                came_back += 1;
+                echoed += 1;
                 echoes = echoes.saturating_sub(1);
                 if resets < KILLS && echoes == 0 {
                     kill(child.unwrap());
@@ -127,14 +128,14 @@ async fn every_message_is_echoed_or_was_in_flight_when_a_line_was_lost() {
             other => panic!("{other:?}, seed {seed}"),
         }
     };
-    let (_sender, told) = within("the sender", sending).await.unwrap();
+    let (_sender, reported) = within("the sender", sending).await.unwrap();
     let accepted = accepted.load(Relaxed);
     println!(
-        "{accepted} accepted, {came_back} back, {missing} missing, {lost} reported, {resets} resets"
+        "{accepted} accepted, {echoed} echoed, {missing} missing, {lost} reported, {resets} resets"
     );
     assert_eq!(last_of_all, accepted, "seed {seed}");
-    assert_eq!(came_back + missing, accepted, "seed {seed}");
+    assert_eq!(echoed + missing, accepted, "seed {seed}");
     // Sender and receiver reported the same losses.
-    assert_eq!(told, lost, "seed {seed}");
+    assert_eq!(reported, lost, "seed {seed}");
     assert_eq!(resets, KILLS);
 }

@@ -21,7 +21,7 @@ fn pinging(control: &tieline_transport::Control) -> HealthMonitor {
     HealthMonitor::pinging(control.clone(), HeartbeatConfig::default())
 }
 
-/// Returns the next beat, and when it was due, in seconds since `begun`.
+/// Returns the next heartbeat event, and when it was due, in seconds since `begun`.
 async fn beat(monitor: &HealthMonitor, begun: Instant) -> (u64, HeartbeatEvent) {
     let beat = within("a beat", monitor.next_beat()).await;
     (begun.elapsed().as_secs(), beat)
@@ -32,22 +32,22 @@ fn draining_line_is_live_but_not_ready() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (ours, _theirs) = runtime.block_on(async { memory_pair() });
     let monitor = HealthMonitor::new(ours.control().clone());
-    let told = || {
+    let flags = || {
         let report = monitor.report();
         (report.live, report.ready, report.draining)
     };
-    assert_eq!(told(), (true, false, false));
+    assert_eq!(flags(), (true, false, false));
     monitor.set_ready(true);
-    assert_eq!(told(), (true, true, false));
+    assert_eq!(flags(), (true, true, false));
     monitor.set_ready(false);
-    assert_eq!(told(), (true, false, false));
+    assert_eq!(flags(), (true, false, false));
     monitor.set_ready(true);
     monitor.drain();
-    assert_eq!(told(), (true, false, true));
+    assert_eq!(flags(), (true, false, true));
     monitor.set_ready(true);
-    assert_eq!(told(), (true, false, true));
+    assert_eq!(flags(), (true, false, true));
     drop(ours);
-    assert_eq!(told(), (false, false, false));
+    assert_eq!(flags(), (false, false, false));
 }
 
 #[tokio::test(start_paused = true)]
@@ -100,14 +100,15 @@ async fn received_bytes_count_as_alive_and_sent_bytes_do_not() {
         first = monitor.next_beat() => {
             assert_eq!(first, HeartbeatEvent::Ping);
             let at = begun.elapsed().as_secs();
-            // The clock of the bytes is paused here, so they count from when they are checked.
+            // Received bytes are timed with the real clock, which hardly advances in this test, so they
+            // count from the time of the check.
             assert!((100..=110).contains(&at), "{at}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn received_bytes_count_as_response_to_a_ping() {
+async fn received_bytes_count_as_a_response_to_a_ping() {
     let (ours, theirs) = memory_pair();
     let (monitor, begun) = (pinging(ours.control()), Instant::now());
     let (_sender, mut receiver) = ours.split();
@@ -126,7 +127,7 @@ async fn restart_and_probe_are_reported_to_a_waiting_task_at_once() {
     let (ours, _theirs) = memory_pair();
     let (monitor, begun) = (pinging(ours.control()), Instant::now());
     monitor.pong(1);
-    // Also to a task that waits already.
+    // A task that is already waiting is notified, too.
     let mut waits = Box::pin(monitor.next_beat());
     assert!(poll_once(waits.as_mut()).await.is_none());
     monitor.pong(2);
@@ -160,7 +161,7 @@ async fn child_that_has_exited_is_not_live() {
     let pid = support::pid(&mut receiver).await;
     assert!(monitor.report().live);
     support::kill(pid);
-    // Without receiving: the state of the process itself is checked.
+    // Nothing is received, so only the state of the process can show this.
     tieline_testkit::wait::until("its end", || !monitor.report().live);
 }
 

@@ -1,5 +1,5 @@
-//! Every interleaving of threads in the pool and in the circuit breaker: no deadlock, no line lent twice,
-//! and none leaked. Compiles the same sources with loom's locks.
+//! Checks every interleaving of threads in the pool and in the circuit breaker: there is no deadlock, no
+//! line is lent twice, and none leaks. The test compiles the same sources with loom's locks.
 
 #![cfg(target_os = "linux")]
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -88,13 +88,13 @@ fn waiter_that_gives_up_leaks_nothing() {
             move || drop(gives_up(&slots))
         });
         let mut lease = waits(&slots).expect("the pool is not closed");
-        // The lease has the line, unless the other thread got and dropped it first.
+        // The lease has the line, unless the other thread was granted it first and dropped it.
         let line = lease.take_line().unwrap_or_else(|| Token::new(&alive));
         assert_eq!(alive.load(SeqCst), 1);
         lease.give_back(line);
         giving.join().unwrap();
         quitting.join().unwrap();
-        // The other thread may have been the last, and dropped the line.
+        // The other thread may have been the last to hold the line, and have dropped it.
         let idle = alive.load(SeqCst);
         nothing_is_held(&slots, idle);
     });
@@ -174,10 +174,10 @@ fn abandoned_trial_may_be_repeated_within_the_limit() {
         for thread in threads {
             thread.join().unwrap();
         }
-        // Abandoned trials are free again for those that are still required.
+        // Abandoned trials may be repeated until enough of them have passed.
         let mut passes = 0;
         while breaker.state() == BreakerState::HalfOpen {
-            breaker.acquire().expect("an abandoned trial is free again").passed();
+            breaker.acquire().expect("an abandoned trial may be repeated").passed();
             passes += 1;
         }
         assert!((1..=2).contains(&passes), "{passes}");

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 /// A link whose line was lost, and whose next attempt to connect is pending.
 struct Outage {
     sender: LinkSender,
-    /// Returns what the receiver got, and the receiver.
+    /// Yields the item that was received, and the receiver.
     receiving: JoinHandle<(Incoming, LinkReceiver)>,
     control: Control,
     states: LineStates,
@@ -39,7 +39,7 @@ async fn outage() -> Outage {
     let (sender, mut receiver) = link.split();
     drop(far);
     let receiving = tokio::spawn(async move {
-        let incoming = within("what comes", receiver.recv()).await;
+        let incoming = within("the reset or the end", receiver.recv()).await;
         (incoming, receiver)
     });
     world.waits(1).await;
@@ -87,7 +87,7 @@ async fn unwritten_messages_are_reported_by_both_halves_and_not_sent_again() {
 async fn send_reports_the_loss_of_the_line() {
     let (link, far, _world, _far_ends) = link([], LinkOptions::default()).await;
     let (mut sender, mut receiver) = link.split();
-    // More than the line buffers, and the peer does not read.
+    // The message is larger than the line's buffer, and the peer does not read.
     let mut sending = pin!(sender.send(vec![b'x'; 1 << 20]));
     assert!(poll_once(&mut sending).await.is_none());
     drop(far);
@@ -112,7 +112,7 @@ async fn flush_ends_with_its_line_without_waiting_for_the_next() {
     assert!(matches!(sent, Err(SendError::Lost(1))), "{sent:?}");
 }
 
-/// Ends a link during an outage while a sender waits, which must be released.
+/// Ends a link during an outage while a sender waits. The sender must be released.
 async fn released<F: Future<Output = ()>>(
     ends: impl FnOnce(Control) -> F,
 ) -> (SendError, CloseReason) {
@@ -238,15 +238,15 @@ async fn line_whose_peer_stops_reading_is_replaced() {
     let (link, far, _world, mut far_ends) = link([], LinkOptions::default()).await;
     let (mut sender, mut receiver) = link.split();
     let (mut their_sender, their_receiver) = far.split();
-    their_sender.send("said before").await.unwrap();
+    their_sender.send("sent before").await.unwrap();
     drop(their_receiver);
     let lost = loop {
-        if let Err(error) = within("the send", sender.send("anybody?")).await {
+        if let Err(error) = within("the send", sender.send("still reading?")).await {
             break error;
         }
     };
     assert!(matches!(lost, SendError::Lost(1)), "{lost:?}");
-    assert_eq!(message(&mut receiver).await, "said before");
+    assert_eq!(message(&mut receiver).await, "sent before");
     let reset = reset(&mut receiver).await;
     assert!(matches!(reset.cause, CloseReason::Io(_)), "{}", reset.cause);
     sender.send("hello").await.unwrap();

@@ -79,7 +79,7 @@ async fn waiter_that_moves_to_another_task_is_woken_there() {
     let mut elsewhere = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(waits.as_mut().poll(&mut elsewhere).is_pending());
     let waits = tokio::spawn(waits);
-    // Let it be polled in the other task.
+    // Let the other task poll it.
     tokio::task::yield_now().await;
     first.give_back();
     waits.await.unwrap();
@@ -200,7 +200,7 @@ async fn retryable_failures_to_connect_are_retried_within_the_budget() {
         "{refused:?}"
     );
     assert_eq!((pool.stats().connect_failures, retries.tokens()), (3, 3));
-    // An error that no retry can mend is returned at once, and costs nothing.
+    // An error that a retry cannot fix is returned at once, and uses no tokens.
     let denied = pool.get().await;
     assert!(matches!(&denied, Err(PoolError::Connect(error)) if !error.is_retryable()));
     assert_eq!((pool.stats().connect_failures, retries.tokens()), (4, 3));
@@ -308,7 +308,7 @@ async fn give_up(seed: u64, check_after: Duration) {
         users.spawn(async move {
             for number in 0..500 {
                 if random.below(4) == 0 {
-                    // Cancel, possibly in the middle.
+                    // Cancel, possibly in the middle of an attempt.
                     let got = poll_once(pool.get()).await;
                     tokio::task::yield_now().await;
                     drop(got);

@@ -22,7 +22,7 @@ use tokio::time::{Instant, advance, sleep};
 
 #[tokio::test]
 async fn line_with_unread_data_is_not_reused() {
-    // An unread message; part of one; the end.
+    // The unread data is a message, part of a message, or the end.
     for (script, ends) in [
         ("printf 'one\\ntwo\\n'", false),
         ("printf 'one\\nhalf'", false),
@@ -43,8 +43,9 @@ async fn line_with_unread_data_is_not_reused() {
 
 #[tokio::test]
 async fn part_of_a_message_is_detected_even_if_none_of_it_is_buffered() {
-    // After a complete message: a header without its body; an unfinished line above the limit.
-    for (framing, said) in [
+    // A complete message is followed by a header without its body, or by an unfinished line above the
+    // limit.
+    for (framing, output) in [
         (
             FramingKind::ContentLength,
             "Content-Length: 3\\r\\n\\r\\noneContent-Length: 9\\r\\n\\r\\n",
@@ -55,8 +56,8 @@ async fn part_of_a_message_is_detected_even_if_none_of_it_is_buffered() {
         options.channel.max_message = ByteSize::new(16);
         for json in [false, true] {
             options.json = json;
-            let said = said.replace("one", if json { "123" } else { "one" });
-            let script = format!("printf '{said}'; exec sleep 1000");
+            let output = output.replace("one", if json { "123" } else { "one" });
+            let script = format!("printf '{output}'; exec sleep 1000");
             let endpoint = Endpoint::exec("sh", ["-c", &script]);
             let connector = Registry::new().connector(&endpoint, &options).unwrap();
             let pool = Pool::new(connector.into(), PoolConfig::default()).unwrap();
@@ -76,7 +77,7 @@ async fn part_of_a_message_is_detected_even_if_none_of_it_is_buffered() {
 async fn line_with_unsent_data_that_cannot_be_written_is_dirty() {
     let (pool, _far_ends) = pool(1, []);
     let mut line = get(&pool).await;
-    // More than the peer's buffer holds, and the peer does not read.
+    // The message is larger than the peer's buffer, and the peer does not read.
     line.sender().feed(vec![b'x'; 1 << 20]).await.unwrap();
     line.give_back();
     assert_eq!((pool.stats().dirty, rests(&pool)), (1, (true, 0)));
@@ -96,15 +97,16 @@ fn line_given_back_without_a_runtime_is_closed() {
     assert_eq!((pool.stats().dirty, rests(&pool)), (1, (true, 0)));
 }
 
-/// Lets `what` happen to an idle line, and returns the statistics after its next use.
+/// Applies `change` to the far end of an idle line, and returns the statistics after the next use of the
+/// pool.
 async fn after_idling(
     idle: Duration,
-    what: impl AsyncFnOnce(MemoryChannel) -> Option<MemoryChannel>,
+    change: impl AsyncFnOnce(MemoryChannel) -> Option<MemoryChannel>,
 ) -> PoolStats {
     let (pool, mut far_ends) = pool(1, []);
     get(&pool).await.give_back();
     let far = far_ends.recv().await.unwrap();
-    let _far = what(far).await;
+    let _far = change(far).await;
     advance(idle).await;
     let mut line = get(&pool).await;
     line.sender().send("hello").await.unwrap();
@@ -193,7 +195,8 @@ async fn line_is_closed_at_an_age_of_30_minutes_with_jitter() {
         } else {
             test.await
         }
-        // Also a line that reaches its age while idle, and one that is in use all the time.
+        // A line that reaches its maximum age while idle is closed, too, and so is one that is in use
+        // all the time.
         get(&pool).await.give_back();
         sleep(s(34 * 60)).await;
         let before = pool.stats();
@@ -236,14 +239,14 @@ async fn line_held_for_too_long_is_reported_once() {
     let (pool, _far_ends) = pool(3, []);
     let (one, two, three) = (get(&pool).await, get(&pool).await, get(&pool).await);
     sleep(s(60)).await;
-    // Exactly at the limit, which is not reported.
+    // This line was held exactly up to the limit, so it is not reported.
     three.give_back();
     maintained(&pool, sleep(s(300))).await;
     assert_eq!(pool.stats().overdue, 2);
     one.give_back();
     drop(two);
     assert_eq!(pool.stats().overdue, 2);
-    // Without maintenance it is noticed when the line is given back.
+    // Without maintenance, this is noticed when the line is given back.
     let late = get(&pool).await;
     sleep(s(61)).await;
     assert_eq!(pool.stats().overdue, 2);

@@ -23,10 +23,13 @@ fn block_on<T>(test: impl Future<Output = T>) -> T {
     runtime.block_on(async { timeout(limit, test).await.expect("the test hangs") })
 }
 
-/// Half of the numbers are sent before all connections are cut, and half after that, without waiting.
+/// How many numbers each side sends: half before all connections are cut, and half right after that.
 const NUMBERS: u64 = 10;
 
-async fn speak(mut sender: Box<dyn Sender>, mut go_on: watch::Receiver<bool>) -> Box<dyn Sender> {
+async fn send_numbers(
+    mut sender: Box<dyn Sender>,
+    mut go_on: watch::Receiver<bool>,
+) -> Box<dyn Sender> {
     for number in 0..NUMBERS {
         if number == NUMBERS / 2 {
             go_on.wait_for(|go_on| *go_on).await.unwrap();
@@ -36,7 +39,7 @@ async fn speak(mut sender: Box<dyn Sender>, mut go_on: watch::Receiver<bool>) ->
     sender
 }
 
-async fn hear(mut receiver: Box<dyn Receiver>) -> Box<dyn Receiver> {
+async fn receive_numbers(mut receiver: Box<dyn Receiver>) -> Box<dyn Receiver> {
     for number in 0..NUMBERS {
         match receiver.recv().await {
             Incoming::Message(message) => assert_eq!(message, number.to_string()),
@@ -58,12 +61,12 @@ fn thousand_sessions_cut_at_once_all_resume_without_loss() {
         let mut acceptor = listen(&registry, &endpoint, &usual, options).await.unwrap();
         let connector: Arc<_> = connector(&registry, &endpoint, &usual, options).unwrap();
         let (go_on, goes_on) = watch::channel(false);
-        let (mut speak_all, mut hear_all) = (JoinSet::new(), JoinSet::new());
+        let (mut senders, mut receivers) = (JoinSet::new(), JoinSet::new());
         for _ in 0..CLIENTS {
             let (client, server) = tokio::join!(connector.connect(), acceptor.accept());
             for (sender, receiver) in [client.unwrap().split(), server.unwrap().split()] {
-                speak_all.spawn(speak(sender, goes_on.clone()));
-                hear_all.spawn(hear(receiver));
+                senders.spawn(send_numbers(sender, goes_on.clone()));
+                receivers.spawn(receive_numbers(receiver));
             }
         }
         // The first half is in flight by now, or has arrived.
@@ -75,20 +78,20 @@ fn thousand_sessions_cut_at_once_all_resume_without_loss() {
         assert_eq!(network.events().connections, CLIENTS);
         network.refuse_all(false);
         // Keep both halves until everything is received: dropping them would end the session.
-        let _speakers = speak_all.join_all().await;
-        let _hearers = hear_all.join_all().await;
+        let _senders = senders.join_all().await;
+        let _receivers = receivers.join_all().await;
         assert_eq!(network.events().connections, 2 * CLIENTS, "each client must have resumed once");
     });
 }
 
 /// A connector that records when it is called, and keeps the far ends.
 #[derive(Default)]
-struct Asked {
+struct RecordingConnector {
     at: Mutex<Vec<Instant>>,
     far_ends: Mutex<Vec<MemoryChannel>>,
 }
 
-impl DynConnector for Asked {
+impl DynConnector for RecordingConnector {
     fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
         self.at.lock().unwrap().push(Instant::now());
         let (ours, theirs) = memory_pair();
@@ -102,7 +105,7 @@ fn ten_thousand_remote_clients_do_not_reconnect_at_once() {
     const LINKS: usize = 10_000;
     const BIN: Duration = Duration::from_millis(100);
     block_on(async {
-        let asked = Arc::new(Asked::default());
+        let asked = Arc::new(RecordingConnector::default());
         let remote = LinkOptions::recovering(Recovery::Reconnect(BackoffConfig::REMOTE));
         let mut links = JoinSet::new();
         for _ in 0..LINKS {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use drive::{Run, Totals};
 
-/// The number of seeds by default.
+/// The default number of seeds.
 const SEEDS: u64 = 200;
 /// The number of seeds with `TIELINE_SOAK=1`, which runs on all processors.
 const SOAK: u64 = 100_000;
@@ -24,7 +24,7 @@ fn messages_arrive_once_in_order_or_the_loss_is_reported_correctly_on_any_networ
         Some(_) => (SOAK, std::thread::available_parallelism().map_or(1, usize::from)),
         None => (SEEDS, 1),
     };
-    // Optionally only the seeds from this one on, and only for this many seconds.
+    // The first seed and the duration may be set.
     let first = number("TIELINE_FIRST_SEED").unwrap_or(0);
     let limit = number("TIELINE_SECONDS").map_or(Duration::MAX, Duration::from_secs);
     let begun = Instant::now();

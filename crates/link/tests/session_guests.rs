@@ -1,5 +1,5 @@
-//! Hostile or unlucky clients of a session server, written frame by frame. In virtual time: a pause is over
-//! when no task has anything left to do.
+//! Hostile or unlucky clients of a session server, whose frames the tests write one by one. The tests
+//! run in virtual time: a pause ends when no task has anything left to do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "support/by_hand.rs"]
@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout};
 const PAUSE: Duration = Duration::from_secs(1);
 
 struct Stage {
-    way: Framed<Memory, LengthPrefix>,
+    framed: Framed<Memory, LengthPrefix>,
     sessions: Sessions,
 }
 
@@ -40,20 +40,20 @@ fn tasks() -> usize {
 impl Stage {
     /// Creates a server whose connections buffer `buffer` bytes in each direction.
     async fn new(buffer: usize, options: SessionOptions) -> Self {
-        let config = MemoryConfig { buffer: ByteSize::new(buffer), ..MemoryConfig::new("door") };
-        let way = Framed::new(
+        let config = MemoryConfig { buffer: ByteSize::new(buffer), ..MemoryConfig::new("raw") };
+        let framed = Framed::new(
             Memory::default(),
             config,
             LengthPrefix::default(),
             ChannelConfig::default(),
         );
-        let way = way.unwrap();
-        let acceptor = Box::new(way.clone().listen().await.unwrap());
-        Self { way, sessions: Sessions::new(acceptor, options, LineOptions::default()) }
+        let framed = framed.unwrap();
+        let acceptor = Box::new(framed.clone().listen().await.unwrap());
+        Self { framed, sessions: Sessions::new(acceptor, options, LineOptions::default()) }
     }
 
     async fn by_hand(&self) -> ByHand {
-        ByHand::over(self.way.connect().await.unwrap())
+        ByHand::over(self.framed.connect().await.unwrap())
     }
 
     /// Begins a session, and returns its client, its welcome and its server's end.
@@ -74,12 +74,12 @@ fn connection_replaced_during_its_welcome_does_not_block_the_next() {
         let mut stage = Stage::new(16, SessionOptions::default()).await;
         let (first, welcome, _server) = stage.begin().await;
         drop(first);
-        // Its welcome does not fit into the connection's buffer.
+        // The welcome does not fit into the connection's buffer.
         let mut second = stage.by_hand().await;
-        second.say(Frame::Hello(hello(Some(&welcome)))).await;
+        second.send_frame(Frame::Hello(hello(Some(&welcome)))).await;
         sleep(PAUSE).await;
         let mut third = stage.by_hand().await;
-        third.say(Frame::Hello(hello(Some(&welcome)))).await;
+        third.send_frame(Frame::Hello(hello(Some(&welcome)))).await;
         sleep(PAUSE).await;
         // The third is accepted, although the second neither reads nor disconnects.
         assert_eq!(second.answer().await.unwrap().epoch, 2);
@@ -124,32 +124,32 @@ fn ended_sessions_count_against_the_limit_until_they_are_accepted() {
                 }
             }
             let farewell = tieline_proto::session::Farewell { received: 0, text: String::new() };
-            client.say(Frame::Bye(farewell)).await;
-            while client.hear().await.is_some() {}
+            client.send_frame(Frame::Bye(farewell)).await;
+            while client.next_frame().await.is_some() {}
         }
         assert_eq!(refused, Some((4, Refusal::Full)));
     });
 }
 
 /// Returns an in-memory endpoint that carries frames.
-fn door() -> Framed<Memory, LengthPrefix> {
-    let (memory, config) = (Memory::default(), MemoryConfig::new("door"));
+fn memory_endpoint() -> Framed<Memory, LengthPrefix> {
+    let (memory, config) = (Memory::default(), MemoryConfig::new("raw"));
     Framed::new(memory, config, LengthPrefix::default(), ChannelConfig::default()).unwrap()
 }
 
 #[test]
 fn commit_for_a_lost_session_does_not_apply_to_the_next() {
     block_on(async {
-        let way = door();
-        let mut acceptor = way.clone().listen().await.unwrap();
+        let framed = memory_endpoint();
+        let mut acceptor = framed.clone().listen().await.unwrap();
         let mut options = SessionOptions::default();
         options.session.commits = true;
         let connecting =
-            Session::connect(std::sync::Arc::new(way), options, LineOptions::default());
+            Session::connect(std::sync::Arc::new(framed), options, LineOptions::default());
         let mut accept = async || {
             let (sender, receiver) = acceptor.accept().await.unwrap().boxed().split();
             let mut server = ByHand { sender, receiver };
-            assert!(matches!(server.hear().await, Some(Frame::Hello(_))));
+            assert!(matches!(server.next_frame().await, Some(Frame::Hello(_))));
             server
         };
         let welcome = |name| Welcome {
@@ -160,22 +160,22 @@ fn commit_for_a_lost_session_does_not_apply_to_the_next() {
         };
         let serving = async {
             let mut server = accept().await;
-            server.say(Frame::Welcome(welcome(1))).await;
+            server.send_frame(Frame::Welcome(welcome(1))).await;
             server
         };
         let (session, mut server) = tokio::join!(connecting, serving);
         let (mut to_server, mut from_server) = session.unwrap().split();
         let commits = from_server.commits();
-        server.say(data(1, "of the first")).await;
+        server.send_frame(data(1, "of the first")).await;
         assert!(matches!(from_server.recv().await, Incoming::Message(_)));
         drop(server);
-        // The session is unknown to the server, and another begins, with a message.
+        // The server does not know the session, so a new one begins, with a message.
         let mut server = accept().await;
         let unknown = Frame::Refused { refusal: Refusal::Unknown, text: String::new() };
-        server.say(unknown).await;
+        server.send_frame(unknown).await;
         let mut server = accept().await;
-        server.say(Frame::Welcome(welcome(2))).await;
-        server.say(data(1, "of the second")).await;
+        server.send_frame(Frame::Welcome(welcome(2))).await;
+        server.send_frame(data(1, "of the second")).await;
         sleep(PAUSE).await;
         commits.commit(1);
         // A message sent now may be meant for the lost session, so it waits.
@@ -186,7 +186,7 @@ fn commit_for_a_lost_session_does_not_apply_to_the_next() {
         assert!(matches!(reset, Incoming::Reset(_)), "{reset:?}");
         sending.await.unwrap();
         loop {
-            match server.hear().await.unwrap() {
+            match server.next_frame().await.unwrap() {
                 Frame::Data { acknowledged, .. } => {
                     assert_eq!(acknowledged, 0, "the message must not be acknowledged");
                     break;
@@ -197,7 +197,7 @@ fn commit_for_a_lost_session_does_not_apply_to_the_next() {
         }
         assert!(matches!(from_server.recv().await, Incoming::Message(_)));
         commits.commit(1);
-        while !matches!(server.hear().await, Some(Frame::Ack { acknowledged: 1 })) {}
+        while !matches!(server.next_frame().await, Some(Frame::Ack { acknowledged: 1 })) {}
     });
 }
 
@@ -206,31 +206,31 @@ fn commit_for_a_lost_session_does_not_apply_to_the_next() {
 fn greeting_damaged_in_transit_is_retried() {
     block_on(async {
         let mut stage = Stage::new(1 << 16, SessionOptions::default()).await;
-        let door = door();
-        let mut near = door.clone().listen().await.unwrap();
+        let endpoint = memory_endpoint();
+        let mut near = endpoint.clone().listen().await.unwrap();
         let (cut, mut cuts) = tokio::sync::mpsc::channel::<()>(1);
-        let way = stage.way.clone();
+        let framed = stage.framed.clone();
         let relay = tokio::spawn(async move {
             for time in 1.. {
                 let mut client = ByHand::over(near.accept().await.unwrap());
-                let mut server = ByHand::over(way.connect().await.unwrap());
+                let mut server = ByHand::over(framed.connect().await.unwrap());
                 if time == 2 {
-                    assert!(matches!(client.hear().await, Some(Frame::Hello(_))));
-                    // By its length, this is not a greeting.
+                    assert!(matches!(client.next_frame().await, Some(Frame::Hello(_))));
+                    // The length shows that this is not a greeting.
                     let _ = server.sender.send(vec![1; 1 << 15]).await;
-                    let told = server.hear().await.unwrap();
+                    let refusal = server.next_frame().await.unwrap();
                     let is_unasked =
-                        matches!(told, Frame::Refused { refusal: Refusal::Unasked, .. });
-                    assert!(is_unasked, "{told:?}");
-                    client.say(told).await;
+                        matches!(refusal, Frame::Refused { refusal: Refusal::Unasked, .. });
+                    assert!(is_unasked, "{refusal:?}");
+                    client.send_frame(refusal).await;
                     continue;
                 }
                 loop {
                     let (from, to) = tokio::select! {
                         biased;
                         _ = cuts.recv() => break,
-                        said = client.receiver.recv() => (said, &mut server.sender),
-                        said = server.receiver.recv() => (said, &mut client.sender),
+                        received = client.receiver.recv() => (received, &mut server.sender),
+                        received = server.receiver.recv() => (received, &mut client.sender),
                     };
                     let Incoming::Message(message) = from else { break };
                     if to.send(message).await.is_err() {
@@ -240,7 +240,7 @@ fn greeting_damaged_in_transit_is_retried() {
             }
         });
         let options = (SessionOptions::default(), LineOptions::default());
-        let connecting = Session::connect(std::sync::Arc::new(door), options.0, options.1);
+        let connecting = Session::connect(std::sync::Arc::new(endpoint), options.0, options.1);
         let (client, server) = tokio::join!(connecting, stage.sessions.accept());
         let server = server.unwrap();
         let ((mut sender, _from_server), (_to_client, mut receiver)) =
@@ -248,10 +248,10 @@ fn greeting_damaged_in_transit_is_retried() {
         sender.send("before").await.unwrap();
         assert!(matches!(receiver.recv().await, Incoming::Message(it) if it == "before"));
         cut.send(()).await.unwrap();
-        sender.send("behind").await.unwrap();
+        sender.send("after").await.unwrap();
         loop {
             match receiver.recv().await {
-                Incoming::Message(message) => break assert_eq!(message, "behind"),
+                Incoming::Message(message) => break assert_eq!(message, "after"),
                 Incoming::Reset(_) => {}
                 other => panic!("{other:?}"),
             }
@@ -265,11 +265,11 @@ fn unauthenticated_client_cannot_send_more_than_a_greeting() {
     const BUFFER: usize = 1 << 10;
     block_on(async {
         let mut stage = Stage::new(BUFFER, SessionOptions::default()).await;
-        // More than may be in their handshake at once.
-        let strangers = (0..300).map(|_| {
-            let way = stage.way.clone();
+        // There are more clients than may be in their handshake at once.
+        let clients = (0..300).map(|_| {
+            let framed = stage.framed.clone();
             tokio::spawn(async move {
-                let line = way.connect().await.unwrap();
+                let line = framed.connect().await.unwrap();
                 let control = line.control().clone();
                 let (mut sender, mut receiver) = line.split();
                 assert!(sender.send(vec![1; 1 << 20]).await.is_err());
@@ -279,16 +279,16 @@ fn unauthenticated_client_cannot_send_more_than_a_greeting() {
                 control.info().bytes_out
             })
         });
-        for stranger in strangers.collect::<Vec<_>>() {
-            // The size of one read, plus what the connection buffers.
-            let taken = stranger.await.unwrap();
+        for client in clients.collect::<Vec<_>>() {
+            // The limit is the size of one read plus the connection's buffer.
+            let taken = client.await.unwrap();
             assert!(taken <= (BUFFER + (4 << 10)) as u64, "{taken} bytes were read");
         }
         // After the handshake, the usual limit applies.
         let (mut client, _, server) = stage.begin().await;
         let (_sender, mut receiver) = server.split();
         let message = bytes::Bytes::from(vec![b'x'; 1 << 20]);
-        client.say(data(1, message.clone())).await;
+        client.send_frame(data(1, message.clone())).await;
         assert!(matches!(receiver.recv().await, Incoming::Message(it) if it == message));
     });
 }
@@ -297,13 +297,13 @@ fn unauthenticated_client_cannot_send_more_than_a_greeting() {
 async fn greeted_with(
     answer: impl Into<bytes::Bytes> + Send,
 ) -> (Result<Session, TransportError>, Result<(), SendError>) {
-    let way = door();
-    let mut acceptor = way.clone().listen().await.unwrap();
+    let framed = memory_endpoint();
+    let mut acceptor = framed.clone().listen().await.unwrap();
     let (options, line) = (SessionOptions::default(), LineOptions::default());
-    let connecting = Session::connect(std::sync::Arc::new(way), options, line);
+    let connecting = Session::connect(std::sync::Arc::new(framed), options, line);
     let serving = async {
         let mut server = ByHand::over(acceptor.accept().await.unwrap());
-        assert!(matches!(server.hear().await, Some(Frame::Hello(_))));
+        assert!(matches!(server.next_frame().await, Some(Frame::Hello(_))));
         let sent = server.sender.send(answer).await;
         (server, sent)
     };
@@ -342,7 +342,7 @@ fn client_is_not_read_from_while_the_consumer_does_not_receive() {
             let mut sent = 0;
             let flood = async {
                 while sent < most {
-                    client.say(data(sent + 1, message.clone())).await;
+                    client.send_frame(data(sent + 1, message.clone())).await;
                     sent += 1;
                 }
             };
@@ -364,13 +364,13 @@ fn silent_clients_partial_greetings_and_resume_loops_leave_no_tasks() {
         let (first, mut welcome, server) = stage.begin().await;
         drop(first);
         let before = tasks();
-        let guests: Vec<_> = (0..2_000)
+        let clients: Vec<_> = (0..2_000)
             .map(|number| {
-                let way = stage.way.clone();
+                let framed = stage.framed.clone();
                 tokio::spawn(async move {
-                    let (mut sender, mut receiver) = way.connect().await.unwrap().split();
+                    let (mut sender, mut receiver) = framed.connect().await.unwrap().split();
                     if number % 2 == 0 {
-                        // A frame that is shorter than its length says.
+                        // Send a truncated frame.
                         let _ = sender.send(vec![1; 7]).await;
                     }
                     while let Incoming::Message(_) = receiver.recv().await {}
@@ -384,8 +384,8 @@ fn silent_clients_partial_greetings_and_resume_loops_leave_no_tasks() {
             welcome = client.greet(greeting).await.unwrap();
         }
         assert_eq!(welcome.epoch, 1_001);
-        for guest in guests {
-            guest.await.unwrap();
+        for client in clients {
+            client.await.unwrap();
         }
         sleep(Duration::from_secs(60)).await;
         assert_eq!(tasks(), before);
@@ -396,29 +396,31 @@ fn silent_clients_partial_greetings_and_resume_loops_leave_no_tasks() {
 }
 
 /// Runs a server that closes the first `cuts` connections after their greeting, and grants the next one.
-/// Returns the result of the client, and how many greetings the server received.
-async fn who_was_asked(cuts: usize) -> (Result<Session, TransportError>, usize) {
+/// Returns the client's result, and how many greetings the server received.
+async fn connect_through_cuts(cuts: usize) -> (Result<Session, TransportError>, usize) {
     let config = MemoryConfig::new("cut");
-    let way =
+    let framed =
         Framed::new(Memory::default(), config, LengthPrefix::default(), ChannelConfig::default());
-    let way = way.unwrap();
-    let mut acceptor = way.clone().listen().await.unwrap();
+    let framed = framed.unwrap();
+    let mut acceptor = framed.clone().listen().await.unwrap();
     let mut asked = 0;
     let serving = async {
         loop {
             let mut client = ByHand::over(acceptor.accept().await.unwrap());
-            assert!(matches!(client.hear().await, Some(Frame::Hello(_))));
+            assert!(matches!(client.next_frame().await, Some(Frame::Hello(_))));
             asked += 1;
             if asked > cuts {
                 let (session, secret) = (SessionId([1; 16]), Secret([2; 16]));
                 let position = Position::default();
-                client.say(Frame::Welcome(Welcome { session, secret, epoch: 1, position })).await;
+                client
+                    .send_frame(Frame::Welcome(Welcome { session, secret, epoch: 1, position }))
+                    .await;
                 std::future::pending::<()>().await;
             }
         }
     };
     let connecting =
-        Session::connect(Arc::new(way), SessionOptions::default(), LineOptions::default());
+        Session::connect(Arc::new(framed), SessionOptions::default(), LineOptions::default());
     let session = tokio::select! {
         session = connecting => session,
         () = serving => unreachable!(),
@@ -430,11 +432,11 @@ async fn who_was_asked(cuts: usize) -> (Result<Session, TransportError>, usize) 
 fn first_greeting_is_retried_a_limited_number_of_times() {
     block_on(async {
         for cuts in 0..=2 {
-            let (session, asked) = who_was_asked(cuts).await;
+            let (session, asked) = connect_through_cuts(cuts).await;
             assert!(session.is_ok(), "{cuts}: {:?}", session.err());
             assert_eq!(asked, cuts + 1);
         }
-        let (session, asked) = who_was_asked(3).await;
+        let (session, asked) = connect_through_cuts(3).await;
         let error = session.err().unwrap();
         assert!(matches!(error.kind(), ErrorKind::Closed(CloseReason::ByPeer)), "{error}");
         assert_eq!(asked, 3);

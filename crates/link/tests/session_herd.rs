@@ -1,8 +1,8 @@
 //! Many remote clients whose server is killed and restarted, over real sockets.
 //!
-//! By default 200 clients, which must all reconnect. With `TIELINE_SOAK=1` 10,000 clients, of which at most
-//! 3 % may reconnect within any 100 ms. That needs 10,000 descriptors in each of two processes; with fewer,
-//! the test uses fewer clients and prints their number.
+//! By default there are 200 clients, all of which must reconnect. With `TIELINE_SOAK=1` there are
+//! 10,000, of which at most 3 % may reconnect within any 100 ms. This needs 10,000 descriptors in each
+//! of two processes; with fewer, the test uses fewer clients and prints their number.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -88,32 +88,32 @@ impl Drop for Server {
 }
 
 /// A connector that records when it is called.
-struct Asked {
+struct RecordingConnector {
     connector: Arc<dyn DynConnector>,
     at: Mutex<Vec<Instant>>,
 }
 
-impl DynConnector for Asked {
+impl DynConnector for RecordingConnector {
     fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
         self.at.lock().unwrap().push(Instant::now());
         self.connector.connect()
     }
 }
 
-async fn client(connector: Arc<dyn DynConnector>) -> (Session, Arc<Asked>) {
-    let asked = Arc::new(Asked { connector, at: Mutex::default() });
+async fn client(connector: Arc<dyn DynConnector>) -> (Session, Arc<RecordingConnector>) {
+    let asked = Arc::new(RecordingConnector { connector, at: Mutex::default() });
     let (options, line) = (SessionOptions::default(), LineOptions::default());
     let session = Session::connect(asked.clone(), options, line).await.unwrap();
     (session, asked)
 }
 
-async fn come_back(session: Session) {
+async fn reconnect(session: Session) {
     let (mut sender, mut receiver) = session.split();
     match receiver.recv().await {
         Incoming::Reset(_) => {}
         other => panic!("{other:?}"),
     }
-    sender.send("here again").await.unwrap();
+    sender.send("reconnected").await.unwrap();
     assert!(matches!(receiver.recv().await, Incoming::Message(_)));
 }
 
@@ -140,18 +140,19 @@ fn clients_reconnect_to_a_restarted_server_but_not_all_at_once() {
         drop(first);
         let second = Server::start(&mut server, port);
         let restarted = killed.elapsed();
-        let mut back = JoinSet::new();
+        let mut reconnecting = JoinSet::new();
         let mut all = Vec::new();
         for (session, asked) in connected {
-            back.spawn(come_back(session));
+            reconnecting.spawn(reconnect(session));
             all.push(asked);
         }
-        let come = tokio::time::timeout(Duration::from_secs(300), back.join_all()).await;
+        let reconnected =
+            tokio::time::timeout(Duration::from_secs(300), reconnecting.join_all()).await;
         let took = killed.elapsed();
         drop(second);
-        assert!(come.is_ok(), "not all clients have reconnected");
-        println!("the server was away for {restarted:?}");
-        let first = |asked: &Arc<Asked>| {
+        assert!(reconnected.is_ok(), "not all clients have reconnected");
+        println!("the server was down for {restarted:?}");
+        let first = |asked: &Arc<RecordingConnector>| {
             let at = asked.at.lock().unwrap();
             *at.iter().find(|at| **at > killed).unwrap() - killed
         };
@@ -165,7 +166,9 @@ fn clients_reconnect_to_a_restarted_server_but_not_all_at_once() {
     assert_eq!(bins.iter().sum::<usize>(), clients);
     let most = *bins.iter().max().unwrap();
     let share = most as f64 * 100.0 / clients as f64;
-    println!("{clients} clients were back in {took:?}; at most {most} ({share:.1} %) in {BIN:?}:");
+    println!(
+        "{clients} clients had reconnected after {took:?}; at most {most} ({share:.1} %) in {BIN:?}:"
+    );
     println!("{bins:?}");
     assert!(!is_long || most * 100 <= clients * 3, "{share:.1} %");
 }

@@ -43,7 +43,7 @@ fn is_for_memory(reason: &CloseReason) -> bool {
 
 #[tokio::test]
 async fn messages_waiting_for_a_consumer_are_counted() {
-    // Each message fits into the budget, but not all that may wait.
+    // Each message fits into the budget, but not all the messages that may wait.
     let (budget, options) = within(10);
     let (client, server) = pair("waiting", &Options::default(), &options).await;
     let ((mut sender, _in), (_out, mut receiver)) = (client.split(), server.split());
@@ -100,9 +100,9 @@ async fn kept_messages_are_counted_until_they_are_acknowledged() {
     assert!(is_for_memory(reason), "{reason}");
 }
 
-/// A consumer that takes one message has the receiver take all that waits.
+/// When the consumer takes one message, the receiver takes all waiting messages.
 #[tokio::test]
-async fn messages_that_the_receiver_has_taken_and_not_given_are_counted() {
+async fn messages_that_the_receiver_has_taken_but_not_returned_are_counted() {
     let (budget, options) = within(10);
     let (client, server) = pair("taken", &Options::default(), &options).await;
     let ((mut sender, _in), (_out, mut receiver)) = (client.split(), server.split());
@@ -114,7 +114,7 @@ async fn messages_that_the_receiver_has_taken_and_not_given_are_counted() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(LIMIT, waiting).await.expect("not all has come");
+    timeout(LIMIT, waiting).await.expect("not everything has arrived");
     for _ in 0..5 {
         let Incoming::Message(_) = receiver.recv().await else { panic!("no message") };
         assert!(budget.used().bytes() >= 5 * MIB, "{}", budget.used());
@@ -124,6 +124,6 @@ async fn messages_that_the_receiver_has_taken_and_not_given_are_counted() {
             let _ = timeout(Duration::from_millis(1), receiver.recv()).await;
         }
     };
-    timeout(LIMIT, given_back).await.expect("it is not given back");
+    timeout(LIMIT, given_back).await.expect("the memory is not released");
     assert_eq!(budget.refused(), 0);
 }

@@ -73,7 +73,7 @@ async fn converse(python: Python, channel: BoxChannel) {
             input.write_all(lines.as_bytes()).await.unwrap();
         }
     });
-    let saying = tokio::spawn(async move {
+    let reading = tokio::spawn(async move {
         let (mut next, mut connections) = (0, 0);
         while let Some(line) = output.next_line().await.unwrap() {
             match line.split(' ').next() {
@@ -91,7 +91,7 @@ async fn converse(python: Python, channel: BoxChannel) {
     // Keep both halves until the end: dropping the last one would end the session.
     let halves = tokio::join!(send_all(sender), take_all(receiver));
     feeding.await.unwrap();
-    let connections = saying.await.unwrap();
+    let connections = reading.await.unwrap();
     assert!(connections > 2, "{connections} connections");
     assert!(child.wait().await.unwrap().success());
     drop(halves);

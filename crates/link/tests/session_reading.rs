@@ -35,7 +35,7 @@ async fn both(session: SessionOptions) -> (Session, tieline_transport::BoxChanne
     (client.unwrap(), server.unwrap())
 }
 
-/// On the paused clock, which advances only while no task has anything to do.
+/// An hour on the paused clock, which advances only while no task has anything to do.
 const AN_HOUR: Duration = Duration::from_secs(3600);
 
 #[tokio::test(start_paused = true)]
@@ -69,7 +69,7 @@ async fn sender_gets_acknowledgements_after_the_receiver_was_polled_once() {
         from_client
     });
     let begun = Instant::now();
-    // Several times as many messages as may be unacknowledged.
+    // Send several times as many messages as may be unacknowledged.
     for number in 0..5000 {
         to_server.send(format!("{number}")).await.unwrap();
     }
@@ -100,19 +100,19 @@ async fn received_messages_are_acknowledged_when_there_are_many_or_no_more_arriv
         // Requesting another message acknowledges the last one.
         from_client.recv().await
     });
-    let hearing = async {
-        let mut told = Vec::new();
-        while told.last() != Some(&700) {
-            match client.hear().await {
-                Some(Frame::Ack { acknowledged }) => told.push(acknowledged),
+    let acknowledging = async {
+        let mut acknowledgements = Vec::new();
+        while acknowledgements.last() != Some(&700) {
+            match client.next_frame().await {
+                Some(Frame::Ack { acknowledged }) => acknowledgements.push(acknowledged),
                 other => panic!("{other:?}"),
             }
         }
-        told
+        acknowledgements
     };
     let begun = Instant::now();
     tokio::select! {
-        told = hearing => assert_eq!(told, [512, 700]),
+        acknowledgements = acknowledging => assert_eq!(acknowledgements, [512, 700]),
         more = taking => panic!("{more:?}"),
     }
     assert_eq!(begun.elapsed(), Duration::ZERO, "a timer was needed");
@@ -159,11 +159,11 @@ async fn task_and_consumer_take_turns_on_several_threads() {
 /// Receives the greeting of a client, and grants the session.
 async fn welcome(line: impl Channel, epoch: u64, sent: u64) -> (ByHand, Hello) {
     let mut server = ByHand::over(line);
-    let Some(Frame::Hello(hello)) = server.hear().await else { panic!("no greeting") };
+    let Some(Frame::Hello(hello)) = server.next_frame().await else { panic!("no greeting") };
     let position = Position { received: 1, acknowledged: 1, sent };
     let position = if epoch == 1 { Position::default() } else { position };
     let (session, secret) = (SessionId([1; 16]), Secret([2; 16]));
-    server.say(Frame::Welcome(Welcome { session, secret, epoch, position })).await;
+    server.send_frame(Frame::Welcome(Welcome { session, secret, epoch, position })).await;
     (server, hello)
 }
 
@@ -171,27 +171,27 @@ async fn welcome(line: impl Channel, epoch: u64, sent: u64) -> (ByHand, Hello) {
 async fn acknowledgement_that_could_not_be_written_is_sent_on_the_next_connection() {
     let config = MemoryConfig::new("last");
     let framing = tieline_proto::LengthPrefix::default();
-    let way = Framed::new(Memory::default(), config, framing, ChannelConfig::default()).unwrap();
-    let mut acceptor = way.clone().listen().await.unwrap();
+    let framed = Framed::new(Memory::default(), config, framing, ChannelConfig::default()).unwrap();
+    let mut acceptor = framed.clone().listen().await.unwrap();
     let (options, line) = (SessionOptions::default(), LineOptions::default());
-    let connecting = Session::connect(Arc::new(way), options, line);
+    let connecting = Session::connect(Arc::new(framed), options, line);
     let serving = async { welcome(Acceptor::accept(&mut acceptor).await.unwrap(), 1, 0).await };
     let (session, (mut server, _)) = tokio::join!(connecting, serving);
     let (mut to_server, mut from_server) = session.unwrap().split();
     to_server.close().await.unwrap();
     assert!(poll_once(from_server.recv()).await.is_none());
-    assert!(matches!(server.hear().await, Some(Frame::End { sequence: 1, .. })));
+    assert!(matches!(server.next_frame().await, Some(Frame::End { sequence: 1, .. })));
     // The client receives everything it waits for, but its acknowledgement can no longer be written.
     let message = Bytes::from_static(b"last");
-    server.say(Frame::Data { sequence: 1, acknowledged: 1, message }).await;
-    server.say(Frame::End { sequence: 2, acknowledged: 1 }).await;
+    server.send_frame(Frame::Data { sequence: 1, acknowledged: 1, message }).await;
+    server.send_frame(Frame::End { sequence: 2, acknowledged: 1 }).await;
     drop(server);
     assert!(matches!(from_server.recv().await, Incoming::Message(it) if it == "last"));
     assert!(matches!(from_server.recv().await, Incoming::End(_)));
     let again = async { welcome(Acceptor::accept(&mut acceptor).await.unwrap(), 2, 2).await };
     let (mut server, hello) = within("the client to reconnect", again).await;
     assert_eq!(hello.position.received, 2);
-    assert!(matches!(server.hear().await, Some(Frame::Ack { acknowledged: 2 })));
+    assert!(matches!(server.next_frame().await, Some(Frame::Ack { acknowledged: 2 })));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! Clients that violate the session protocol, written frame by frame.
+//! Clients that violate the session protocol, whose frames the tests write one by one.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -63,8 +63,8 @@ fn replaced_secret_is_refused() {
         let mut second = stage.by_hand().await;
         let two = second.greet(hello(Some(&one))).await.unwrap();
         assert_eq!((two.session, two.epoch), (one.session, 2));
-        // Any frame shows that the client has seen the second welcome.
-        second.say(data(1, 0)).await;
+        // Any frame shows that the client has received the second welcome.
+        second.send_frame(data(1, 0)).await;
         let (_sender, mut receiver) = server.split();
         assert!(matches!(receiver.recv().await, Incoming::Message(_)));
 
@@ -82,7 +82,7 @@ fn replaced_secret_is_refused() {
             assert_eq!(refusal.unwrap_err(), refused);
         }
         // The session is not affected by these attempts.
-        second.say(data(2, 0)).await;
+        second.send_frame(data(2, 0)).await;
         assert!(matches!(receiver.recv().await, Incoming::Message(_)));
     });
 }
@@ -93,7 +93,7 @@ fn impossible_position_is_refused_and_the_session_remains() {
         let mut stage = Stage::new(SessionOptions::default()).await;
         let (mut first, welcome, server) = stage.begin().await;
         let (mut to_client, mut from_client) = server.split();
-        first.say(data(1, 0)).await;
+        first.send_frame(data(1, 0)).await;
         assert!(matches!(from_client.recv().await, Incoming::Message(_)));
         to_client.send("one").await.unwrap();
         for (received, acknowledged, sent, refused) in
@@ -108,7 +108,7 @@ fn impossible_position_is_refused_and_the_session_remains() {
         let mut second = stage.by_hand().await;
         assert_eq!(second.greet(hello).await.unwrap().position.received, 1);
         // The previous connection is fenced off.
-        while first.hear().await.is_some() {}
+        while first.next_frame().await.is_some() {}
     });
 }
 
@@ -135,7 +135,7 @@ fn violation_is_reported_to_both_ends_with_what_was_delivered() {
             let (mut to_client, mut from_client) = server.split();
             to_client.send("one").await.unwrap();
             for frame in frames {
-                client.say(frame).await;
+                client.send_frame(frame).await;
             }
             assert!(client.farewell().await.contains(words), "{words}");
             while !matches!(from_client.recv().await, Incoming::End(_)) {}
@@ -148,7 +148,7 @@ fn violation_is_reported_to_both_ends_with_what_was_delivered() {
 }
 
 #[test]
-fn invalid_greetings_are_refused_in_the_clients_own_terms() {
+fn invalid_greetings_are_refused_in_a_form_that_the_client_can_read() {
     block_on(async {
         let quick = Duration::from_millis(100);
         let options = SessionOptions { handshake_timeout: quick, ..SessionOptions::default() };
@@ -156,20 +156,20 @@ fn invalid_greetings_are_refused_in_the_clients_own_terms() {
         let mut later = Frame::Hello(hello(None)).to_bytes().to_vec();
         later[5] = 2;
         let other = b"{\"jsonrpc\":\"2.0\"}".to_vec();
-        for (said, refused) in [
+        for (greeting, refused) in [
             (later, Refusal::Version),
             (other, Refusal::Malformed),
             (data(1, 0).to_bytes().to_vec(), Refusal::Malformed),
             (Vec::new(), Refusal::Malformed),
         ] {
             let mut client = stage.by_hand().await;
-            client.sender.send(said).await.unwrap();
-            let answer = client.hear().await;
+            client.sender.send(greeting).await.unwrap();
+            let answer = client.next_frame().await;
             let Some(Frame::Refused { refusal, .. }) = answer else { panic!("{answer:?}") };
             assert_eq!(refusal, refused);
         }
-        // A client that sends lines gets a text that says how to ask for a session.
-        let is_told = |incoming| match incoming {
+        // A client that sends lines receives a text that says how to request a session.
+        let is_refused = |incoming| match incoming {
             Incoming::End(reason @ CloseReason::Protocol(FrameError::UnexpectedSession)) => {
                 assert!(reason.to_string().ends_with("or add --resume"), "{reason}");
             }
@@ -178,21 +178,21 @@ fn invalid_greetings_are_refused_in_the_clients_own_terms() {
         let lines = Registry::new().connect(&stage.plain(), &Options::default()).await.unwrap();
         let (mut sender, mut receiver) = lines.split();
         sender.send(r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#).await.unwrap();
-        is_told(receiver.recv().await);
-        // Also a client that sends fewer bytes than a frame's length.
+        is_refused(receiver.recv().await);
+        // So does a client that sends fewer bytes than the length field of a frame has.
         let lines = Registry::new().connect(&stage.plain(), &Options::default()).await.unwrap();
         let (mut sender, mut receiver) = lines.split();
         sender.send("5").await.unwrap();
         sender.close().await.unwrap();
-        is_told(receiver.recv().await);
-        // Also one that closes its direction without sending anything.
+        is_refused(receiver.recv().await);
+        // So does a client that closes its direction without sending anything.
         let lines = Registry::new().connect(&stage.plain(), &Options::default()).await.unwrap();
         let (mut sender, mut receiver) = lines.split();
         sender.close().await.unwrap();
-        is_told(receiver.recv().await);
+        is_refused(receiver.recv().await);
         // A silent client is disconnected after the timeout.
         let mut silent = stage.by_hand().await;
-        assert!(silent.hear().await.is_none());
+        assert!(silent.next_frame().await.is_none());
         // None of these clients was accepted.
         let (_client, _, server) = stage.begin().await;
         drop(server);
@@ -213,28 +213,28 @@ fn sessions_above_the_limit_are_refused() {
 }
 
 #[test]
-fn client_that_missed_the_end_of_a_session_is_told_again() {
+fn client_that_missed_the_end_of_a_session_receives_it_again() {
     block_on(async {
         let mut stage = Stage::new(SessionOptions::default()).await;
         let (mut client, welcome, server) = stage.begin().await;
         let (mut to_client, mut from_client) = server.split();
-        client.say(data(1, 0)).await;
-        client.say(Frame::End { sequence: 2, acknowledged: 0 }).await;
+        client.send_frame(data(1, 0)).await;
+        client.send_frame(Frame::End { sequence: 2, acknowledged: 0 }).await;
         assert!(matches!(from_client.recv().await, Incoming::Message(_)));
         assert!(matches!(from_client.recv().await, Incoming::End(CloseReason::ByPeer)));
         to_client.close().await.unwrap();
         // The server has received everything and drops the session; its last acknowledgement is lost.
-        client.say(Frame::Ack { acknowledged: 1 }).await;
-        while client.hear().await.is_some() {}
+        client.send_frame(Frame::Ack { acknowledged: 1 }).await;
+        while client.next_frame().await.is_some() {}
         drop((client, to_client, from_client));
 
         let position = Position { received: 1, acknowledged: 1, sent: 2 };
         let mut again = stage.by_hand().await;
         let hello = Hello { position, ..hello(Some(&welcome)) };
-        let told = again.greet(hello.clone()).await.unwrap();
-        assert_eq!((told.position.received, told.position.sent), (2, 1));
+        let final_welcome = again.greet(hello.clone()).await.unwrap();
+        assert_eq!((final_welcome.position.received, final_welcome.position.sent), (2, 1));
         assert_eq!(again.farewell().await, "");
-        // Not with another secret, and not if the client has missed messages.
+        // The greeting is refused with another secret, or if the client has missed messages.
         let guessed = tieline_proto::session::Secret([0; 16]);
         let resumes = Some((welcome.session, guessed, 1));
         let thief = stage.by_hand().await.greet(Hello { resumes, position }).await;

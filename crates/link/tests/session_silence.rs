@@ -30,11 +30,11 @@ async fn begin(registry: &Registry, endpoint: &Endpoint) -> (Box<dyn Sender>, Bo
     let (mut sender, mut receiver) = line.split();
     let hello = Hello { resumes: None, position: Position::default() };
     sender.send(Frame::Hello(hello).to_bytes()).await.unwrap();
-    assert!(matches!(hear(&mut receiver).await, Some(Frame::Welcome(_))));
+    assert!(matches!(next_frame(&mut receiver).await, Some(Frame::Welcome(_))));
     (sender, receiver)
 }
 
-async fn hear(receiver: &mut impl Receiver) -> Option<Frame> {
+async fn next_frame(receiver: &mut impl Receiver) -> Option<Frame> {
     match receiver.recv().await {
         Incoming::Message(frame) => Some(Frame::decode(frame).unwrap()),
         Incoming::End(_) => None,
@@ -42,8 +42,8 @@ async fn hear(receiver: &mut impl Receiver) -> Option<Frame> {
     }
 }
 
-/// On the paused clock. The tests check that nothing happens during this time, so there is no event to wait
-/// for.
+/// An hour on the paused clock. The tests check that nothing happens during this time, so there is no
+/// event to wait for.
 const AN_HOUR: Duration = Duration::from_secs(3600);
 
 #[tokio::test(start_paused = true)]
@@ -54,7 +54,7 @@ async fn silent_peer_is_pinged_twice_and_given_up_after_25_seconds() {
     let server = acceptor.accept().await.unwrap();
     let begun = Instant::now();
     let (mut pings, mut last) = (0, Duration::ZERO);
-    while let Some(frame) = hear(&mut receiver).await {
+    while let Some(frame) = next_frame(&mut receiver).await {
         if let Frame::Ping { .. } = frame {
             pings += 1;
         }
@@ -81,8 +81,8 @@ async fn idle_session_stays_connected() {
     // Neither consumer polls, so only the tasks can respond to pings.
     tokio::time::sleep(AN_HOUR).await;
     to_server.send("still here").await.unwrap();
-    let heard = from_client.recv().await;
-    assert!(matches!(&heard, Incoming::Message(it) if it == "still here"), "{heard:?}");
+    let received = from_client.recv().await;
+    assert!(matches!(&received, Incoming::Message(it) if it == "still here"), "{received:?}");
     assert!(matches!(states.present(), LineState::Connected { epoch: 1 }), "{}", states.present());
 }
 

@@ -31,7 +31,7 @@ const OTHERS: usize = 999;
 const FLOOD: &str = "flood";
 const MESSAGES: u64 = 2_000;
 const LENGTH: usize = 16 << 10;
-/// How many of these messages a server keeps for a client that acknowledges nothing: 8 MiB.
+/// How many of these messages a server keeps for a client that acknowledges nothing; 8 MiB in total.
 const KEPT: u64 = (8 << 20) / LENGTH as u64;
 
 /// A server of sessions, in this process.
@@ -77,14 +77,14 @@ impl Stage {
     async fn slow(&self) -> (UnixStream, Welcome) {
         let (_, path) = self.endpoint.to_string().split_once("unix:").map(own).unwrap();
         let mut slow = UnixStream::connect(path).await.unwrap();
-        say(&mut slow, &Frame::Hello(hello(None)).to_bytes()).await;
+        send_frame(&mut slow, &Frame::Hello(hello(None)).to_bytes()).await;
         let length = slow.read_u32().await.unwrap();
         let mut welcome = vec![0; length as usize];
         slow.read_exact(&mut welcome).await.unwrap();
         let Ok(Frame::Welcome(welcome)) = Frame::decode(welcome.into()) else { panic!() };
         let message = Bytes::from_static(FLOOD.as_bytes());
         let flood = Frame::Data { sequence: 1, acknowledged: 0, message };
-        say(&mut slow, &flood.to_bytes()).await;
+        send_frame(&mut slow, &flood.to_bytes()).await;
         (slow, welcome)
     }
 
@@ -127,7 +127,7 @@ fn own((one, other): (&str, &str)) -> (String, String) {
     (one.to_owned(), other.to_owned())
 }
 
-async fn say(to: &mut UnixStream, frame: &[u8]) {
+async fn send_frame(to: &mut UnixStream, frame: &[u8]) {
     to.write_u32(frame.len() as u32).await.unwrap();
     to.write_all(frame).await.unwrap();
 }
@@ -200,34 +200,34 @@ fn client_that_does_not_read_uses_bounded_memory_and_gets_everything_once_it_rea
         let position = Position { received: 0, acknowledged: 0, sent: 1 };
         let greeting = tieline_proto::session::Hello { position, ..hello(Some(&welcome)) };
         again.greet(greeting).await.unwrap();
-        let mut heard = 0;
-        while heard < MESSAGES {
-            match again.hear().await {
+        let mut received = 0;
+        while received < MESSAGES {
+            match again.next_frame().await {
                 Some(Frame::Data { sequence, message, .. }) => {
-                    assert_eq!(message[..8], heard.to_be_bytes());
-                    heard += 1;
-                    assert_eq!(sequence, heard);
-                    again.say(Frame::Ack { acknowledged: heard }).await;
+                    assert_eq!(message[..8], received.to_be_bytes());
+                    received += 1;
+                    assert_eq!(sequence, received);
+                    again.send_frame(Frame::Ack { acknowledged: received }).await;
                 }
                 Some(Frame::Ack { .. }) => {}
-                other => panic!("{other:?} after {heard}"),
+                other => panic!("{other:?} after {received}"),
             }
         }
     });
 }
 
-/// Measures latencies with `TIELINE_SOAK=1`, best with `--release`: five times with and without the slow
-/// client, in turn.
+/// Measures latencies if `TIELINE_SOAK=1` is set: five times without and five times with the slow
+/// client, in turn. Use `--release` for this.
 #[test]
 fn slow_client_at_most_doubles_the_latency_of_others() {
     let is_long = std::env::var_os("TIELINE_SOAK").is_some();
     let (rounds, others, calls) = if is_long { (5, OTHERS, 100) } else { (1, 50, 5) };
     let mut p99s = [Vec::new(), Vec::new()];
     for _ in 0..rounds {
-        for (with_him, p99s) in p99s.iter_mut().enumerate() {
+        for (with_slow_client, p99s) in p99s.iter_mut().enumerate() {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-            p99s.push(runtime.unwrap().block_on(p99(with_him == 1, others, calls)));
+            p99s.push(runtime.unwrap().block_on(p99(with_slow_client == 1, others, calls)));
         }
     }
     for p99s in &mut p99s {
@@ -241,10 +241,10 @@ fn slow_client_at_most_doubles_the_latency_of_others() {
     assert!(!is_long || ratio <= 2.0);
 }
 
-async fn p99(with_him: bool, others: usize, calls: usize) -> Duration {
+async fn p99(with_slow_client: bool, others: usize, calls: usize) -> Duration {
     let stage = Stage::new(Duration::from_secs(10)).await;
     let is_over = Arc::new(AtomicBool::new(false));
-    if with_him {
+    if with_slow_client {
         let ((mut slow, _), over) = (stage.slow().await, is_over.clone());
         tokio::spawn(async move {
             while !over.load(Ordering::Relaxed) {

@@ -1,6 +1,6 @@
 //! Another user of the machine who has obtained the secret of a session.
 //!
-//! The test connects as another user, which requires root; without it the test fails with a message.
+//! The test connects as another user, which requires root. Without root it fails with a message.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -76,14 +76,14 @@ fn session_cannot_be_resumed_by_another_user_who_knows_its_secret() {
         thief.uid(NOBODY).gid(NOBODY).env(PLACE, &path).env(STOLEN, stolen).current_dir("/");
         tokio::task::spawn_blocking(move || helper::succeeds(&mut thief)).await.unwrap();
 
-        // The owner's session still works over its connection,
+        // The owner's session still works over its connection.
         let message = Bytes::from_static(b"mine");
-        owner.say(Frame::Data { sequence: 1, acknowledged: 0, message }).await;
+        owner.send_frame(Frame::Data { sequence: 1, acknowledged: 0, message }).await;
         assert!(matches!(from_owner.recv().await, Incoming::Message(it) if it == "mine"));
         to_owner.send("still yours").await.unwrap();
-        while !matches!(owner.hear().await, Some(Frame::Data { sequence: 1, .. })) {}
+        while !matches!(owner.next_frame().await, Some(Frame::Data { sequence: 1, .. })) {}
         drop(owner);
-        // and over a new one.
+        // It also works over a new one.
         let mut owner = connect(&path).await;
         let position = Position { received: 1, acknowledged: 1, sent: 1 };
         let again = owner.greet(Hello { position, ..hello(Some(&welcome)) }).await.unwrap();
@@ -92,7 +92,7 @@ fn session_cannot_be_resumed_by_another_user_who_knows_its_secret() {
 }
 
 #[test]
-fn how_a_program_ended_is_told_to_the_owner_of_its_session_only() {
+fn exit_of_a_program_is_reported_only_to_the_owner_of_its_session() {
     block_on(async {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
@@ -116,11 +116,11 @@ fn how_a_program_ended_is_told_to_the_owner_of_its_session_only() {
         };
         server.control().report_at_close(CloseReason::ChildExited(exit.into()));
         assert!(exits.get(id, &owner).is_some() && exits.get(id, &thief).is_none());
-        // After the end, too.
+        // This also holds after the end.
         let (mut to_client, mut from_client) = server.split();
         to_client.close().await.unwrap();
-        assert!(matches!(client.hear().await, Some(Frame::End { sequence: 1, .. })));
-        client.say(Frame::End { sequence: 1, acknowledged: 1 }).await;
+        assert!(matches!(client.next_frame().await, Some(Frame::End { sequence: 1, .. })));
+        client.send_frame(Frame::End { sequence: 1, acknowledged: 1 }).await;
         assert!(matches!(from_client.recv().await, Incoming::End(_)));
         drop((to_client, from_client));
         client.farewell().await;

@@ -1,4 +1,4 @@
-//! The sender of a session learns which messages the other end has not received when it ends.
+//! When a session ends, its sender knows which messages the other end has not received.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -24,7 +24,7 @@ async fn pair() -> (BoxChannel, BoxChannel) {
     (client.unwrap(), server.unwrap())
 }
 
-/// Waits until the message has arrived at this end, where it is not received.
+/// Waits until the message has arrived at this end, without receiving it.
 async fn arrived(receiver: &impl Receiver) {
     while !receiver.holds_part() {
         tokio::task::yield_now().await;
@@ -76,7 +76,7 @@ fn link_over_a_session_waits_for_the_acknowledgement() {
     });
 }
 
-/// Yields one channel.
+/// A connector that yields one channel.
 struct Once(Mutex<Option<BoxChannel>>);
 
 impl DynConnector for Once {

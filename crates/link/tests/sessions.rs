@@ -45,10 +45,10 @@ impl Proxy {
     }
 
     fn cut(&self) {
-        self.scissors()();
+        self.cutter()();
     }
 
-    fn scissors(&self) -> impl Fn() + Clone + Send + 'static {
+    fn cutter(&self) -> impl Fn() + Clone + Send + 'static {
         let connections = self.connections.clone();
         move || connections.lock().unwrap().abort_all()
     }
@@ -74,9 +74,9 @@ fn resumable(path: &Path) -> Endpoint {
 impl Stage {
     async fn new(options: SessionOptions) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let (socket, way) = (directory.path().join("s"), directory.path().join("p"));
+        let (socket, proxy_socket) = (directory.path().join("s"), directory.path().join("p"));
         let acceptor = serve(&socket, options).await;
-        let proxy = Proxy::to(&socket, &way);
+        let proxy = Proxy::to(&socket, &proxy_socket);
         Self { _directory: directory, proxy, socket, acceptor }
     }
 
@@ -117,8 +117,8 @@ async fn send_numbers(mut sender: Box<dyn Sender>, count: u64) -> u64 {
     count
 }
 
-/// Receives numbers until the end, which must be clean, and returns how many. Calls `at` after each `every`
-/// messages.
+/// Receives numbers until the end, which must be clean, and returns their count. Calls `at` after every
+/// `every`th message.
 async fn take_numbers(mut receiver: impl Receiver, every: u64, at: impl Fn(u64)) -> u64 {
     let mut count = 0;
     loop {
@@ -147,12 +147,12 @@ fn messages_arrive_once_and_in_order_both_ways_despite_cuts() {
         let (client, server) = stage.pair(SessionOptions::default()).await;
         let control = client.control().clone();
         let ((to_server, from_server), (to_client, from_client)) = (client.split(), server.split());
-        let cut = stage.proxy.scissors();
+        let cut = stage.proxy.cutter();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { send_numbers(to_server, COUNT).await });
         tasks.spawn(async move { send_numbers(to_client, COUNT).await });
-        // Do not cut the last messages: an end that has received everything does not resume to acknowledge
-        // again, and the other one would wait for the grace period.
+        // Do not cut during the last messages: an end that has received everything does not resume to
+        // acknowledge again, so the other end would wait for the grace period.
         let cut = move |count| {
             if count + 2048 < COUNT {
                 cut();
@@ -223,14 +223,14 @@ fn session_unknown_to_the_server_is_reported_as_lost_and_another_begins() {
         let (client, server) = stage.pair(SessionOptions::default()).await;
         let (mut to_server, mut from_server) = client.split();
         let (to_client, mut from_client) = server.split();
-        to_server.send("heard").await.unwrap();
-        assert_eq!(next(&mut from_client).await, "heard");
-        // The server dies without a farewell.
+        to_server.send("received").await.unwrap();
+        assert_eq!(next(&mut from_client).await, "received");
+        // The server crashes without a farewell.
         stage.proxy.cut();
         stage.proxy.task.abort();
         drop((to_client, from_client));
         drop(std::fs::remove_file(&stage.proxy.path));
-        to_server.send("unheard").await.unwrap();
+        to_server.send("not received").await.unwrap();
         drop(stage.acceptor);
         let mut acceptor = serve(&stage.socket, SessionOptions::default()).await;
         let proxy = Proxy::to(&stage.socket, &stage.proxy.path);
@@ -242,8 +242,8 @@ fn session_unknown_to_the_server_is_reported_as_lost_and_another_begins() {
         assert!(matches!(lost.cause, LostBy::Refused(..)), "{lost}");
         assert_eq!(lost.delivered.sent, 2);
         assert_eq!(reset.lost, 2 - lost.delivered.acknowledged);
-        let told = to_server.flush().await;
-        assert!(matches!(told, Err(SendError::Lost(lost)) if lost == reset.lost), "{told:?}");
+        let flushed = to_server.flush().await;
+        assert!(matches!(flushed, Err(SendError::Lost(lost)) if lost == reset.lost), "{flushed:?}");
         to_server.send("again").await.unwrap();
         let (_to_client, mut from_client) = server.unwrap().split();
         assert_eq!(next(&mut from_client).await, "again");
@@ -262,7 +262,7 @@ fn session_expires_if_its_client_does_not_reconnect() {
         drop(std::fs::remove_file(&stage.proxy.path));
         stage.proxy.cut();
         let (mut to_client, mut from_client) = server.split();
-        let _ = to_client.send("unheard").await;
+        let _ = to_client.send("not received").await;
         let Incoming::End(CloseReason::SessionLost(lost)) = from_client.recv().await else {
             panic!("no end")
         };
@@ -366,7 +366,7 @@ fn dropped_session_with_messages_in_flight_is_not_a_clean_end() {
         let (mut to_client, mut from_client) = server.split();
         drop(client);
         // The message is not received, whether the end is noticed before or after it is sent.
-        let sent = to_client.send("unheard").await;
+        let sent = to_client.send("not received").await;
         assert!(matches!(from_client.recv().await, Incoming::End(_)));
         poll_fn(|cx| to_client.poll_gone(cx)).await;
         let reason = control.close_reason().unwrap();
@@ -422,10 +422,10 @@ fn client_of_a_resumable_endpoint_uses_a_session() {
         let (mut to_client, mut from_client) = server.unwrap().split();
         client.send("before").await.unwrap();
         stage.proxy.cut();
-        client.send("behind").await.unwrap();
-        to_client.send("heard").await.unwrap();
-        assert_eq!(next(&mut messages).await, "heard");
-        for word in ["before", "behind"] {
+        client.send("after").await.unwrap();
+        to_client.send("received").await.unwrap();
+        assert_eq!(next(&mut messages).await, "received");
+        for word in ["before", "after"] {
             assert_eq!(next(&mut from_client).await, word);
         }
         assert!(matches!(client.state(), LineState::Connected { epoch: 1 }), "{}", client.state());

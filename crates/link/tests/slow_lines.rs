@@ -163,8 +163,8 @@ async fn session_survives_many_cuts_in_a_short_time() {
     assert!(network.events().connections > 10);
 }
 
-/// One task sends and receives: it waits for room, and nothing is received. It must be polled a few times
-/// only. If each poll of the sender took reading back from the receiver, the two would wake each other
+/// One task sends and receives. It waits for room, and nothing is received. It must be polled only a few
+/// times. If each poll of the sender took reading back from the receiver, the two would wake each other
 /// forever.
 #[tokio::test(start_paused = true)]
 async fn task_that_waits_for_room_and_receives_is_not_polled_endlessly() {

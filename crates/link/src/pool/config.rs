@@ -25,8 +25,8 @@ pub struct PoolConfig {
     pub lifetime: Duration,
     /// A line that was idle for longer than this is checked before it is lent; 500 ms by default.
     pub check_after: Duration,
-    /// How long a line may be held before a warning is logged, once, with the place in the code that took
-    /// it; 60 s by default.
+    /// How long a line may be held before a warning is logged, once per loan, with the place in the code
+    /// that took it; 60 s by default.
     pub held_warning: Duration,
 }
 
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_out_of_bounds_are_refused_by_name() {
+    fn values_out_of_bounds_are_refused_with_the_name_of_the_field() {
         let (good, zero) = (PoolConfig::default(), Duration::ZERO);
         assert_eq!(good.validate(), Ok(()));
         assert_eq!(PoolConfig { max: MAX_LINES, max_waiting: 0, ..good }.validate(), Ok(()));

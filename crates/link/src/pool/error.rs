@@ -15,11 +15,11 @@ use crate::breaker::BreakerOpen;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum PoolError {
-    /// It took longer than [`acquire_timeout`](super::PoolConfig::acquire_timeout).
+    /// No line was available within [`acquire_timeout`](super::PoolConfig::acquire_timeout).
     TimedOut {
         /// The time limit.
         limit: Duration,
-        /// The line that has been held longest: for how long, and where in the code it was taken.
+        /// How long the longest-held line has been held, and where in the code it was taken.
         longest: Option<(Duration, &'static Location<'static>)>,
     },
     /// The limit on [waiting callers](super::PoolConfig::max_waiting) is reached.

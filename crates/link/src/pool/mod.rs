@@ -1,7 +1,7 @@
 //! A pool of lines.
 //!
-//! `slots` tracks which lines are held and which callers wait, `line` checks whether a line can be reused,
-//! and this module connects lines.
+//! `slots` tracks which lines are held and which callers wait, `pooled_line` checks whether a line can
+//! be reused, and this module connects lines.
 
 mod config;
 mod error;
@@ -34,8 +34,8 @@ use stats::Totals;
 /// A pool of lines to one endpoint, each used by one caller at a time and kept for the next.
 ///
 /// The pool has no task and no timer: expired lines are closed when a caller requests a line, and by
-/// [`maintain`](Self::maintain) if that is driven. Dropping the pool closes idle lines at once, and those
-/// in use when they are given back.
+/// [`maintain`](Self::maintain) while that is running. Dropping the pool closes idle lines at once, and
+/// those in use when they are given back.
 pub struct Pool {
     connector: Arc<dyn DynConnector>,
     config: PoolConfig,
@@ -56,18 +56,20 @@ impl Pool {
         Ok(Self { connector, config, breaker: None, retries: None, slots, totals: Arc::default() })
     }
 
-    /// Uses `breaker` for attempts to connect, and reports their outcomes to it. An attempt that is
-    /// cancelled, also by [`acquire_timeout`](PoolConfig::acquire_timeout), does not count as a failure.
+    /// Uses `breaker` for attempts to connect, and reports their outcomes to it. A cancelled attempt
+    /// does not count as a failure, even if [`acquire_timeout`](PoolConfig::acquire_timeout) cancelled
+    /// it.
     #[must_use]
     pub fn with_breaker(mut self, breaker: SharedBreaker) -> Self {
         self.breaker = Some(breaker);
         self
     }
 
-    /// Retries attempts to connect that fail [retryably](tieline_transport::TransportError::is_retryable), while the budget allows
-    /// it, and at most until [`acquire_timeout`](PoolConfig::acquire_timeout). Give several pools of one
-    /// server the same budget, so that their retries together do not make an overload worse. Without this,
-    /// each caller gets the first error.
+    /// Retries attempts to connect whose error is
+    /// [retryable](tieline_transport::TransportError::is_retryable), as long as the budget allows it,
+    /// and at most until [`acquire_timeout`](PoolConfig::acquire_timeout). Give all pools for one server
+    /// the same budget, so that their retries together do not make an overload worse. Without this, each
+    /// caller gets the first error.
     #[must_use]
     pub fn with_retries(mut self, retries: Retries) -> Self {
         self.retries = Some(retries);
@@ -77,8 +79,8 @@ impl Pool {
     /// Returns a line for exclusive use until it is [given back](Pooled::give_back) or dropped: the most
     /// recently used idle line, or a new one. Waiting callers are served in order.
     ///
-    /// Cancel-safe: if the future is dropped, a line that it was already assigned is passed on to the next
-    /// caller. Requires a tokio runtime with its timer if there is anything to wait for.
+    /// Cancel-safe: if the future is dropped, a line that was already assigned to it is passed on to the
+    /// next caller. Requires a tokio runtime with its timer if there is anything to wait for.
     ///
     /// # Errors
     /// Each cause has its own [`PoolError`].
@@ -107,8 +109,8 @@ impl Pool {
         self.breaker.as_ref()
     }
 
-    /// Maintains the pool as long as it is driven: every 30 s, or more often if the configured times are
-    /// shorter. It closes expired lines (child processes in stages), connects up to
+    /// Maintains the pool as long as the future is driven: every 30 s, or more often if the configured
+    /// times are shorter. It closes expired lines (child processes in stages), connects up to
     /// [`min_idle`](PoolConfig::min_idle) lines, and warns of lines that are held for too long.
     ///
     /// It completes within 30 s after the pool was [closed](Self::close). It may be dropped at any time,
@@ -278,8 +280,8 @@ impl fmt::Debug for Pool {
 /// A line borrowed from a [`Pool`].
 ///
 /// [Give it back](Self::give_back) when no requests are in flight on it. If it is dropped instead, for
-/// example by a
-/// `?` or a cancelled call, the line is closed, so that no other caller receives responses to this one.
+/// example by a `?` or a cancelled call, the line is closed, so that no other caller receives the
+/// responses to this caller's requests.
 #[must_use = "dropping it closes the line"]
 pub struct Pooled {
     // Dropped in this order, so that the slot is freed after the line has ended.
@@ -311,8 +313,8 @@ impl Pooled {
 
     /// Gives the line back for other callers. The caller guarantees that no requests are in flight on it.
     ///
-    /// The line is checked, and closed if it has ended, or if anything is unsent or unread, even part of a
-    /// message. Outside of a tokio runtime this cannot be checked, and the line is closed.
+    /// The line is checked, and closed if it has ended, or if anything is unsent or unread, even part of
+    /// a message. Outside a tokio runtime this cannot be checked, and the line is closed.
     pub fn give_back(self) {
         let Self { mut line, lease, mut unreported } = self;
         if line.is_clean() {

@@ -23,13 +23,13 @@ impl PooledLine {
         Self { sender, receiver, control }
     }
 
-    /// Returns whether no end of the line was detected.
+    /// Returns false once the end of the line has been detected.
     pub(super) fn is_open(&self) -> bool {
         self.control.close_reason().is_none()
     }
 
-    /// Returns whether nothing of the last use is left, neither unsent nor unread. Returns false without a
-    /// runtime, because this cannot be checked then.
+    /// Returns whether the last use has left nothing unsent or unread. Returns false without a runtime,
+    /// because this cannot be checked then.
     pub(super) fn is_clean(&mut self) -> bool {
         if Handle::try_current().is_err() {
             return false;
@@ -48,16 +48,17 @@ impl PooledLine {
         self.is_quiet()
     }
 
-    /// Returns whether nothing was received. Anything unexpected is a response to an earlier caller, or the
-    /// end.
+    /// Returns whether nothing was received. Anything received now is a late response to an earlier
+    /// caller, or the end of the line.
     fn is_quiet(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        // Unconstrained, because a task that has used up its budget would always get `Pending`.
+        // Unconstrained, because a task that has used up its cooperative budget would always get
+        // `Pending`.
         let received = pin!(coop::unconstrained(self.receiver.recv())).poll(&mut cx);
         received.is_pending() && !self.receiver.holds_part() && self.control.health() == Health::Up
     }
 
-    /// Ends the line; a child process in stages.
+    /// Ends the line, and its child process in stages.
     pub(super) async fn stop(mut self) {
         let mut stop = pin!(self.control.stop());
         // If closing the input does not complete, the line is stopped anyway.

@@ -30,7 +30,7 @@ pub struct PoolStats {
     pub broken: u64,
     /// Lines that were closed because of their idle time or their age.
     pub expired: u64,
-    /// Lines that a warning was logged for, because they were held for too long.
+    /// Lines for which a warning was logged because they were held for too long.
     pub overdue: u64,
 }
 

@@ -25,12 +25,12 @@ use super::state::{Offer, OnOver, Role, ServerRole, random};
 use super::table::Table;
 use crate::lock::lock;
 
-/// How many connections may be in their handshake at once; more wait to be accepted.
+/// How many handshakes may run at once; further connections wait to be accepted.
 const HANDSHAKES: usize = 256;
 /// The response to clients that connect without asking for a session.
 const HOW_TO_CONNECT: &str =
     "this listener accepts only sessions; connect with resume+ or --resume";
-/// How long to wait after an acceptor has failed.
+/// How long to wait after accepting a connection has failed.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// An [`Acceptor`] of sessions: it returns each session when it begins, and passes later connections to the
@@ -41,21 +41,22 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub struct Sessions {
     arrivals: mpsc::Receiver<Result<Session, TransportError>>,
     endpoint: Endpoint,
-    /// The future that the task polls. It is stored here so that dropping this ends it at once.
+    /// The future that the task polls. It is stored here so that dropping `Sessions` ends it at once.
     keeping: Arc<Mutex<Option<BoxFuture<'static, ()>>>>,
     task: AbortHandle,
     table: Weak<Table>,
 }
 
-/// Knows how the programs of an acceptor's sessions ended, as far as their consumers have said so
-/// ([`Control::report_at_close`]). The session protocol cannot report it.
+/// A handle that returns how the programs of an acceptor's sessions ended, as far as the sessions'
+/// consumers have reported it ([`Control::report_at_close`]). The session protocol cannot carry this
+/// information.
 #[derive(Clone)]
 pub struct SessionExits(Weak<Table>);
 
 impl SessionExits {
     /// Returns how the program of this session ended, with at most 4 KiB of its stderr if the session is
-    /// over. `None` if it is not known (yet), if the session has been over for longer than the grace period,
-    /// or if it belongs to another owner.
+    /// over. Returns `None` if this is not known (yet), if the session has been over for longer than the
+    /// grace period, or if it belongs to another owner.
     pub fn get(&self, session: SessionId, owner: &Owner) -> Option<ChildExit> {
         self.0.upgrade()?.exit(session, owner)
     }
@@ -63,7 +64,7 @@ impl SessionExits {
 
 impl Sessions {
     /// Accepts sessions over the connections of `acceptor`, which must use the framing `length-prefix`,
-    /// with a limit that is [`OVERHEAD`](super::OVERHEAD) bytes above that of the session's messages.
+    /// with a message limit that is [`OVERHEAD`](super::OVERHEAD) bytes above that of the session.
     /// Requires a tokio runtime.
     pub fn new(acceptor: Box<dyn DynAcceptor>, options: SessionOptions, line: LineOptions) -> Self {
         let endpoint = acceptor.endpoint().clone().resumable();
@@ -139,7 +140,7 @@ impl HandshakeLimiter {
                         handshakes.spawn(async move { limiter.handshake(line).await });
                     }
                     Err(error) => {
-                        // The task that accepts handles the error, if there is one.
+                        // The caller of `accept` handles the error. Without a caller it is dropped.
                         let _ = limiter.arrived.try_send(Err(error));
                         resting = Some(Instant::now() + PAUSE);
                     }
@@ -162,7 +163,7 @@ impl HandshakeLimiter {
             Ok(Incoming::Message(greeting)) => Some(greeting),
             Ok(Incoming::Fault(_)) => None,
             Ok(Incoming::End(CloseReason::Protocol(_) | CloseReason::Truncated(_))) => None,
-            // The client has ended its input without a greeting, and may wait for a response.
+            // The client has ended its output without a greeting, and may be waiting for a response.
             Ok(Incoming::End(CloseReason::ByPeer)) if control.capabilities().half_close => None,
             // The client has disconnected or is silent. Sending a refusal could take another timeout.
             Ok(_) | Err(_) => return,
@@ -217,7 +218,7 @@ impl HandshakeLimiter {
         if lock(&self.table.live).len() >= self.options.max_sessions {
             return Err((offer.line, Refusal::Full));
         }
-        // Sessions that have ended already also take a place until they are accepted.
+        // Sessions that have already ended also take a place until they are accepted.
         let Ok(place) = self.arrived.try_reserve() else { return Err((offer.line, Refusal::Full)) };
         let (Some(id), Some(secret)) = (random(), random()) else {
             let endpoint = control.endpoint().clone().resumable();

@@ -1,4 +1,4 @@
-//! A session, how it is assembled, and the backing of its control.
+//! The session, its assembly, and the backing of its control.
 
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -30,9 +30,9 @@ use crate::state::{LineState, LineStates, StatePublisher};
 /// [`settle`](SessionSender::settle) waits until the other end has acknowledged all messages.
 ///
 /// Dropping both halves ends the session at once, and informs the other end if that is possible without
-/// waiting. If the sender was [closed](tieline_transport::SenderExt::close) before, the sent messages may
-/// still arrive: the session continues in the background, as long as the runtime does, until the other end
-/// has acknowledged them or the grace period is over.
+/// waiting. If the sender was [closed](tieline_transport::SenderExt::close) first, the sent messages may
+/// still arrive: the session continues in the background, as long as the runtime does, until the other
+/// end has acknowledged them or the grace period is over.
 pub struct Session {
     /// Dropped before the sender, so that dropping a whole session does not first end one direction.
     receiver: SessionReceiver,
@@ -88,7 +88,7 @@ pub(super) async fn assemble(
     };
     let control = control.build();
     let (sender, receiver) = link.split();
-    shared.carried((sender, receiver), (link_shared, of_link), control.clone());
+    shared.set_link((sender, receiver), (link_shared, of_link), control.clone());
     let task = tokio::spawn(Driver::new(shared.clone())).abort_handle();
     let lifeline = Arc::new(Lifeline { shared: shared.clone(), task });
     let sender = SessionSender::new(shared.clone(), lifeline.clone());

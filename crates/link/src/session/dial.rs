@@ -16,7 +16,8 @@ use super::state::Role;
 
 impl Session {
     /// Connects with `connector` and requests a session. The connector's channels must use the framing
-    /// `length-prefix`, with a limit that is [`OVERHEAD`](tieline_proto::session::OVERHEAD) bytes above that of the session's messages.
+    /// `length-prefix`, with a message limit that is [`OVERHEAD`](tieline_proto::session::OVERHEAD)
+    /// bytes above that of the session.
     ///
     /// Cancel-safe: a dropped attempt leaves nothing running. Requires a tokio runtime.
     ///
@@ -34,9 +35,9 @@ impl Session {
     }
 }
 
-/// How often a new session is requested if the connection breaks before the response. Each time, a server
-/// that has responded keeps an unused session for its grace period.
-const ASKS: usize = 3;
+/// How many times a new session is requested if the connection breaks before the response arrives. Each
+/// time, a server that has already responded keeps an unused session for its grace period.
+const MAX_REQUESTS: usize = 3;
 
 /// The client's connector, which performs the handshake on each connection.
 struct Dialing {
@@ -102,18 +103,18 @@ impl Dialing {
 
     async fn connect(&self) -> Result<BoxChannel, TransportError> {
         let gone = || TransportError::new(ErrorKind::Closed(CloseReason::ByUs), Operation::Connect);
-        let mut asks_left = ASKS;
+        let mut requests_left = MAX_REQUESTS;
         // If the session no longer exists, the second iteration requests a new one.
         for _ in 0..2 {
             let shared = self.shared.upgrade().ok_or_else(gone)?;
             let (greeting, resumes) = shared.state().greeting();
             let answer = loop {
                 match self.greet(&shared, Frame::Hello(greeting.clone())).await {
-                    // For an existing session the Link reconnects. A first connection is not retried by the
-                    // Link, so it is repeated here if it breaks.
-                    Err(error) if !resumes && was_cut(&error) && asks_left > 1 => {
+                    // The Link reconnects for an existing session, but it does not retry a first
+                    // connection, so a first request is repeated here.
+                    Err(error) if !resumes && was_cut(&error) && requests_left > 1 => {
                         tracing::debug!(%error, "the connection broke during the handshake; trying again");
-                        asks_left -= 1;
+                        requests_left -= 1;
                     }
                     answer => break answer?,
                 }
@@ -129,7 +130,7 @@ impl Dialing {
                         ));
                     }
                 },
-                Answer::Refused(refusal, text, _) if resumes && is_about_it(refusal) => {
+                Answer::Refused(refusal, text, _) if resumes && concerns_session(refusal) => {
                     if !shared.state().forget(refusal, text, &shared.options) {
                         break;
                     }
@@ -157,7 +158,7 @@ fn was_cut(error: &TransportError) -> bool {
 }
 
 /// Returns whether the refusal concerns the session itself, not the version or a temporary condition.
-fn is_about_it(refusal: Refusal) -> bool {
+fn concerns_session(refusal: Refusal) -> bool {
     use Refusal::{Epoch, Gap, NeverSent, Principal, Secret, Unknown};
     matches!(refusal, Unknown | Secret | Principal | Epoch | Gap | NeverSent)
 }

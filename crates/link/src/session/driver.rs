@@ -1,5 +1,5 @@
-//! The task of a session, which reads unless the consumer does, acknowledges, and answers pings while the
-//! consumer is busy.
+//! The task of a session. It reads unless the consumer does, acknowledges messages, and answers pings
+//! while the consumer is busy.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -52,8 +52,8 @@ impl Driver {
                 Gathered::All => return None,
                 Gathered::Many if takes => return None,
                 Gathered::Other(Incoming::End(reason)) => return Some(reason),
-                // A new connection. Frames of the previous one are sent again, and do not prove that the
-                // other end has seen the new welcome.
+                // A new connection. Frames of the previous one will be sent again, and do not prove that
+                // the other end has received the new welcome.
                 Gathered::Other(Incoming::Reset(_)) => intake.batch.clear(),
                 Gathered::Many | Gathered::Other(_) => {}
             }

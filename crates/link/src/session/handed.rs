@@ -81,8 +81,8 @@ impl SharedSession {
         }
     }
 
-    /// Ends a session that was not resumed in time. The session's task is running this, so it needs no
-    /// waking.
+    /// Ends a session that was not resumed in time. This runs in the session's task, which need not be
+    /// woken.
     fn expired(&self, grace: Duration) {
         let mut state = self.state();
         let lost = state.lost(LostBy::Expired(grace));

@@ -1,4 +1,4 @@
-//! Reading of a session's connection, by its task or by the receiver while that is being polled.
+//! Reads a session's connection, in the session's task or in the receiver while that is polled.
 
 use std::task::Context;
 
@@ -9,8 +9,8 @@ use crate::receiver::{Gathered, LinkReceiver, Live};
 
 /// How many frames are read before they are processed.
 pub(super) const BATCH: usize = 64;
-/// How many bytes are read before other tasks run. They are then still in the processor's cache when the
-/// consumer receives them.
+/// How many bytes are read before other tasks run: so few that they are still in the processor's cache
+/// when the consumer receives them.
 const TURN_BYTES: usize = 512 * 1024;
 
 /// The reading side, under its own lock, which is taken before all others.
@@ -18,7 +18,7 @@ pub(super) struct Intake {
     receiver: Option<LinkReceiver>,
     /// Frames that were read and are not processed yet. Empty while the lock is free.
     pub(super) batch: Vec<Bytes>,
-    /// The number of the connection that they were read from.
+    /// The number of the connection that the batch was read from.
     pub(super) connection: u64,
     /// How many bytes were read in this turn.
     taken: usize,
@@ -30,7 +30,7 @@ impl Intake {
     }
 
     /// Sets the Link to read from.
-    pub(super) fn carried(&mut self, receiver: LinkReceiver) {
+    pub(super) fn set_receiver(&mut self, receiver: LinkReceiver) {
         self.receiver = Some(receiver);
     }
 
@@ -67,7 +67,7 @@ impl Intake {
         receiver.poll_live(cx, BATCH, take)
     }
 
-    /// Reads frames from this connection if it `takes` them; otherwise they are skipped. Lets the Link
+    /// Reads frames from this connection, and keeps them only if `takes` is set. Lets the Link
     /// reconnect.
     pub(super) fn gather(
         &mut self,

@@ -1,4 +1,4 @@
-//! What keeps a session alive.
+//! The guard that keeps a session alive.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokio::task::AbortHandle;
 
 use super::shared_session::SharedSession;
 
-/// Held by both halves. Dropping the last one ends the session.
+/// A guard that both halves of a session hold. Dropping the last one ends the session.
 pub(super) struct Lifeline {
     pub(super) shared: Arc<SharedSession>,
     pub(super) task: AbortHandle,

@@ -9,11 +9,12 @@
 //!        client: its connector greets        server: receives the next connection
 //! ```
 //!
-//! Both ends are built on a [`Link`](crate::Link): the client's connects and greets, the server's receives
-//! the connections that the acceptor has for it. The session's state is a
-//! [`tieline_proto::session::SessionMachine`] under one lock. A task reads, acknowledges and answers while the
-//! consumer is busy, and ends with the last half. A sender writes directly, without that task, and a
-//! receiver that waits for a message reads directly as long as only messages arrive (`intake`).
+//! Both ends are built on a [`Link`](crate::Link): the client's Link connects and greets, and the
+//! server's Link receives the session's connections from the acceptor. The session's state is a
+//! [`tieline_proto::session::SessionMachine`] under one lock. A task reads, acknowledges and answers
+//! pings while the consumer is busy. It ends with the session. A sender writes directly, without that
+//! task, and a receiver that waits for a message reads directly as long as only messages arrive
+//! (`intake`).
 //!
 //! Lock order: `intake`, a Link's `receiving`, `state`, the other locks of a Link.
 
@@ -56,7 +57,7 @@ fn carrier(options: &Options) -> Options {
     carrier
 }
 
-/// Returns a connector for any endpoint: of [`Session`]s if the endpoint is
+/// Returns a connector for any endpoint: one for [`Session`]s if the endpoint is
 /// [resumable](Endpoint::is_resumable), and otherwise the registry's own.
 ///
 /// # Errors
@@ -75,9 +76,9 @@ pub fn connector(
     Ok(Arc::new(Resumable { dialer: dialer.into(), session, line: LineOptions::of(options) }))
 }
 
-/// Connects to `endpoint` with a [`Session`], with or without `resume+` in front of it. Unlike the channel of
-/// [`connector`], a session shows its [`states`](Session::states). Cancel-safe: a dropped attempt leaves
-/// nothing running.
+/// Connects a [`Session`] to `endpoint`, which may begin with `resume+` but need not. Unlike the channel
+/// of [`connector`], a `Session` provides its [`states`](Session::states). Cancel-safe: a dropped
+/// attempt leaves nothing running.
 ///
 /// # Errors
 /// The endpoint or an option is invalid, the first connection fails, or the server refuses the session.

@@ -22,10 +22,10 @@ pub struct SessionOptions {
     pub grace: Duration,
     /// How many sessions a server keeps at once, and how many may wait to be accepted; 1,024 by default.
     pub max_sessions: usize,
-    /// Over how many consecutive connections a message is tried while the session makes no other progress;
-    /// 10 by default. After that the session ends as
-    /// [`Undeliverable`](tieline_transport::LostBy::Undeliverable), but at the earliest a minute after the
-    /// first of these connections was lost, so that it survives a line that flaps briefly.
+    /// The number of consecutive connections over which a message is tried while the session makes no
+    /// other progress; 10 by default. After that the session ends as
+    /// [`Undeliverable`](tieline_transport::LostBy::Undeliverable), but at the earliest a minute after
+    /// the first of these connections was lost, so that it survives a line that flaps briefly.
     pub max_tries: u32,
     /// When pings are sent on an idle connection, and when it is considered dead.
     pub heartbeat: HeartbeatConfig,
@@ -85,7 +85,7 @@ pub struct LineOptions {
     pub max_message: ByteSize,
     /// If set, received messages must be JSON within these limits; others are faults.
     pub json: Option<Limits>,
-    /// The budget for the messages that the session keeps and that wait for its consumer; unlimited by
+    /// The budget for the messages that the session keeps for replay or for its consumer; unlimited by
     /// default.
     pub memory: Option<MemoryBudget>,
 }

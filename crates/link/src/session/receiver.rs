@@ -1,4 +1,5 @@
-//! The incoming half of a session, which takes what the task has read, or reads the connection itself.
+//! The incoming half of a session. It takes the messages that the task has read, or reads the connection
+//! itself.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -18,7 +19,7 @@ pub struct SessionReceiver {
     _lifeline: Arc<Lifeline>,
     /// Items taken from the session's queue in one go, to be returned one by one.
     taken: VecDeque<Item>,
-    /// More may be available on the connection.
+    /// Whether more may be available on the connection.
     has_more: bool,
     /// The number of the last returned message.
     given: Sequence,
@@ -48,7 +49,7 @@ impl SessionReceiver {
         Commits { shared: Arc::downgrade(&self.shared) }
     }
 
-    /// Acknowledges the returned messages, and takes those that wait. Returns the task to wake.
+    /// Acknowledges the returned messages, and takes the waiting ones. Returns the task to wake.
     fn take_over(
         shared: &SharedSession,
         state: &mut SessionState,
@@ -67,11 +68,11 @@ impl SessionReceiver {
         nudged.into_iter().for_each(Waker::wake);
     }
 
-    /// Ready when an item is available.
+    /// Waits until an item is available.
     ///
-    /// A waiting consumer reads the connection itself. Otherwise the session's task would be woken first
-    /// and would then wake the consumer. The task reads again after a while, after any other event on the
-    /// connection, and when a sender waits for something to be received.
+    /// A waiting consumer reads the connection itself. Otherwise each message would wake the session's
+    /// task, which would then wake the consumer. The task reads again after a while, after any event
+    /// other than a message, and while a sender waits for the other end.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Self { shared, taken, has_more, given, .. } = self;
         let intake = shared.try_intake();
@@ -90,12 +91,12 @@ impl SessionReceiver {
                         lent = Some((intake, state.connection().0));
                     }
                 }
-                // The task is reading. What woke us may be for it to read.
+                // The task is reading. It must read the data that may have woken the consumer.
                 None => woken = [state.take_back_reading().or(woken[0].take()), None],
             }
         }
         if lent.is_none() && std::mem::take(has_more) {
-            // The task reads the rest, so this is the time to acknowledge.
+            // The task reads the rest, so acknowledge now.
             state.acknowledge();
         }
         drop(state);
@@ -110,7 +111,7 @@ impl SessionReceiver {
             state.take_inbound(taken);
             woken = [task.or(woken[0].take()), sender];
             if matches!(live, Live::Many | Live::One) && taken.is_empty() {
-                // No other event will wake us for what is left to read.
+                // No other event will wake the consumer for the data that is left to read.
                 cx.waker().wake_by_ref();
             }
         }
@@ -154,7 +155,7 @@ impl Receiver for SessionReceiver {
         !self.taken.is_empty() || self.shared.state().has_inbound()
     }
 
-    /// Returns how many bytes of messages were not handed out, and so not acknowledged.
+    /// Returns how many bytes of messages were not returned to the consumer, and so not acknowledged.
     fn unread(&self) -> u64 {
         let state = self.shared.state();
         self.taken.iter().map(Item::length).sum::<u64>() + state.unread()
@@ -170,7 +171,7 @@ impl Drop for SessionReceiver {
 }
 
 /// A handle with which the consumer commits messages. A committed message is acknowledged, and the other
-/// end no longer keeps it. It is cheap to clone, and does not keep the session alive.
+/// end no longer keeps it. The handle is cheap to clone, and does not keep the session alive.
 #[derive(Clone)]
 pub struct Commits {
     shared: Weak<SharedSession>,
@@ -178,8 +179,8 @@ pub struct Commits {
 
 impl Commits {
     /// Commits all messages up to this [number](SessionReceiver::sequence). A number above the last
-    /// received one counts as the last one. Messages of a lost session cannot be committed: until the
-    /// receiver has returned the [`Reset`](Incoming::Reset), this does nothing.
+    /// received one is treated as the last one. Messages of a lost session cannot be committed: until
+    /// the receiver has returned the [`Reset`](Incoming::Reset), this does nothing.
     pub fn commit(&self, sequence: Sequence) {
         let Some(shared) = self.shared.upgrade() else { return };
         let task = shared.state().commit(shared.now(), sequence);

@@ -1,4 +1,4 @@
-//! Connections that are turned down, or whose session has ended.
+//! Responses to clients that are refused, or whose session has ended.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tieline_proto::session::{Farewell, Frame, Refusal, Welcome};
 use tieline_transport::{BoxChannel, Channel, Incoming, ReceiverExt, SenderExt};
 use tokio::time::timeout;
 
-/// Sends the client of an ended session its final position once more, and a farewell.
+/// Sends the final position of an ended session to its client once more, and a farewell.
 pub(super) async fn farewell(line: BoxChannel, limit: Duration, welcome: Welcome) {
     let received = welcome.position.received;
     let bye = Frame::Bye(Farewell { received, text: String::new() });

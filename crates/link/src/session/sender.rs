@@ -1,4 +1,5 @@
-//! The outgoing half of a session, which keeps messages and writes them at once.
+//! The outgoing half of a session. It keeps each message until that is acknowledged, and writes it at
+//! once.
 
 use std::future::poll_fn;
 use std::sync::{Arc, MutexGuard};
@@ -27,8 +28,8 @@ impl SessionSender {
     /// messages. Cancel-safe: the direction stays closed.
     ///
     /// # Errors
-    /// - [`SendError::Closed`]: the session has ended before that; the reason may say what was delivered.
-    /// - [`SendError::Lost`]: an earlier session was lost with this many messages.
+    /// - [`SendError::Closed`]: the session ended first; the reason may say what was delivered.
+    /// - [`SendError::Lost`]: an earlier session was lost, and this many messages with it.
     pub async fn settle(&mut self) -> Result<(), SendError> {
         self.close().await?;
         poll_fn(|cx| {
@@ -93,13 +94,15 @@ impl Sender for SessionSender {
         self.shared.state().send(message, || self.shared.now())
     }
 
-    /// Ready when everything was handed to the operating system, or is kept for the next connection.
+    /// Waits until everything has been handed to the operating system or is kept for the next
+    /// connection.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         self.poll_written(self.shared.state(), cx)
     }
 
-    /// Ready when everything, including the end of this direction, was handed to the operating system or is
-    /// kept for the next connection. [`settle`](SessionSender::settle) also waits for the acknowledgements.
+    /// Waits until everything, including the end of this direction, has been handed to the operating
+    /// system or is kept for the next connection. [`settle`](SessionSender::settle) also waits for the
+    /// acknowledgements.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         let mut state = self.shared.state();
         if state.close() {
@@ -108,13 +111,14 @@ impl Sender for SessionSender {
         self.poll_written(state, cx)
     }
 
-    /// As for any channel, but up to 100 ms late if the receiver was polled and is not polled again,
-    /// because it is responsible for reading the connection that long.
+    /// Works as for any channel, but may be up to 100 ms late if the receiver was polled and is not
+    /// polled again, because the receiver is responsible for reading the connection for that long.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.shared.state().poll_gone(cx.waker())
     }
 
-    /// Returns how many bytes of messages the other end has not acknowledged, also after the session ended.
+    /// Returns how many bytes of messages the other end has not acknowledged, even after the session has
+    /// ended.
     fn unwritten(&self) -> usize {
         self.shared.state().unacknowledged()
     }
@@ -130,7 +134,8 @@ impl Sender for SessionSender {
         Poll::Pending
     }
 
-    /// Acknowledgements from the other end count as progress, too.
+    /// Returns the progress of outgoing bytes. Acknowledgements from the other end count as progress,
+    /// too.
     fn outgoing(&self) -> Outgoing {
         self.shared.state().outgoing()
     }

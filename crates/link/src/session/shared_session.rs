@@ -77,7 +77,7 @@ impl SharedSession {
     }
 
     /// Sets the Link that carries the session.
-    pub(super) fn carried(
+    pub(super) fn set_link(
         &self,
         (sender, receiver): (LinkSender, LinkReceiver),
         link: (Arc<SharedLink>, Control),
@@ -86,8 +86,8 @@ impl SharedSession {
         let _ = self.link.set(link.0);
         let _ = self.of_link.set(link.1);
         let _ = self.control.set(control);
-        self.intake().carried(receiver);
-        self.state().carried(sender);
+        self.intake().set_receiver(receiver);
+        self.state().set_sender(sender);
     }
 
     /// Returns whether the other end may be on another machine, which is not suspended together with this
@@ -105,8 +105,8 @@ impl SharedSession {
         self.control.get().map(Control::endpoint)
     }
 
-    /// Processes the server's welcome. Missing messages are then sent on the connection that it was
-    /// received on.
+    /// Processes the server's welcome. Messages that the server lacks are then sent on the same
+    /// connection.
     pub(super) fn welcomed(&self, welcome: &Welcome) -> Result<(), CloseReason> {
         let mut state = self.state();
         state.welcomed(welcome)?;
@@ -137,7 +137,7 @@ impl SharedSession {
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
 
-    /// Handles the drop of both halves. If the sender was closed before, the session lingers until the
+    /// Handles the drop of both halves. If the sender was closed first, the session lingers until the
     /// other end has acknowledged everything, for at most the grace period; otherwise it ends at once.
     /// Returns false if it lingers.
     pub(super) fn leave(&self) -> bool {
@@ -150,7 +150,7 @@ impl SharedSession {
         true
     }
 
-    /// Returns how this end's program ended, if its consumer has said so.
+    /// Returns how this end's program ended, if the consumer has reported it.
     pub(super) fn exit(&self) -> Option<ChildExit> {
         self.control.get().and_then(Control::reason_to_report)?.child_exit().cloned()
     }
@@ -162,8 +162,8 @@ impl SharedSession {
         self.state().send_farewell(&text);
     }
 
-    /// Pings the other end when the connection is idle, or after a suspend if it may be on another machine.
-    /// Gives up the connection if it does not respond.
+    /// Pings the other end when the connection is idle, and after a suspend if the other end may be on
+    /// another machine. Gives up the connection if there is no response.
     pub(super) fn check_liveness(&self, state: &mut SessionState, wall: Option<Duration>) {
         if state.is_dead(wall, || self.link().and_then(|link| link.line())) {
             self.fence(state, CloseReason::TimedOut);
@@ -178,7 +178,8 @@ impl SharedSession {
         intake: &mut Intake,
     ) -> Result<(), CloseReason> {
         if state.connection().0 != intake.connection {
-            // Another connection was granted in the meantime, on which these frames are sent again.
+            // Another connection was granted in the meantime. These frames will be sent again on that
+            // one.
             intake.batch.clear();
         }
         if intake.batch.is_empty() {
@@ -189,7 +190,7 @@ impl SharedSession {
         received
     }
 
-    /// Processes what the consumer has read itself. Returns the tasks to wake.
+    /// Processes the frames that the consumer has read itself. Returns the tasks to wake.
     pub(super) fn was_read(
         &self,
         state: &mut SessionState,
@@ -200,7 +201,8 @@ impl SharedSession {
         state.was_read(received, live != Live::Else)
     }
 
-    /// If there was progress in either direction since the last call, the waits for a connection start over.
+    /// Lets the waits for a connection start over if there was progress in either direction since the
+    /// last call.
     fn note_progress(&self, state: &mut SessionState) {
         if !state.note_progress(|| self.now()) {
             return;
@@ -210,7 +212,7 @@ impl SharedSession {
         }
     }
 
-    /// Returns whether the current connection has failed, and the Link is to replace it.
+    /// Returns whether the current connection has failed, so that the Link is to replace it.
     pub(super) fn is_broken(&self) -> bool {
         self.link().is_some_and(|link| link.is_broken.load(Ordering::Acquire))
     }
@@ -249,8 +251,8 @@ impl SharedSession {
     }
 }
 
-/// Returns the text of the farewell for a close reason. Details such as paths and the program's output stay
-/// private.
+/// Returns the text of the farewell for a close reason. Details such as paths and the program's output
+/// remain private.
 fn farewell_text(reason: &CloseReason) -> Cow<'static, str> {
     Cow::Borrowed(match reason {
         reason if reason.is_clean() => "",

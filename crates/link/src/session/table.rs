@@ -17,15 +17,16 @@ use crate::lock::lock;
 #[derive(Default)]
 pub(super) struct Table {
     pub(super) live: Mutex<HashMap<SessionId, Weak<SharedSession>>>,
-    /// Sessions that both ends have ended. The last acknowledgement may have been lost with its connection,
-    /// so a client that asks gets the same answer again. Oldest first, at most [`MAX_ENDED`].
+    /// Sessions that both ends have ended. The last acknowledgement may have been lost with its
+    /// connection, so a client that tries to resume one receives the final position again. The oldest
+    /// comes first; there are at most [`MAX_ENDED`].
     over: Mutex<VecDeque<Ended>>,
 }
 
 /// How many ended sessions are remembered.
 const MAX_ENDED: usize = 1024;
 
-/// How much of the end of a program's stderr is remembered of an ended session, in bytes.
+/// How many bytes at the end of a program's stderr are remembered for an ended session.
 const MAX_STDERR: usize = 4096;
 
 struct Ended {
@@ -36,8 +37,8 @@ struct Ended {
 }
 
 impl Table {
-    /// Removes a session. `position` is its final one if both ends have ended it; its client may then still
-    /// ask for it, and for how its program ended, during the grace period.
+    /// Removes a session. `position` is its final position if both ends have ended it. The client may
+    /// then still request this position, and how the program ended, during the grace period.
     pub(super) fn over(
         &self,
         lease: &Lease<Owner>,
@@ -85,7 +86,7 @@ impl Table {
         let ended = over
             .iter_mut()
             .find(|it| it.until >= Instant::now() && it.lease.check(hello, owner).is_ok())?;
-        // Only if the client has received everything.
+        // The client must have received everything.
         if position.received != ended.position.sent {
             return None;
         }

@@ -23,7 +23,7 @@ pub(crate) struct SharedLink {
     publisher: StatePublisher,
     pub(crate) sending: Mutex<Sending>,
     pub(crate) receiving: Mutex<Receiving>,
-    /// The sender has failed, and the receiver has not seen the end of the line yet.
+    /// The sender has failed, and the receiver has not received the end of the line yet.
     pub(crate) is_broken: AtomicBool,
     /// A session has made progress over the current line, so the waits start over if the line is lost.
     pub(crate) is_well: AtomicBool,
@@ -146,7 +146,7 @@ impl SharedLink {
         if is_unread { self.finish(reason) } else { self.wake(false) }
     }
 
-    /// Gives up the current line, for a reason of this side.
+    /// Gives up the current line for a reason on this side.
     pub(crate) fn give_up_line(&self, reason: CloseReason) {
         let mut sending = lock(&self.sending);
         if sending.line.is_some() {
@@ -188,14 +188,14 @@ impl SharedLink {
             }
             (sending.take(), life.sender.take())
         };
-        // A waiting flush has nothing to wait for any more, and reports what was lost.
+        // A waiting flush has nothing left to wait for, and reports the lost messages.
         if let Some(waiting) = waiting {
             waiting.wake();
         }
         line
     }
 
-    /// Returns why the current line has ended, combining what the two halves know.
+    /// Returns why the current line has ended. Combines the reasons that the two halves have noticed.
     pub(crate) fn cause(&self, reason: CloseReason) -> CloseReason {
         let mut life = self.life();
         let cause = match (life.failure.clone(), reason) {
@@ -236,7 +236,7 @@ impl SharedLink {
         }
     }
 
-    /// Stops reconnecting. Returns the current line, which is still to be ended.
+    /// Stops reconnecting. Returns the current line, which must still be ended.
     pub(crate) fn leave(&self) -> Option<Control> {
         let is_first = {
             let mut life = self.life();
@@ -246,8 +246,8 @@ impl SharedLink {
             }
             is_first
         };
-        // Without a line there is no end to wait for. The link ends for the reason of the last loss, which
-        // is the last that is known about the peer.
+        // Without a line there is no end to wait for. The link ends for the reason of the last loss,
+        // which is the last thing known about the peer.
         let cause = if is_first { lock(&self.receiving).cut_if_away() } else { None };
         if let Some(cause) = cause {
             self.finish(cause);

@@ -1,4 +1,4 @@
-//! What a link receives with: the current line, or the attempt to connect the next one.
+//! The receiving state of a link: the current line, or the attempt to connect the next one.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -37,7 +37,7 @@ struct LiveLine {
     receiver: Box<dyn Receiver>,
     control: Control,
     since: Instant,
-    /// The line has carried a message.
+    /// Whether the line has carried a message.
     carried: bool,
     /// Set when the sender has failed: the peer is stopped, and its last messages are still received.
     stopping: Option<BoxFuture<'static, CloseReason>>,
@@ -241,7 +241,7 @@ impl LiveLine {
         self.stopped.as_ref().is_some_and(|reason| reason.child_exit().is_none())
     }
 
-    /// Stops a line in stages after its sender has failed. The end is then received.
+    /// Stops a line in stages after its sender has failed. The receiver then returns the end.
     fn poll_broken(&mut self, shared: &SharedLink, cx: &mut Context<'_>) {
         if !shared.is_broken.load(Ordering::Acquire) {
             return;
@@ -267,7 +267,8 @@ impl Away {
         shared: &SharedLink,
         cx: &mut Context<'_>,
     ) -> Poll<Result<BoxChannel, TransportError>> {
-        // Two instances of a program at once might conflict over shared resources.
+        // End the old line first: two running instances of a program might conflict over shared
+        // resources.
         if let Some(ending) = &mut self.ending {
             ready!(ending.as_mut().poll(cx));
             self.ending = None;

@@ -16,12 +16,12 @@ impl ByHand {
         Self { sender, receiver }
     }
 
-    pub(crate) async fn say(&mut self, frame: Frame) {
+    pub(crate) async fn send_frame(&mut self, frame: Frame) {
         self.sender.send(frame.to_bytes()).await.unwrap();
     }
 
     /// Receives the next frame; `None` once the connection has ended.
-    pub(crate) async fn hear(&mut self) -> Option<Frame> {
+    pub(crate) async fn next_frame(&mut self) -> Option<Frame> {
         match self.receiver.recv().await {
             Incoming::Message(frame) => Some(Frame::decode(frame).unwrap()),
             Incoming::End(_) => None,
@@ -30,7 +30,7 @@ impl ByHand {
     }
 
     pub(crate) async fn answer(&mut self) -> Result<Welcome, Refusal> {
-        match self.hear().await {
+        match self.next_frame().await {
             Some(Frame::Welcome(welcome)) => Ok(welcome),
             Some(Frame::Refused { refusal, .. }) => Err(refusal),
             other => panic!("{other:?}"),
@@ -38,14 +38,14 @@ impl ByHand {
     }
 
     pub(crate) async fn greet(&mut self, hello: Hello) -> Result<Welcome, Refusal> {
-        self.say(Frame::Hello(hello)).await;
+        self.send_frame(Frame::Hello(hello)).await;
         self.answer().await
     }
 
     /// Waits for the farewell of the other end, and returns its text.
     pub(crate) async fn farewell(&mut self) -> String {
         loop {
-            match self.hear().await {
+            match self.next_frame().await {
                 Some(Frame::Bye(farewell)) => return farewell.text,
                 Some(_) => {}
                 None => panic!("no farewell"),

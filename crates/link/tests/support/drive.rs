@@ -1,4 +1,5 @@
-//! A client and a server with sessions over a simulated network, and the checks of what they received.
+//! A client and a server with sessions over a simulated network, and checks of the messages that they
+//! received.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -80,7 +81,7 @@ impl Run {
     }
 }
 
-/// What the two sides observed.
+/// The observations of both sides.
 #[derive(Default)]
 struct Seen {
     sessions: Vec<Served>,
@@ -98,19 +99,19 @@ struct Served {
     end: Option<CloseReason>,
 }
 
-/// What the client observed: its sessions in turn, the last of which may still be open.
+/// The observations of the client: its consecutive sessions, the last of which may still be open.
 #[derive(Default, Debug)]
 struct Client {
-    lives: Vec<Life>,
+    generations: Vec<Generation>,
     sent: u64,
-    told: u64,
+    reported: u64,
     has_settled: bool,
     has_left: bool,
     end: Option<CloseReason>,
 }
 
 #[derive(Default, Debug)]
-struct Life {
+struct Generation {
     /// The server's session that the messages came from.
     served: Option<usize>,
     taken: u64,
@@ -150,7 +151,7 @@ impl Totals {
 impl Run {
     /// Executes the run in its own runtime, in virtual time.
     pub(crate) fn run(self, totals: &mut Totals) {
-        let _told_if_it_panics = Announced(self);
+        let _printed_if_it_panics = Announced(self);
         totals.runs += 1;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -158,7 +159,7 @@ impl Run {
             .build()
             .unwrap();
         runtime.block_on(async {
-            // In virtual time, so that a hang reaches the timeout at once.
+            // The timeout is in virtual time, so a hang reaches it at once.
             let whole = timeout(Duration::from_secs(100_000), self.drive(totals));
             whole.await.expect("the run hangs");
         });
@@ -197,7 +198,7 @@ impl Run {
                 Err(_) => sleep(Duration::from_millis(10)).await,
             }
         };
-        see(seen).client.lives.push(Life::default());
+        see(seen).client.generations.push(Generation::default());
         let (to_server, from_server) = session.split();
         let leaves = (self.kind == Kind::Leaves).then(|| random.below(self.messages + 1));
         let (left, leaving) = watch::channel(false);
@@ -206,8 +207,8 @@ impl Run {
             let talk = Talk { run: self, calm, random, leaves };
             tokio::spawn(async move {
                 let sent = |sent| see(&seen).client.sent = sent;
-                let told = |lost| see(&seen).client.told += lost;
-                let settled = talk.send(to_server, "c", sent, told).await;
+                let reported = |lost| see(&seen).client.reported += lost;
+                let settled = talk.send(to_server, "c", sent, reported).await;
                 match settled {
                     Settled::Left => see(&seen).client.has_left = true,
                     Settled::Yes => see(&seen).client.has_settled = true,
@@ -235,25 +236,25 @@ impl Run {
             };
             {
                 let client = &mut see(seen).client;
-                let life = client.lives.last_mut().unwrap();
+                let generation = client.generations.last_mut().unwrap();
                 match incoming {
                     Incoming::Message(message) => {
-                        let (who, number) = read(&message);
-                        let served = who.strip_prefix('s').unwrap().parse().unwrap();
+                        let (side, number) = read(&message);
+                        let served = side.strip_prefix('s').unwrap().parse().unwrap();
                         assert_eq!(
-                            *life.served.get_or_insert(served),
+                            *generation.served.get_or_insert(served),
                             served,
                             "messages of two sessions"
                         );
-                        assert_eq!(number, life.taken, "lost, duplicated or out of order");
-                        life.taken += 1;
+                        assert_eq!(number, generation.taken, "lost, duplicated or out of order");
+                        generation.taken += 1;
                     }
                     Incoming::Reset(reset) => {
                         let CloseReason::SessionLost(lost) = &reset.cause else {
                             panic!("{}", reset.cause)
                         };
-                        (life.words, life.lost) = (Some(lost.delivered), reset.lost);
-                        client.lives.push(Life::default());
+                        (generation.words, generation.lost) = (Some(lost.delivered), reset.lost);
+                        client.generations.push(Generation::default());
                     }
                     Incoming::End(reason) => {
                         client.end = Some(reason);
@@ -282,7 +283,7 @@ impl Run {
             let listening = listen(&registry, &endpoint, &usual, options);
             let mut acceptor = listening.await.unwrap();
             let mut sessions = JoinSet::new();
-            let dies = Instant::now() + Duration::from_millis(random.below(20_000));
+            let stops_at = Instant::now() + Duration::from_millis(random.below(20_000));
             loop {
                 tokio::select! {
                     accepted = acceptor.accept() => {
@@ -290,7 +291,7 @@ impl Run {
                         sessions.spawn(self.served(session, seen.clone(), calm));
                     }
                     Some(ended) = sessions.join_next() => ended.unwrap(),
-                    () = sleep_until(dies), if restart < restarts => break,
+                    () = sleep_until(stops_at), if restart < restarts => break,
                     Ok(_) = stopped.wait_for(|stopped| *stopped), if sessions.is_empty() => return,
                 }
             }
@@ -313,8 +314,9 @@ impl Run {
         let of_sender = seen.clone();
         tasks.spawn(async move {
             let sent = |sent| see(&of_sender).sessions[number].sent = sent;
-            let told = |_| panic!("a server begins no other session");
-            if let Settled::Yes = talk.send(to_client, &format!("s{number}"), sent, told).await {
+            let reported = |_| panic!("a server begins no other session");
+            if let Settled::Yes = talk.send(to_client, &format!("s{number}"), sent, reported).await
+            {
                 see(&of_sender).sessions[number].has_settled = true;
             }
         });
@@ -322,8 +324,8 @@ impl Run {
         loop {
             match from_client.recv().await {
                 Incoming::Message(message) => {
-                    let (who, place) = read(&message);
-                    assert_eq!(who, "c");
+                    let (side, place) = read(&message);
+                    assert_eq!(side, "c");
                     let session = &mut see(&seen).sessions[number];
                     let first = *session.first.get_or_insert(place);
                     assert_eq!(place, first + session.taken, "lost, duplicated or out of order");
@@ -342,47 +344,53 @@ impl Run {
         }
     }
 
-    /// Checks that the observations of both sides match, and that reported losses are true.
+    /// Checks that the observations of both sides match, and that the reported losses are correct.
     fn judge(self, seen: &Seen, totals: &mut Totals) {
         let Seen { sessions, client } = seen;
-        let lives = client.lives.len();
+        let generations = client.generations.len();
         let mut base = 0;
-        for (place, life) in client.lives.iter().enumerate() {
+        for (place, generation) in client.generations.iter().enumerate() {
             let of_end = match &client.end {
-                Some(CloseReason::SessionLost(lost)) if place + 1 == lives => Some(lost.delivered),
+                Some(CloseReason::SessionLost(lost)) if place + 1 == generations => {
+                    Some(lost.delivered)
+                }
                 _ => None,
             };
-            let words = life.words.or(of_end);
+            let words = generation.words.or(of_end);
             let sent = words.map_or(client.sent - base, |words| words.sent);
-            // A server's session whose first message is in this range belongs to this life.
+            // A server's session whose first message is in this range belongs to this generation.
             let mut served = sessions.iter().filter(|session| {
                 session.first.is_some_and(|at| (base..base + sent).contains(&at))
             });
             let (taken, first) =
                 served.next().map_or((0, base), |session| (session.taken, session.first.unwrap()));
-            assert!(served.next().is_none(), "one life in two sessions: {client:?} {sessions:?}");
+            assert!(
+                served.next().is_none(),
+                "one generation in two sessions: {client:?} {sessions:?}"
+            );
             assert_eq!(first, base, "the first messages are missing: {client:?} {sessions:?}");
             if let Some(Delivered { acknowledged, sent }) = words {
                 let is_true = acknowledged <= taken && taken <= sent;
                 assert!(is_true, "{acknowledged} <= {taken} <= {sent}: {client:?} {sessions:?}");
             }
-            if let Some(words) = life.words {
-                assert_eq!(life.lost, words.sent - words.acknowledged);
+            if let Some(words) = generation.words {
+                assert_eq!(generation.lost, words.sent - words.acknowledged);
                 totals.lost += words.sent - taken;
             }
             base += sent;
-            totals.delivered += taken + life.taken;
+            totals.delivered += taken + generation.taken;
         }
-        assert_eq!(base, client.sent, "messages belong to no life: {client:?}");
-        let lost: u64 = client.lives.iter().map(|life| life.lost).sum();
+        assert_eq!(base, client.sent, "messages belong to no generation: {client:?}");
+        let lost: u64 = client.generations.iter().map(|generation| generation.lost).sum();
         // A client that has left, or has lost its last session, may not have flushed again.
-        assert!(client.told <= lost, "{} reported, {lost} lost", client.told);
+        assert!(client.reported <= lost, "{} reported, {lost} lost", client.reported);
         if client.has_settled {
-            assert_eq!(client.told, lost, "all losses must be reported");
+            assert_eq!(client.reported, lost, "all losses must be reported");
         }
         for (number, session) in sessions.iter().enumerate() {
-            let of_client = client.lives.iter().find(|life| life.served == Some(number));
-            let taken = of_client.map_or(0, |life| life.taken);
+            let of_client =
+                client.generations.iter().find(|generation| generation.served == Some(number));
+            let taken = of_client.map_or(0, |generation| generation.taken);
             assert!(taken <= session.sent);
             if let Some(CloseReason::SessionLost(lost)) = &session.end {
                 let Delivered { acknowledged, sent } = lost.delivered;
@@ -393,22 +401,26 @@ impl Run {
                 "settled, but {taken} received"
             );
         }
-        totals.resets += lives as u64 - 1;
+        totals.resets += generations as u64 - 1;
         match self.kind {
             Kind::Kept => self.is_whole(seen, true),
             Kind::Ends => self.is_whole(seen, false),
-            Kind::Leaves => assert_eq!(lives, 1, "{client:?}"),
+            Kind::Leaves => assert_eq!(generations, 1, "{client:?}"),
             Kind::Forgets => return,
         }
         totals.complete += u64::from(!client.has_left);
     }
 
-    /// Checks that everything has arrived, and with `cleanly` that both ends have ended cleanly.
+    /// Checks that everything has arrived and, with `cleanly`, that both ends have ended cleanly.
     fn is_whole(self, Seen { sessions, client }: &Seen, cleanly: bool) {
-        assert_eq!(client.lives.len(), 1, "the session was lost without a reason: {client:?}");
+        assert_eq!(
+            client.generations.len(),
+            1,
+            "the session was lost without a reason: {client:?}"
+        );
         let served = sessions.iter().find(|session| session.first.is_some()).unwrap();
         assert_eq!((served.taken, client.sent), (self.messages, self.messages), "{client:?}");
-        assert_eq!(client.lives[0].taken, self.messages, "{client:?} {served:?}");
+        assert_eq!(client.generations[0].taken, self.messages, "{client:?} {served:?}");
         if cleanly {
             let ends = [&client.end, &served.end].map(|end| end.as_ref().unwrap().is_clean());
             assert_eq!(ends, [true; 2], "{client:?} {served:?}");

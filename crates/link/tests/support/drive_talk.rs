@@ -1,4 +1,4 @@
-//! How the users of a session send and receive: with pauses, and not always flushing.
+//! The behavior of a session's users: they send and receive with pauses, and do not always flush.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Kind, Run};
 
-/// How one side sends.
+/// The parameters of one side's messages.
 pub(super) struct Talk {
     pub(super) run: Run,
     pub(super) calm: Instant,
     pub(super) random: Random,
-    /// The side leaves at this message.
+    /// The number of the message at which this side leaves.
     pub(super) leaves: Option<u64>,
 }
 
@@ -28,13 +28,13 @@ impl Talk {
     pub(super) async fn send(
         mut self,
         mut sender: Box<dyn Sender>,
-        who: &str,
+        side: &str,
         sent: impl Fn(u64),
-        told: impl Fn(u64),
+        reported: impl Fn(u64),
     ) -> Settled {
         let (messages, flushes) = (self.run.messages, self.random.pick(&[0, 20, 100]));
         let mut pauses = Pauses::new(self.random.below(u64::MAX));
-        // By then, effects of the misbehaving network are over.
+        // By then, all effects of the misbehaving network are over.
         let late = self.calm + Duration::from_secs(30);
         for number in 0..messages {
             if self.leaves == Some(number) {
@@ -42,19 +42,19 @@ impl Talk {
             }
             if self.run.kind == Kind::Kept && number + 1 == messages {
                 // Flush first, as the last message may need the whole replay buffer.
-                let _ = flush(&mut *sender, &told).await;
+                let _ = flush(&mut *sender, &reported).await;
                 sleep_until(late).await;
             }
             let length = match self.random.percent(1) {
                 true => 20_000,
                 false => self.random.pick(&[0, 0, 10, 100, 1_000]),
             };
-            let message = format!("{who}:{number}:{}", " ".repeat(length));
+            let message = format!("{side}:{number}:{}", " ".repeat(length));
             if sender.feed(message).await.is_err() {
                 return Settled::No;
             }
             sent(number + 1);
-            if self.random.percent(flushes) && !flush(&mut *sender, &told).await {
+            if self.random.percent(flushes) && !flush(&mut *sender, &reported).await {
                 return Settled::No;
             }
             pauses.next().await;
@@ -65,21 +65,21 @@ impl Talk {
         loop {
             match sender.close().await {
                 Ok(()) => break,
-                Err(SendError::Lost(lost)) => told(lost),
+                Err(SendError::Lost(lost)) => reported(lost),
                 Err(_) => return Settled::No,
             }
         }
-        settle(&mut *sender, &told).await
+        settle(&mut *sender, &reported).await
     }
 }
 
 /// Waits until the session is over: both ends have received everything, or it is lost.
-async fn settle(sender: &mut dyn Sender, told: &impl Fn(u64)) -> Settled {
+async fn settle(sender: &mut dyn Sender, reported: &impl Fn(u64)) -> Settled {
     std::future::poll_fn(|cx| sender.poll_gone(cx)).await;
     match sender.close().await {
         Ok(()) => Settled::Yes,
         Err(SendError::Lost(lost)) => {
-            told(lost);
+            reported(lost);
             Settled::No
         }
         Err(_) => Settled::No,
@@ -87,11 +87,11 @@ async fn settle(sender: &mut dyn Sender, told: &impl Fn(u64)) -> Settled {
 }
 
 /// Flushes; returns false if the session has ended.
-async fn flush(sender: &mut dyn Sender, told: &impl Fn(u64)) -> bool {
+async fn flush(sender: &mut dyn Sender, reported: &impl Fn(u64)) -> bool {
     loop {
         match sender.flush().await {
             Ok(()) => return true,
-            Err(SendError::Lost(lost)) => told(lost),
+            Err(SendError::Lost(lost)) => reported(lost),
             Err(_) => return false,
         }
     }

@@ -22,7 +22,7 @@ pub(crate) enum Step {
     Wait,
 }
 
-/// A connector that follows a script, and after that connects lines.
+/// A connector that follows a script, and afterwards always connects a line.
 pub(crate) struct World {
     script: Mutex<VecDeque<Step>>,
     far_ends: mpsc::UnboundedSender<MemoryChannel>,

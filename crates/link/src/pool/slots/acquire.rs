@@ -15,12 +15,12 @@ pub(crate) struct Lease<T> {
     slots: Arc<Slots<T>>,
     slot: usize,
     line: Option<T>,
-    /// When the line is to be closed because of its age; `None`: never.
+    /// When the line is to be closed because of its age; never if `None`.
     pub(crate) retire_at: Option<Instant>,
     taken: Instant,
     /// When the line was last used.
     since: Instant,
-    /// Dropping the lease returns the line to the pool instead of ending it.
+    /// Whether dropping the lease returns the line to the pool instead of ending it.
     is_kept: bool,
 }
 
@@ -55,7 +55,8 @@ impl<T> Lease<T> {
         self.retire_at.is_some_and(|at| at <= self.taken)
     }
 
-    /// Frees the slot, and returns a line to the pool, or ends it if it has reached its maximum age.
+    /// Frees the slot, and returns `line` to the pool, or ends the line if it has reached its maximum
+    /// age.
     pub(crate) fn give_back(mut self, line: T) {
         self.line = Some(line);
         self.since = Instant::now();
@@ -77,11 +78,12 @@ impl<T> Drop for Lease<T> {
     }
 }
 
-/// The wait for a slot. If dropped, it passes a slot that it was already granted on to the next waiter.
+/// The wait for a slot. If it is dropped after a slot was granted to it, the slot passes to the next
+/// waiter.
 pub(crate) struct Acquire<'a, T> {
     slots: &'a Arc<Slots<T>>,
     at: Place,
-    /// The number in the queue, while it waits.
+    /// Its number in the queue while it waits.
     number: Option<u64>,
 }
 

@@ -1,11 +1,11 @@
 //! The bookkeeping of a pool: which slots are held, and which callers wait. It does not depend on what a
-//! line is and how it is connected.
+//! line is or how it is connected.
 //!
 //! There is one slot for each possible line. A slot is vacant, idle with its line, or held by a [`Lease`]
 //! with or without a line. A freed slot is granted to the longest waiter under the same lock, so that
 //! waiters are never overtaken, and no slot is idle or vacant while a caller waits.
 //!
-//! Lines are dropped, and wakers woken and dropped, outside the lock.
+//! Lines are dropped, and wakers are woken and dropped, outside the lock.
 
 mod acquire;
 
@@ -43,9 +43,9 @@ struct SlotsState<T> {
     vacant: Vec<usize>,
     /// The record of each held slot.
     held: Vec<Option<Held>>,
-    /// In order of arrival, and so of their numbers.
+    /// In order of arrival, which is also the order of their numbers.
     waiting: VecDeque<Waiting>,
-    /// Slots that were granted to waiters and that they have not picked up yet.
+    /// Slots that were granted to waiters but have not been picked up yet, with the waiters' numbers.
     granted: Vec<(u64, Grant<T>)>,
     next_number: u64,
     is_closed: bool,
@@ -190,7 +190,7 @@ impl<T> Slots<T> {
         }
     }
 
-    /// Warns of each lease that is held for too long, once.
+    /// Warns once of each lease that has been held for too long.
     pub(crate) fn warn_of_overdue(&self) {
         let now = Instant::now();
         let mut overdue = Vec::new();
@@ -246,8 +246,8 @@ impl<T> SlotsState<T> {
         }
     }
 
-    /// Grants a slot to the longest waiter, or keeps it. Returns the task to wake, and a line that must be
-    /// dropped.
+    /// Grants a slot to the longest waiter, or keeps it. Returns the waker to wake, and the line to
+    /// drop, if any.
     fn offer(&mut self, grant: Grant<T>, now: Instant) -> (Option<Waker>, Option<T>) {
         if let Some(Waiting { number, waker, at }) = self.waiting.pop_front() {
             self.hold(grant.slot, now, at);

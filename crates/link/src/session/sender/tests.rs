@@ -14,9 +14,9 @@ use crate::session::{LineOptions, Session, SessionOptions};
 async fn connected(name: &str) -> (Session, impl Sender, impl Receiver) {
     let config = MemoryConfig::new(name);
     let framing = tieline_proto::LengthPrefix::default();
-    let way = Framed::new(Memory::default(), config, framing, ChannelConfig::default());
-    let way = way.unwrap();
-    let mut acceptor = way.clone().listen().await.unwrap();
+    let framed = Framed::new(Memory::default(), config, framing, ChannelConfig::default());
+    let framed = framed.unwrap();
+    let mut acceptor = framed.clone().listen().await.unwrap();
     let (options, line) = (SessionOptions::default(), LineOptions::default());
     let serving = async {
         let (mut sender, mut receiver) = acceptor.accept().await.unwrap().split();
@@ -26,7 +26,7 @@ async fn connected(name: &str) -> (Session, impl Sender, impl Receiver) {
         sender.send(Frame::Welcome(welcome).to_bytes()).await.unwrap();
         (sender, receiver)
     };
-    let connecting = Session::connect(Arc::new(way), options, line);
+    let connecting = Session::connect(Arc::new(framed), options, line);
     let (session, (to_client, from_client)) = tokio::join!(connecting, serving);
     (session.unwrap(), to_client, from_client)
 }
@@ -59,9 +59,9 @@ async fn consumer_that_polls_while_the_task_reads_leaves_reading_to_the_task() {
     let mut cx = Context::from_waker(Waker::noop());
     assert!(receiver.poll_recv(&mut cx).is_pending());
     assert!(shared.state().is_lent(), "the consumer must read");
-    let at_it = shared.intake();
+    let reading = shared.intake();
     assert!(receiver.poll_recv(&mut cx).is_pending());
     // A message may have woken the consumer. The task must read it instead.
     assert!(!shared.state().is_lent(), "the task must read");
-    drop(at_it);
+    drop(reading);
 }

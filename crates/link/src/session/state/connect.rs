@@ -1,4 +1,4 @@
-//! Handshakes, and what changes with a new connection.
+//! Handshakes, and the state changes at the start of a new connection.
 
 use std::time::Duration;
 
@@ -36,8 +36,8 @@ impl SessionState {
         Ok(())
     }
 
-    /// Handles a session that cannot be resumed. Returns whether to request a new one: not if this one was
-    /// ending.
+    /// Handles a session that cannot be resumed. Returns whether to request a new one, which is not so
+    /// if this one was ending.
     pub(in crate::session) fn forget(
         &mut self,
         refusal: Refusal,
@@ -63,7 +63,7 @@ impl SessionState {
         true
     }
 
-    /// Returns the server's part of the state; `None` at a client.
+    /// Returns the server's part of the state, or `None` on the client.
     pub(in crate::session) fn server(&mut self) -> Option<&mut ServerRole> {
         match &mut self.role {
             Role::Server(server) => Some(server),
@@ -88,8 +88,8 @@ impl SessionState {
         }
     }
 
-    /// Begins or resumes the session on an offered connection. Returns its welcome, and what the other end
-    /// has received.
+    /// Begins or resumes the session on an offered connection. Returns the welcome, and the number of
+    /// the last message that the other end has received.
     pub(in crate::session) fn grant(
         &mut self,
         offer: &Offer,
@@ -99,7 +99,7 @@ impl SessionState {
     }
 
     /// Begins a new connection, after the handshake. The other end has received all messages up to
-    /// `received`; the connection before ended for the reason `last`.
+    /// `received`; the previous connection ended for the reason `last`.
     pub(in crate::session) fn resumed(
         &mut self,
         received: Sequence,
@@ -108,28 +108,28 @@ impl SessionState {
         last: Option<CloseReason>,
     ) {
         self.now = now;
-        if let Some(reason) = self.is_tried_in_vain(received, max_tries, last) {
+        if let Some(reason) = self.find_undeliverable(received, max_tries, last) {
             self.ending.doom(reason);
         }
         self.connection += 1;
         self.reading.unfence();
         self.liveness.begin(self.heartbeat, now);
-        // The consumer learns that a lost session was replaced.
+        // Report to the consumer that a lost session was replaced.
         if let Some((lost, cause)) = self.renewal.take_reset() {
             let reset = Reset { epoch: self.connection, lost, cause };
             self.inbound.push(Item::Reset(Box::new(reset)));
         }
     }
 
-    /// Ignores what still arrives over the current connection, and wakes the task.
+    /// Ignores all further frames on the current connection, and wakes the task.
     pub(in crate::session) fn fence(&mut self) {
         self.reading.fence();
         self.wakers.wake_task();
     }
 
-    /// Records a new connection, on which the other end has `received` this much. Returns the reason to end
-    /// the session if the next message cannot be delivered.
-    fn is_tried_in_vain(
+    /// Records a new connection. The other end has received all messages up to `received`. Returns the
+    /// reason to end the session if the next message cannot be delivered.
+    fn find_undeliverable(
         &mut self,
         received: Sequence,
         max_tries: u32,

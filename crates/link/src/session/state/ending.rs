@@ -1,4 +1,4 @@
-//! How the directions of a session end, and why the session does.
+//! The ends of a session's two directions, and why the session itself ends.
 
 use std::time::Duration;
 
@@ -34,19 +34,19 @@ impl Ending {
         self.is_closed
     }
 
-    /// The sender was closed.
+    /// Records that the sender was closed.
     pub(super) fn close(&mut self) {
         self.is_closing = true;
         self.is_closed = true;
     }
 
-    /// The sender was dropped.
+    /// Records that the sender was dropped.
     pub(super) fn sender_gone(&mut self) {
         self.is_closing = true;
         self.ends_soon = true;
     }
 
-    /// Returns once whether the task is to send the end.
+    /// Returns whether the task is to send the end. Returns true only once.
     pub(super) fn take_end(&mut self) -> bool {
         std::mem::take(&mut self.ends_soon)
     }
@@ -63,14 +63,15 @@ impl Ending {
         self.has_peer_ended
     }
 
-    /// Records that the other end has ended its direction. Returns which side ended its own first.
+    /// Records that the other end has ended its direction. Returns which side ended its direction first,
+    /// as a close reason.
     pub(super) fn peer_ended(&mut self) -> CloseReason {
         self.has_peer_ended = true;
-        self.by()
+        self.agreed_reason()
     }
 
-    /// Returns the reason of an end that both sides agree on.
-    pub(super) fn by(&self) -> CloseReason {
+    /// Returns the close reason for an end that both sides agree on.
+    pub(super) fn agreed_reason(&self) -> CloseReason {
         if self.is_closing { CloseReason::ByUs } else { CloseReason::ByPeer }
     }
 

@@ -1,4 +1,4 @@
-//! What was received and waits for the consumer.
+//! The received items that wait for the consumer.
 
 use std::collections::VecDeque;
 
@@ -9,9 +9,9 @@ use tieline_transport::{CloseReason, Reset};
 
 /// How many received messages may wait for the consumer.
 const INBOUND_MESSAGES: usize = 2048;
-/// How many bytes of received messages may wait for the consumer, plus one message of any size. This is
-/// more than the other end sends without an acknowledgement by default, so that reading continues and pings
-/// are answered whatever the consumer does.
+/// How many bytes of received messages may wait for the consumer, plus one message of any size. By
+/// default this is more than the other end sends without an acknowledgement, so reading continues and
+/// pings are answered even if the consumer takes nothing.
 const INBOUND_BYTES: usize = 32 << 20;
 
 /// An item that waits for the consumer.
@@ -80,8 +80,8 @@ impl Inbound {
         self.items.push_back(item);
     }
 
-    /// Moves all items to the receiver, which has returned everything that it took before. Returns the
-    /// larger number of the bytes that it held before and holds now.
+    /// Moves all items to the receiver, which has returned everything that it took before. Returns how
+    /// many bytes it held before or holds now, whichever is more.
     pub(super) fn take(&mut self, into: &mut VecDeque<Item>) -> usize {
         std::mem::swap(&mut self.items, into);
         let before = std::mem::replace(&mut self.taken_bytes, self.bytes);

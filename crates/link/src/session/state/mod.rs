@@ -1,18 +1,19 @@
-//! The state of a session under its main lock: the protocol's state machine, and groups that each keep
-//! their own rules. The session's halves, its task and its handshakes change it through methods only.
+//! The state of a session under its main lock: the protocol's state machine, and groups of fields, each
+//! with invariants of its own. The session's halves, its task and its handshakes change the state only
+//! through methods.
 //!
 //! | group | content |
 //! |---|---|
-//! | `inbound` | what waits for the consumer |
-//! | `reading` | who reads the connection |
+//! | `inbound` | the items that wait for the consumer |
+//! | `reading` | what reads the connection |
 //! | `liveness` | the heartbeat of the connection |
 //! | `progress` | timed messages, and connections lost without progress |
 //! | `renewal` | the replacement of a lost session |
 //! | `ending` | the ends of both directions and of the session |
 //! | `wakers` | the tasks to wake |
 //!
-//! The methods are in `receive` (what arrives, and the consumer's part), `send`, `connect` (handshakes and
-//! new connections) and here (everything else).
+//! The methods are in `receive` (received frames, and the consumer's operations), `send`, `connect`
+//! (handshakes and new connections) and in this file (everything else).
 
 mod connect;
 mod ending;
@@ -56,16 +57,16 @@ pub(super) use self::wakers::Waits;
 /// counted when the queue is full, and by the task.
 const LARGE: usize = 64 * 1024;
 
-/// How long an acknowledgement waits at most for a message to carry it.
+/// How long an acknowledgement may wait for a message to carry it.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How often to check for a system suspend, if the other end may be on another machine.
-const LOOK: Duration = Duration::from_secs(2);
+const SUSPEND_CHECK: Duration = Duration::from_secs(2);
 
 pub(super) struct SessionState {
     machine: SessionMachine,
     role: Role,
-    /// What the connections are sent on.
+    /// The sending half of the Link that carries the session.
     line: Option<LinkSender>,
     /// The number of the current connection.
     connection: u64,
@@ -77,7 +78,7 @@ pub(super) struct SessionState {
     heartbeat: HeartbeatConfig,
     /// The memory account of kept messages and of those that wait for the consumer.
     account: Account,
-    /// Messages of earlier generations, and faults of all.
+    /// The messages of earlier generations, and the faults of all generations.
     counted: Traffic,
     inbound: Inbound,
     reading: Reading,
@@ -116,7 +117,7 @@ impl SessionState {
     }
 
     /// Sets the sending half of the Link that carries the session.
-    pub(super) fn carried(&mut self, line: LinkSender) {
+    pub(super) fn set_sender(&mut self, line: LinkSender) {
         self.line = Some(line);
     }
 
@@ -140,7 +141,8 @@ impl SessionState {
         self.ending.is_over()
     }
 
-    /// Returns whether the sender was closed. Then there may be no caller left that learns of lost messages.
+    /// Returns whether the sender was closed. If so, there may be no caller left to report lost messages
+    /// to.
     pub(super) fn was_closed(&self) -> bool {
         self.ending.is_closed()
     }
@@ -156,8 +158,8 @@ impl SessionState {
         self.ending.doom(reason);
     }
 
-    /// Returns why the task is to end the session now, if it is. `is_written` says that nothing is left to
-    /// write.
+    /// Returns the reason if the task is to end the session now. `is_written` means that nothing is left
+    /// to write.
     pub(super) fn verdict(&mut self, is_written: bool, grace: Duration) -> Option<CloseReason> {
         let lingers = self.ending.lingers_until();
         let has_lingered = lingers.is_some() && self.machine.is_settled() && is_written;
@@ -168,10 +170,11 @@ impl SessionState {
             return Some(self.lost(LostBy::Expired(grace)));
         }
         let is_over = self.machine.is_over() && (is_written || !self.has_line());
-        (is_over || has_lingered).then(|| self.ending.by())
+        (is_over || has_lingered).then(|| self.ending.agreed_reason())
     }
 
-    /// Records the end of the session, and how its program ended. Returns all waiting tasks, and the sending half of the Link.
+    /// Records the end of the session, and how its program ended. Returns the wakers of all waiting
+    /// tasks, and the sending half of the Link.
     pub(super) fn finish(
         &mut self,
         reason: CloseReason,
@@ -188,7 +191,7 @@ impl SessionState {
         (self.wakers.take_all(), self.line.take())
     }
 
-    /// Returns whether this is the server's end of a session of this owner.
+    /// Returns whether this is the server's end of a session that belongs to `owner`.
     pub(super) fn belongs_to(&self, owner: &Owner) -> bool {
         matches!(&self.role, Role::Server(server) if server.belongs_to(owner))
     }
@@ -205,8 +208,8 @@ impl SessionState {
         self.machine.is_over().then(|| self.machine.position())
     }
 
-    /// Handles the drop of both halves: if the sender was closed before, the session lingers until the other
-    /// end has acknowledged everything. Returns whether it does.
+    /// Handles the drop of both halves: if the sender was closed first, the session lingers until the
+    /// other end has acknowledged everything. Returns whether it lingers.
     pub(super) fn linger(&mut self, until: Duration) -> bool {
         let lingers =
             self.ending.is_closed() && !self.machine.is_settled() && !self.ending.is_over();
@@ -231,19 +234,19 @@ impl SessionState {
         }
     }
 
-    /// Pings the other end when the connection is idle, or after a suspend if it may be on another machine.
-    /// Returns true if it does not respond, so that the connection is to be given up.
+    /// Pings the other end when the connection is idle, and after a suspend if the other end may be on
+    /// another machine. Returns true if there is no response, so that the connection is to be given up.
     pub(super) fn is_dead(
         &mut self,
         wall: Option<Duration>,
         line: impl FnOnce() -> Option<Control>,
     ) -> bool {
         if let Some(wall) = wall {
-            self.liveness.look_for_suspend(self.now, wall);
+            self.liveness.check_for_suspend(self.now, wall);
         }
         if self.has_line() && self.liveness.next_wake() <= self.now {
             if let Some(line) = line() {
-                self.liveness.look_at_line(self.now, &line.info(), self.line_outgoing());
+                self.liveness.check_line(self.now, &line.info(), self.line_outgoing());
             }
         }
         while self.has_line() {
@@ -265,7 +268,7 @@ impl SessionState {
         let due = self.machine.wake_at().or(waits).filter(|_| has_line);
         let beat = has_line.then(|| self.liveness.next_wake());
         // Timers may stop during a suspend and continue with the remaining time, so poll for suspends.
-        let look = (has_line && is_remote).then(|| self.now.saturating_add(LOOK));
+        let look = (has_line && is_remote).then(|| self.now.saturating_add(SUSPEND_CHECK));
         let others = [beat, look, self.ending.lingers_until(), self.reading.lent_until()];
         self.wakers.set_task_timed(due.is_some());
         [due].into_iter().chain(others).flatten().min()
@@ -315,8 +318,8 @@ impl SessionState {
         CloseReason::SessionLost(Arc::new(SessionLost { delivered, epoch, cause }))
     }
 
-    /// Returns why the session has ended with its Link. If a lost session was not replaced yet, that is why
-    /// it was lost.
+    /// Returns why the session ended when its Link has ended. If a lost session has not been replaced
+    /// yet, this is the reason for its loss.
     pub(super) fn ended(&self, reason: CloseReason) -> CloseReason {
         match (reason, self.renewal.cause()) {
             (CloseReason::ByUs, _) => CloseReason::ByUs,

@@ -1,18 +1,18 @@
-//! Whether a session gets on: what both ends have received, how long that takes, and connections that were
-//! lost without progress.
+//! The progress of a session: which messages both ends have received, how long that takes, and how many
+//! connections were lost without progress.
 
 use std::time::Duration;
 
 use tieline_proto::Histogram;
 use tieline_proto::session::Sequence;
 
-/// How long a message is tried at least, however many connections are lost.
+/// The minimum time for which a message is tried, no matter how many connections are lost.
 const TRIED_FOR: Duration = Duration::from_secs(60);
 
 /// One message out of this many is timed.
 const TIMED_OF: Sequence = 16;
 
-/// What the other end and this one have received.
+/// The numbers of the last messages that the other end and this end have received.
 pub(super) type Positions = (Sequence, Sequence);
 
 pub(super) struct Progress {
@@ -35,7 +35,7 @@ impl Progress {
         &self.latency
     }
 
-    /// Records that a message was sent. Some of them are timed.
+    /// Records that a message was sent, and begins to time some of the messages.
     pub(super) fn sent(&mut self, sequence: Sequence, now: impl FnOnce() -> Duration) {
         if sequence % TIMED_OF == 1 {
             self.timed.get_or_insert_with(|| (sequence, now()));
@@ -59,8 +59,8 @@ impl Progress {
         true
     }
 
-    /// Records a new connection, with what both ends have received. Returns the number of consecutive
-    /// connections without progress once that has lasted for too long.
+    /// Records a new connection, with the positions of both ends. Returns the number of consecutive
+    /// connections without progress once the lack of progress has lasted too long.
     pub(super) fn try_again(
         &mut self,
         positions: Positions,
@@ -74,17 +74,17 @@ impl Progress {
 /// Counts consecutive connections that were lost without progress.
 #[derive(Default)]
 struct Tries {
-    /// What both ends had received when the last of them was connected.
+    /// The positions when the last of these connections began.
     positions: Option<Positions>,
     count: u32,
-    /// When the first of them was lost.
+    /// When the first of these connections was lost.
     since: Duration,
 }
 
 impl Tries {
     fn again(&mut self, positions: Positions, is_sending: bool, now: Duration) -> Option<u32> {
-        let is_vain = self.positions.replace(positions) == Some(positions) && is_sending;
-        if !is_vain {
+        let is_repeated = self.positions.replace(positions) == Some(positions) && is_sending;
+        if !is_repeated {
             self.count = 0;
             return None;
         }

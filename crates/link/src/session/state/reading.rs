@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// How long the consumer reads the connection itself before the task checks whether it still does. A ping, an
-/// acknowledgement or the loss of the connection may have to wait this long if it does not.
+/// How long the consumer reads the connection itself before the task takes over again. If the consumer
+/// stops polling, a ping, an acknowledgement or the loss of the connection may have to wait this long.
 const LENT_FOR: Duration = Duration::from_millis(100);
 
 #[derive(Default)]

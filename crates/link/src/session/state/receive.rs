@@ -1,4 +1,5 @@
-//! What arrives, whether the session's task or the consumer has read it, and what the consumer does with it.
+//! The processing of received frames, whether the session's task or the consumer has read them, and the
+//! consumer's operations.
 
 use std::collections::VecDeque;
 use std::task::Waker;
@@ -65,9 +66,9 @@ impl SessionState {
         self.progress.note(positions, now)
     }
 
-    /// Completes what the consumer has read itself, which was processed with this outcome. Anything beyond
-    /// messages and their acknowledgements is left to the task, and so is reading after any other event on
-    /// the connection, which `is_plain` rules out. Returns the tasks to wake.
+    /// Completes a read by the consumer. `received` is the outcome of processing the frames; `is_plain`
+    /// means that no other event has occurred on the connection. The consumer handles only messages and
+    /// their acknowledgements; after anything else the task reads again. Returns the tasks to wake.
     pub(in crate::session) fn was_read(
         &mut self,
         received: Result<(), CloseReason>,
@@ -88,7 +89,8 @@ impl SessionState {
     }
 
     /// Lets the consumer read the connection itself, if no other task waits for received frames and only
-    /// messages are expected. Returns whether that is a change; `None` if the consumer may not read.
+    /// messages are expected. Returns whether the consumer was not reading before, or `None` if it may
+    /// not read.
     pub(in crate::session) fn lend_reading(
         &mut self,
         now: impl FnOnce() -> Duration,
@@ -127,7 +129,7 @@ impl SessionState {
         (self.reading.is_due(self.now, is_broken), !is_full)
     }
 
-    /// Returns the waiting consumer, if there is something for it.
+    /// Returns the waker of the waiting consumer, if there is an item for it.
     pub(in crate::session) fn free_receiver(&mut self) -> Option<Waker> {
         if self.inbound.is_empty() { None } else { self.wakers.take_receiver() }
     }
@@ -143,8 +145,9 @@ impl SessionState {
         }
     }
 
-    /// Acknowledges what the consumer was given: the messages up to `given`, unless it commits them itself.
-    /// If there is more to read, the acknowledgement may wait. Returns whether the task has to know.
+    /// Acknowledges the messages up to `given`, which the consumer has received, unless the consumer
+    /// commits messages itself. If there is more to read, the acknowledgement may wait. Returns the
+    /// session's task if it must be woken.
     pub(in crate::session) fn give(
         &mut self,
         given: Option<Sequence>,
@@ -191,7 +194,8 @@ impl SessionState {
         self.wakers.task().cloned()
     }
 
-    /// Records that the consumer has received a reset. Returns the sender, which may go on.
+    /// Records that the consumer has received a reset. Returns the waker of the sender, which may
+    /// continue.
     pub(in crate::session) fn reset_given(&mut self) -> Option<Waker> {
         self.renewal.given();
         self.wakers.take_sender()

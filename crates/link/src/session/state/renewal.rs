@@ -4,11 +4,13 @@ use tieline_transport::CloseReason;
 
 #[derive(Default)]
 pub(super) struct Renewal {
-    /// The number of the session: one that could not be resumed is replaced by a new one.
+    /// The number of the session, which increases when a lost session is replaced.
     generation: u64,
-    /// The generation that the consumer last received from.
+    /// The generation that the consumer knows of. It is behind until the consumer has received the
+    /// reset.
     given_generation: u64,
-    /// The session was lost with this many messages; the consumer receives this reset once there is another.
+    /// How many messages were lost with the session, and why it was lost. The consumer receives both in
+    /// a reset once there is a new session.
     reset: Option<(u64, CloseReason)>,
     /// Lost messages of an earlier session that the sender has not reported yet.
     unreported: u64,
@@ -28,7 +30,7 @@ impl Renewal {
         self.reset = Some((before + lost, cause));
     }
 
-    /// Counts a message for the lost session as lost.
+    /// Counts a message that was meant for the lost session as lost.
     pub(super) fn lose_one(&mut self) {
         self.unreported += 1;
         if let Some((lost, _)) = &mut self.reset {
@@ -36,12 +38,12 @@ impl Renewal {
         }
     }
 
-    /// Returns why the session was lost, unless it was replaced already.
+    /// Returns why the session was lost, unless it has already been replaced.
     pub(super) fn cause(&self) -> Option<&CloseReason> {
         self.reset.as_ref().map(|(_, cause)| cause)
     }
 
-    /// Returns the reset for the consumer, now that there is another session.
+    /// Returns the reset for the consumer, now that there is a new session.
     pub(super) fn take_reset(&mut self) -> Option<(u64, CloseReason)> {
         self.reset.take()
     }

@@ -47,7 +47,7 @@ pub(in crate::session) type OnOver =
 /// The state of the server's end of a session, besides its messages.
 pub(in crate::session) struct ServerRole {
     lease: Lease<Owner>,
-    /// The first welcome, until it was sent.
+    /// The first welcome, until it is sent.
     first: Option<Welcome>,
     offer: Option<Offer>,
     offered: Arc<Notify>,
@@ -86,7 +86,8 @@ impl ServerRole {
         self.offer.replace(offer)
     }
 
-    /// Begins or resumes the session. Returns the welcome, and what the other end has received.
+    /// Begins or resumes the session. Returns the welcome, and the number of the last message that the
+    /// other end has received.
     pub(super) fn grant(
         &mut self,
         hello: &Hello,
@@ -104,7 +105,7 @@ impl ServerRole {
         Ok((welcome, hello.position.received))
     }
 
-    /// Returns whether this is the session's owner.
+    /// Returns whether `owner` owns the session.
     pub(super) fn belongs_to(&self, owner: &Owner) -> bool {
         self.lease.principal() == owner
     }

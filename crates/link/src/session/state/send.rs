@@ -1,4 +1,4 @@
-//! What a session's sender does, and the writing of frames.
+//! The operations of a session's sender, and the writing of frames.
 
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tieline_transport::{CloseReason, Outgoing, SendError, Sender};
 use super::{LARGE, SessionState, Waits};
 
 impl SessionState {
-    /// Returns whether another message may be sent now. Fails if none ever may.
+    /// Returns whether another message may be sent now. Fails if no message may be sent any more.
     pub(in crate::session) fn has_room(&self) -> Result<bool, SendError> {
         if let Some(closed) = self.closed() {
             return Err(closed);
@@ -31,7 +31,8 @@ impl SessionState {
             return Err(closed);
         }
         if self.is_reset_pending() {
-            // The session that had room for the message is gone. The next one may need a handshake first.
+            // The session that had room for the message is lost. The message is not sent in the next
+            // one, which may need a handshake first.
             self.renewal.lose_one();
             return Ok(());
         }
@@ -46,7 +47,7 @@ impl SessionState {
         Ok(())
     }
 
-    /// Ends this direction. Returns whether nothing is left to write, to be acknowledged or to report.
+    /// Ends this direction. Returns whether everything has been written, acknowledged and reported.
     pub(in crate::session) fn close(&mut self) -> bool {
         self.ending.close();
         self.machine.end();
@@ -66,13 +67,13 @@ impl SessionState {
         }
     }
 
-    /// Returns how many messages of an earlier session were lost and not reported yet. They are then.
+    /// Takes the number of messages of an earlier session that were lost and not reported yet.
     pub(in crate::session) fn take_unreported(&mut self) -> u64 {
         self.renewal.take_unreported()
     }
 
-    /// Registers a sender that waits for something to be received. Reading must then not be left to a
-    /// consumer that may not poll. Returns the task to wake.
+    /// Registers a sender that waits for the other end. The task then reads, because the consumer may
+    /// not poll. Returns the task to wake.
     #[must_use = "the task is to read"]
     pub(in crate::session) fn wait_to_send(
         &mut self,
@@ -83,8 +84,9 @@ impl SessionState {
         self.take_back_reading()
     }
 
-    /// Returns the sender's waker if it need not wait any longer. It is woken for nothing else: it would take
-    /// reading back from a receiver in the same task, which would then read again, in an endless loop.
+    /// Returns the sender's waker if it need not wait any longer. It is not woken for any other reason:
+    /// a woken sender gives reading back to the session's task, and a receiver in the sender's own task
+    /// would take it again, in an endless loop.
     pub(in crate::session) fn free_sender(&mut self, is_written: bool) -> Option<Waker> {
         let is_free = match self.wakers.sender_waits() {
             Waits::Room => self.machine.has_room(),
@@ -95,7 +97,7 @@ impl SessionState {
         if is_free { self.wakers.take_sender() } else { None }
     }
 
-    /// Ready when the session is over.
+    /// Waits until the session is over.
     pub(in crate::session) fn poll_gone(&mut self, waker: &Waker) -> Poll<()> {
         if self.is_finished() {
             return Poll::Ready(());
@@ -104,7 +106,7 @@ impl SessionState {
         Poll::Pending
     }
 
-    /// Returns whether no message waits for its acknowledgement, or none ever will.
+    /// Returns whether no message waits for an acknowledgement, or the session is over.
     pub(in crate::session) fn is_acknowledged(&self) -> bool {
         self.machine.kept().0 == 0 || self.is_finished()
     }
@@ -114,7 +116,8 @@ impl SessionState {
         self.machine.kept().1
     }
 
-    /// Returns what has left and what waits. Acknowledgements from the other end count as progress, too.
+    /// Returns how many bytes have left and how many wait. Acknowledgements from the other end count as
+    /// progress, too.
     pub(in crate::session) fn outgoing(&self) -> Outgoing {
         let line = self.line_outgoing();
         let (_, kept) = self.machine.kept();

@@ -22,13 +22,13 @@ pub(in crate::session) enum Waits {
 pub(super) struct Wakers {
     /// The session's task.
     task: Option<Waker>,
-    /// The task's timer wakes it before an acknowledgement is late.
+    /// Whether the task's timer wakes it in time to send an acknowledgement.
     is_task_timed: bool,
     /// The task that sends, if it waits.
     sender: Option<Waker>,
     /// What that task waits for.
     sender_waits: Waits,
-    /// The task that waits for the end.
+    /// The task that waits for the end of the session.
     gone: Option<Waker>,
     receiver: Option<Waker>,
 }
@@ -85,7 +85,7 @@ impl Wakers {
         self.receiver.take()
     }
 
-    /// Returns everything that waits, once the session is over.
+    /// Takes the wakers of all waiting tasks when the session is over.
     pub(super) fn take_all(&mut self) -> [Option<Waker>; 4] {
         [self.sender.take(), self.gone.take(), self.receiver.take(), self.task.take()]
     }
