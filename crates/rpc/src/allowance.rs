@@ -1,4 +1,4 @@
-//! Rate limit for errors that do not name a request.
+//! The rate limit for errors that do not name a request.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use tokio::time::Instant;
 
 /// How many errors may be sent in a burst.
 pub(crate) const AT_ONCE: u32 = 256;
-/// How long it takes to earn one more: 16 a second.
+/// How long it takes to earn one more; 16 per second.
 const EACH: Duration = Duration::from_micros(62_500);
 
-/// A token bucket. Without it, a program that prints a line of text about every error it receives would
-/// be answered forever.
+/// A token bucket. Without it, a program that prints a line of text for each error it receives would be
+/// answered forever.
 pub(crate) struct Allowance {
     left: u32,
     /// When tokens were last added.

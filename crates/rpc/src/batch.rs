@@ -10,17 +10,17 @@ pub(crate) struct Batch(Mutex<Answers>);
 struct Answers {
     missing: usize,
     joined: Vec<u8>,
-    /// How many of the bytes answer requests that were refused.
+    /// How many of the bytes belong to responses to refused requests.
     refusal: usize,
 }
 
 impl Batch {
-    /// A batch that expects `missing` responses.
+    /// Creates a batch that expects `missing` responses.
     pub(crate) fn new(missing: usize) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Answers { missing, joined: vec![b'['], refusal: 0 })))
     }
 
-    /// Adds one response; `None` if the request gets none.
+    /// Adds one response, or `None` if the request gets no response.
     pub(crate) fn answered(&self, message: Option<Vec<u8>>, shared: &SharedPeer) {
         self.add(message, 0, shared);
     }

@@ -42,12 +42,11 @@ pub enum CallError {
     AnswerLost(Box<Fault>),
 }
 
-/// What arrived while a call waited, and may have been its response.
+/// Data that arrived while a call waited, and that may have been its response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Meanwhile {
-    /// How many bytes have arrived of a message that is not complete. The program may have forgotten
-    /// the newline.
+    /// How many bytes of an incomplete message have arrived. The program may have forgotten the newline.
     pub unfinished: usize,
     /// How many messages were dropped because they were not JSON or not JSON-RPC.
     pub unreadable: u64,
@@ -91,7 +90,7 @@ pub enum NotSent {
     Message(EncodeError),
 }
 
-/// The alternate form (`{:#}`) leaves out what a child process wrote to stderr.
+/// The alternate form (`{:#}`) leaves out the stderr output of a child process.
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -180,17 +179,17 @@ impl ErrorObject {
         Self { code, message: message.into(), data: None }
     }
 
-    /// Unknown method (−32601).
+    /// Creates the error for an unknown method (−32601).
     pub fn method_not_found(method: &str) -> Self {
         Self::new(METHOD_NOT_FOUND, format!("method not found: {method}"))
     }
 
-    /// Invalid parameters (−32602).
+    /// Creates the error for invalid parameters (−32602).
     pub fn invalid_params(why: impl fmt::Display) -> Self {
         Self::new(INVALID_PARAMS, format!("invalid params: {why}"))
     }
 
-    /// The method failed (−32603).
+    /// Creates the error for a method that failed (−32603).
     pub fn internal(why: impl fmt::Display) -> Self {
         Self::new(INTERNAL_ERROR, format!("internal error: {why}"))
     }

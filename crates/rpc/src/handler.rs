@@ -16,7 +16,7 @@ use crate::peer::Peer;
 /// the other side gets −32603 instead.
 pub type Outcome = Result<Bytes, ErrorObject>;
 
-/// What a handler returns: a value, or a future of it.
+/// The return value of a handler: a value, or a future that yields it.
 pub enum Answer<T> {
     /// Available immediately, without an allocation.
     Now(T),
@@ -55,8 +55,8 @@ pub trait Handler: Send + Sync + 'static {
     /// to set it up again (`initialize`, open documents). It runs after everything that arrived over the old
     /// line, and before anything that arrived over the new one.
     ///
-    /// Until the returned answer is ready, all calls and notifications wait except those made through this
-    /// `peer`, which is allowed to go first on this line only. Waiting here for a call made through another
+    /// Until the returned answer is ready, all calls and notifications wait except those made through
+    /// this `peer`, which go first, but only on this line. Waiting here for a call made through another
     /// handle deadlocks. The answer is dropped if another reset follows.
     fn reset(&self, reset: Reset, peer: &Peer) -> Answer<()> {
         let _ = (reset, peer);

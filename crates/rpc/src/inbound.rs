@@ -45,7 +45,7 @@ pub(crate) struct Inbound<H> {
 /// The minimum weight of a notification: 16 MiB hold at most 4,096 of them.
 const LEAST_NOTIFICATION: usize = 4096;
 
-/// What is handled strictly in the order of arrival.
+/// An item that is handled strictly in the order of arrival.
 enum Ordered {
     Notification(Notification),
     Reset(Reset),
@@ -57,7 +57,7 @@ struct Waiting {
     batch: Option<Arc<Batch>>,
 }
 
-/// Where a response goes.
+/// The destination of a response.
 struct Reply {
     id: Id,
     batch: Option<Arc<Batch>>,
@@ -113,8 +113,8 @@ impl<H: Handler> Inbound<H> {
         self.notifications.push_back((self.arrived, Ordered::Notification(notification)));
     }
 
-    /// Switches to a new line. Requests from the old one are dropped: the other side no longer waits
-    /// for the responses, and may use their ids for something else.
+    /// Switches to a new line. Requests from the old one are dropped: the other side no longer waits for
+    /// the responses, and may reuse their ids.
     pub(crate) fn reset(&mut self, mut reset: Reset) {
         self.running.abort_all();
         self.replies.clear();
@@ -122,7 +122,7 @@ impl<H: Handler> Inbound<H> {
         self.taken_bytes = 0;
         self.beginning = None;
         // A reset that was not handled yet is obsolete, except for its count of lost messages.
-        self.notifications.retain(|(_, told)| match told {
+        self.notifications.retain(|(_, item)| match item {
             Ordered::Notification(_) => true,
             Ordered::Reset(earlier) => {
                 reset.lost += earlier.lost;
@@ -349,7 +349,7 @@ fn span(dialect: &Dialect, request: &Request) -> Span {
     span
 }
 
-/// Runs part of a handler and turns a panic into an error of its request.
+/// Runs part of a handler and turns a panic into an error response to the request.
 pub(crate) fn contain<T>(piece: impl FnOnce() -> T) -> Result<T, ErrorObject> {
     catch_unwind(AssertUnwindSafe(piece)).map_err(|_| panicked())
 }

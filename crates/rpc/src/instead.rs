@@ -19,7 +19,7 @@ pub(crate) fn instead_of(message: &Bytes, why: &EncodeError, dialect: &Dialect) 
             let batch = [b"[", &errors.join(&b',')[..], b"]"].concat();
             vec![batch, error(b"null")]
         }
-        // Responses to a batch, one of them nested too deep to be separated from the others.
+        // The responses to a batch, one of which is nested too deeply to be separated from the others.
         Message::Invalid(_) if message.starts_with(b"[") => vec![error(b"null")],
         one => id_of(one).map(error).into_iter().collect(),
     }

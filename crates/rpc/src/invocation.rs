@@ -66,9 +66,9 @@ impl<'a> Invocation<'a> {
         self
     }
 
-    /// Limits the wait for room in the queue and for the response, instead of
-    /// [`PeerOptions::call_timeout`](crate::PeerOptions::call_timeout). Progress restarts the timeout
-    /// if [it was requested](Self::on_progress).
+    /// Limits the wait for room in the queue and for the response. Overrides
+    /// [`PeerOptions::call_timeout`](crate::PeerOptions::call_timeout). Progress restarts the timeout if
+    /// [it was requested](Self::on_progress).
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
         self
@@ -81,8 +81,8 @@ impl<'a> Invocation<'a> {
     }
 
     /// Fails immediately with [`NotSent::Away`] if a Link or session has lost its connection. Without
-    /// this, the call waits for the next connection until its timeout. A connection lost just after the
-    /// check is still waited for.
+    /// this, the call waits for the next connection until its timeout. If the connection is lost just
+    /// after the check, the call still waits.
     pub fn fail_fast(mut self) -> Self {
         self.fail_fast = true;
         self
@@ -95,13 +95,13 @@ impl<'a> Invocation<'a> {
         self
     }
 
-    /// Requests progress notifications, if the dialect supports them, and calls `hear` with the raw
-    /// parameters of each. If they arrive faster than they are handled, only the latest is kept.
+    /// Requests progress notifications, if the dialect supports them, and calls `callback` with the raw
+    /// parameters of each one. If they arrive faster than they are handled, only the latest is kept.
     ///
-    /// `hear` runs in the task that awaits the call, and must not block. It is never called in a dialect
-    /// without progress, or if the parameters are an array.
-    pub fn on_progress(mut self, hear: impl FnMut(&[u8]) + Send + 'a) -> Self {
-        self.on_progress = Some(Box::new(hear));
+    /// `callback` runs in the task that awaits the call, and must not block. It is never called in a
+    /// dialect without progress, or if the parameters are an array.
+    pub fn on_progress(mut self, callback: impl FnMut(&[u8]) + Send + 'a) -> Self {
+        self.on_progress = Some(Box::new(callback));
         self
     }
 
@@ -165,8 +165,8 @@ impl<'a> Invocation<'a> {
                 }
                 Some(News::Answer(answer)) => return answer,
                 Some(News::Progress(progress)) => {
-                    if let Some(hear) = &mut on_progress {
-                        hear(&progress);
+                    if let Some(callback) = &mut on_progress {
+                        callback(&progress);
                     }
                     due = deadline(timeout, end);
                 }
@@ -183,7 +183,7 @@ fn is_away(peer: &Peer) -> bool {
 
 /// Returns the next deadline: `timeout` from now, but not after `end`.
 fn deadline(timeout: Option<Duration>, end: Option<Instant>) -> Option<Instant> {
-    // A deadline beyond the range of the clock counts as none.
+    // A deadline beyond the range of the clock is ignored.
     let soon = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     match (soon, end) {
         (Some(soon), Some(end)) => Some(soon.min(end)),
@@ -192,14 +192,14 @@ fn deadline(timeout: Option<Duration>, end: Option<Instant>) -> Option<Instant> 
 }
 
 /// Returns `None` if the deadline passes first.
-async fn within<T>(deadline: Option<Instant>, what: impl Future<Output = T>) -> Option<T> {
+async fn within<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
     match deadline {
-        None => Some(what.await),
-        Some(deadline) => timeout_at(deadline, what).await.ok(),
+        None => Some(future.await),
+        Some(deadline) => timeout_at(deadline, future).await.ok(),
     }
 }
 
-/// Abandons the call on drop. Has no effect once the response was taken.
+/// Abandons the call when dropped, unless the response was taken.
 struct Call<'a> {
     shared: &'a SharedPeer,
     id: CallId,

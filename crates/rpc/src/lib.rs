@@ -88,24 +88,25 @@
 //! | an incoming request | earlier notifications; one of 256 slots | 256 wait; further ones are `overloaded` |
 //! | an outgoing response | the line | the channel's stall timeout: 10 s without progress, or 60 s to a child process |
 //! | an incoming notification | earlier notifications | 16 MiB wait; then reading stops, for at most 10 s |
-//! | [`close`](Peer::close) | work in progress on both sides | the grace, 10 s |
+//! | [`close`](Peer::close) | work in progress on both sides | the grace period, 10 s |
 //!
 //! These are the defaults; see [`PeerOptions`].
 //!
 //! # Malformed responses
 //!
 //! A message without a string `method` and with the id of a pending call ends that call. If it is not a
-//! valid response, the call fails with an error that shows it. An id that is written differently (`"1"`
-//! or `1.0` for `1`) is recognized as well. An error with a null id, or without one, ends the call if it is
-//! the only one pending. A response that is too long for the channel or is not JSON ends its call if the
-//! id is within the first 4 KiB. Without an id there, it ends the only pending call if it is too long or
-//! has a `result` or an `error`. If even less is known about a lost response, the call keeps waiting: set a
-//! timeout if that matters. The timeout error includes how many unreadable messages arrived meanwhile.
+//! valid response, the call fails with an error that shows the message. An id that is written
+//! differently (`"1"` or `1.0` for `1`) is recognized as well. An error with a null id, or without one,
+//! ends the call if it is the only one pending. A response that is too long for the channel or is not
+//! JSON ends its call if the id is within the first 4 KiB. Without an id there, it ends the only pending
+//! call if it is too long or has a `result` or an `error`. If even less is known about a lost response,
+//! the call keeps waiting: set a timeout if that matters. The timeout error includes how many unreadable
+//! messages arrived meanwhile.
 //!
 //! A side that has made a call, or whose handler serves no requests, never answers a message that may be
-//! a response or a log line: it drops, counts and logs it. Other sides answer unreadable messages with an
-//! error whose id is null, as the specification requires, with a burst of 256 and then 16 a second.
-//! Without that limit, two programs could answer each other's errors forever.
+//! a response or a log line: it drops, counts and logs it. Other sides answer unreadable messages with
+//! an error whose id is null, as the specification requires, but at most with a burst of 256 and then 16
+//! per second. Without that limit, two programs could answer each other's errors forever.
 //!
 //! # Reconnecting lines
 //!
@@ -141,8 +142,8 @@
 //!   notifications that arrived before it. Requests run concurrently up to a limit; beyond it they wait,
 //!   and beyond a second limit they are answered with `overloaded`. Responses to this side's own calls are
 //!   processed throughout.
-//! - A call without a result reports whether it was *not sent*, in which case calling again is safe, or
-//!   its fate is *unknown*.
+//! - A call without a response reports whether it was *not sent*, in which case it is safe to call
+//!   again, or whether its fate is *unknown*.
 //! - A dropped call is removed from the queue if it was not sent, and cancelled if the dialect supports it.
 //! - A malformed message is answered as the specification requires and affects nothing else. A handler
 //!   that panics affects only its request.

@@ -30,9 +30,9 @@ pub struct PeerOptions {
     /// How long a call waits for room in the queue and for its response, unless [set per
     /// call](crate::Invocation::timeout); forever by default.
     ///
-    /// There is no default limit because a call may rightly take hours: an agent's turn, a build, a question
-    /// to a person. A call does not outlive its line, so it fails when the other side exits or the connection
-    /// is lost. Set a limit if the other side can be alive and never answer.
+    /// There is no default limit because a call may legitimately take hours: an agent's turn, a build, a
+    /// question to a person. A call does not outlive its line, so it fails when the other side exits or
+    /// the connection is lost. Set a limit if the other side can be alive and never answer.
     pub call_timeout: Option<Duration>,
     /// How long [`Peer::close`](crate::Peer::close) waits for work in progress, and how long reading
     /// may be paused because of full queues; 10 s by default.
@@ -54,7 +54,7 @@ impl Default for PeerOptions {
 }
 
 impl PeerOptions {
-    /// The defaults, with another dialect.
+    /// Returns the defaults, with another dialect.
     pub fn new(dialect: Dialect) -> Self {
         Self { dialect, ..Self::default() }
     }
@@ -63,8 +63,8 @@ impl PeerOptions {
 /// The minimum weight of a message in a queue.
 const LEAST_WEIGHT: usize = 64 * 1024;
 
-/// Returns the weight of a message: its length, with a minimum that keeps 16 MiB below 256 messages. A
-/// message larger than the queue takes all of it.
+/// Returns the weight of a message: its length, but at least 64 KiB, so that a queue of 16 MiB holds at
+/// most 256 messages. A message larger than the queue takes all of it.
 pub(crate) fn weight(length: usize, queue: ByteSize) -> usize {
     length.max(LEAST_WEIGHT).min(queue.bytes().max(1))
 }

@@ -15,8 +15,8 @@ use crate::shared_peer::{Bound, SharedPeer, UnclaimedAnswers};
 
 /// One side of a JSON-RPC line, used to call the other side from any task. Cheap to clone.
 ///
-/// Nothing happens unless the [`Driver`] is polled. The line lives until one side closes it or the driver
-/// is dropped; dropping the handles does not end it.
+/// Nothing happens unless the [`Driver`] is polled. The line lasts until one side closes it or the
+/// driver is dropped; dropping the handles does not end it.
 #[derive(Clone)]
 pub struct Peer {
     shared: Arc<SharedPeer>,
@@ -44,7 +44,7 @@ impl Peer {
     /// options or to poll the driver yourself. The line ends with the runtime.
     ///
     /// # Panics
-    /// There is no tokio runtime.
+    /// Panics outside a tokio runtime.
     pub fn spawn<C: Channel, H: Handler>(channel: C, handler: H) -> Self {
         let (peer, driver) = Self::new(channel, handler, PeerOptions::default());
         tokio::spawn(driver);
@@ -110,9 +110,10 @@ impl Peer {
     /// may finish within [`PeerOptions::grace`]. Requests that arrive in the meantime are answered with
     /// −32000. Cancel-safe; the close continues.
     ///
-    /// If nothing is in progress, the line ends once everything is written. After a notification or response
-    /// that the other side may not have read yet, the end of its direction is awaited, within the grace
-    /// period. A child process enters its stop stages at once; they begin with the end of its input.
+    /// If nothing is in progress, the line ends once everything is written. If the other side may not
+    /// have read a notification or a response yet, this waits for the end of its direction, within the
+    /// grace period. A child process enters its stop stages at once; they begin with the end of its
+    /// input.
     pub async fn close(&self) -> CloseReason {
         self.shared.request_close();
         self.closed().await
@@ -149,7 +150,7 @@ impl Peer {
         }
     }
 
-    /// A handle that goes first on `line`.
+    /// Returns a handle that goes first on `line`.
     pub(crate) fn first_on(&self, line: u64) -> Self {
         Self { bound: Some(Bound { line, goes_first: true }), ..self.clone() }
     }
@@ -163,7 +164,7 @@ impl Peer {
     }
 }
 
-/// Serializes parameters for a message; `()` and `None` give none.
+/// Serializes parameters for a message. Returns `None` for `()` and for `None`.
 pub(crate) fn serialize(params: &impl Serialize) -> Result<Option<Vec<u8>>, NotSent> {
     let params = serde_json::to_vec(params).map_err(NotSent::Params)?;
     match params.first() {

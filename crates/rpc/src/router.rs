@@ -44,7 +44,8 @@ pub struct Router {
 }
 
 impl Router {
-    /// Creates a router without methods: requests are answered with −32601, notifications ignored.
+    /// Creates a router without methods: requests are answered with −32601, and notifications are
+    /// ignored.
     pub fn new() -> Self {
         Self::default()
     }
@@ -74,7 +75,7 @@ impl Router {
         })
     }
 
-    /// Adds a handler that gets requests of `method` unparsed.
+    /// Adds a handler that receives requests of `method` unparsed.
     #[must_use]
     pub fn raw_request(
         mut self,
@@ -109,7 +110,7 @@ impl Router {
         })
     }
 
-    /// Adds a handler that gets notifications of `method` unparsed.
+    /// Adds a handler that receives notifications of `method` unparsed.
     #[must_use]
     pub fn raw_notification(
         mut self,

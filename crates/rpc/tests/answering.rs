@@ -178,17 +178,17 @@ async fn panicking_handler_affects_only_its_request() {
 
 #[tokio::test]
 async fn panicking_notification_handler_does_not_affect_the_next() {
-    let (said, mut heard) = mpsc::unbounded_channel();
+    let (log, mut logged) = mpsc::unbounded_channel();
     let router = Router::new()
         .notification("panic", |_: Value, _| async move { panic!("as asked") })
         .notification("say", move |text: Value, _| {
-            let said = said.clone();
-            async move { said.send(text).unwrap() }
+            let log = log.clone();
+            async move { log.send(text).unwrap() }
         });
     let (_peer, _driver, mut raw) = peer_and_raw(router);
     raw.send(r#"{"jsonrpc":"2.0","method":"panic","params":[1]}"#).await;
     raw.send(r#"{"jsonrpc":"2.0","method":"say","params":["still here"]}"#).await;
-    assert_eq!(within(heard.recv()).await, Some(json!(["still here"])));
+    assert_eq!(within(logged.recv()).await, Some(json!(["still here"])));
 }
 
 #[tokio::test]
@@ -228,17 +228,17 @@ async fn oversize_message_is_answered_without_an_id_and_the_line_continues() {
 
 #[tokio::test]
 async fn notifications_run_in_order_and_before_later_requests() {
-    let (said, mut heard) = mpsc::unbounded_channel();
+    let (log, mut logged) = mpsc::unbounded_channel();
     let (go, gate) = tokio::sync::watch::channel(false);
-    let requests = said.clone();
+    let requests = log.clone();
     let router = Router::new()
         .notification("note", move |[n]: [u32; 1], _| {
-            let (said, mut gate) = (said.clone(), gate.clone());
+            let (log, mut gate) = (log.clone(), gate.clone());
             async move {
                 if n == 1 {
                     gate.wait_for(|open| *open).await.unwrap();
                 }
-                said.send(n).unwrap();
+                log.send(n).unwrap();
             }
         })
         .request("ask", move |[n]: [u32; 1], _| {
@@ -257,7 +257,7 @@ async fn notifications_run_in_order_and_before_later_requests() {
     go.send_replace(true);
     assert_eq!(raw.recv().await["result"], 3);
     let mut order = Vec::new();
-    while let Ok(n) = heard.try_recv() {
+    while let Ok(n) = logged.try_recv() {
         order.push(n);
     }
     assert_eq!(order, [0, 1, 2, 3]);

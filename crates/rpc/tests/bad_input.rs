@@ -1,5 +1,4 @@
-//! Bad input: it is answered as the specification requires, affects nothing else, and the line
-//! continues.
+//! Bad input is answered as the specification requires and affects nothing else; the line continues.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -80,9 +79,9 @@ async fn ids_of_every_type_and_size_are_returned_byte_for_byte() {
             let ask =
                 format!(r#"{{"jsonrpc":"2.0","id": {id} ,"method":"{method}","params":{params}}}"#);
             raw.send(&ask).await;
-            let heard = raw.recv_text().await;
+            let received = raw.recv_text().await;
             let expected = format!(r#"{{"jsonrpc":"2.0","id":{id},{answer}"#);
-            assert!(heard.starts_with(&expected), "{ask}: {heard}");
+            assert!(received.starts_with(&expected), "{ask}: {received}");
         }
     }
 }
@@ -159,7 +158,7 @@ async fn bad_input_of_every_kind_affects_only_itself() {
 async fn lone_surrogates_and_nuls_reach_raw_methods_only() {
     let (_peer, _driver, mut raw) = peer_and_raw(methods());
     for (ask, answer) in [
-        // Handlers read raw parameters themselves; typed ones cannot hold half a character.
+        // A handler may read raw parameters, but a typed parameter cannot hold a lone surrogate.
         (r#""method":"length","params":["\ud800"]"#, json!({ "result": 10 })),
         (r#""method":"greet","params":["\ud800"]"#, json!({ "code": -32602 })),
         (r#""method":"greet","params":["\u0000"]"#, json!({ "result": "hello \0" })),
@@ -169,12 +168,12 @@ async fn lone_surrogates_and_nuls_reach_raw_methods_only() {
         (r#""\ud800":"x","method":"gre\u0065t","params":["a"]"#, json!({ "result": "hello a" })),
     ] {
         raw.send(&format!(r#"{{"jsonrpc":"2.0","id":1,{ask}}}"#)).await;
-        let heard = raw.recv().await;
-        let heard = match heard.get("error") {
+        let received = raw.recv().await;
+        let received = match received.get("error") {
             Some(error) => json!({ "code": error["code"] }),
-            None => json!({ "result": heard["result"] }),
+            None => json!({ "result": received["result"] }),
         };
-        assert_eq!(heard, answer, "{ask}");
+        assert_eq!(received, answer, "{ask}");
     }
 }
 
@@ -206,12 +205,12 @@ async fn very_long_number_is_valid_and_one_of_100_mb_affects_only_its_line() {
     for (digits, answer) in [(15_000_000, json!(15_000_002)), (100_000_000, Value::Null)] {
         let number = "7".repeat(digits);
         let ask = format!(r#"{{"jsonrpc":"2.0","id":7,"method":"length","params":[{number}]}}"#);
-        let (sent, heard) =
+        let (sent, received) =
             within(async { tokio::join!(sender.send(ask), support::message(&mut receiver)) }).await;
         sent.unwrap();
-        assert_eq!(heard.get("result").unwrap_or(&Value::Null), &answer);
+        assert_eq!(received.get("result").unwrap_or(&Value::Null), &answer);
         if answer.is_null() {
-            assert_eq!((&heard["id"], &heard["error"]["code"]), (&json!(7), &json!(-32600)));
+            assert_eq!((&received["id"], &received["error"]["code"]), (&json!(7), &json!(-32600)));
         }
     }
     sender.send(r#"{"jsonrpc":"2.0","id":8,"method":"length"}"#).await.unwrap();
@@ -242,9 +241,9 @@ async fn message_refused_by_the_framing_is_answered_with_the_matching_error() {
 }
 
 /// Answers like [`methods`], and panics when a fault is reported.
-struct Nervous(Router);
+struct PanicsOnFaults(Router);
 
-impl Handler for Nervous {
+impl Handler for PanicsOnFaults {
     fn request(&self, request: Request, peer: &Peer) -> Answer<Outcome> {
         Handler::request(&self.0, request, peer)
     }
@@ -260,7 +259,7 @@ impl Handler for Nervous {
 
 #[tokio::test]
 async fn panic_in_the_fault_handler_does_not_end_the_line() {
-    let (mut sender, mut receiver) = to_checking_peer(Nervous(methods())).split();
+    let (mut sender, mut receiver) = to_checking_peer(PanicsOnFaults(methods())).split();
     sender.send("nonsense").await.unwrap();
     assert_eq!(support::message(&mut receiver).await["error"]["code"], -32700);
     sender.send(r#"{"jsonrpc":"2.0","id":8,"method":"length"}"#).await.unwrap();
@@ -278,9 +277,9 @@ async fn default_limit_accepts_16_mib_and_not_one_byte_more() {
     let ask = r#"{"jsonrpc":"2.0","id":7,"method":"length"}"#;
     for (length, code) in [(16 << 20, Value::Null), ((16 << 20) + 1, json!(-32600))] {
         let ask = format!("{ask}{}", " ".repeat(length - ask.len()));
-        let (sent, heard) =
+        let (sent, received) =
             within(async { tokio::join!(sender.send(ask), support::message(&mut receiver)) }).await;
         sent.unwrap();
-        assert_eq!(heard["error"]["code"], code);
+        assert_eq!(received["error"]["code"], code);
     }
 }

@@ -15,7 +15,7 @@ use tieline_transport::{Channel, ChannelConfig, SenderExt};
 use tokio::sync::mpsc;
 
 fn methods() -> (Router, mpsc::UnboundedReceiver<Value>) {
-    let (said, heard) = mpsc::unbounded_channel();
+    let (log, logged) = mpsc::unbounded_channel();
     let router = Router::new()
         .request("echo", |params: Value, _| async move { Ok(params) })
         .request("long", |(): (), _| async move { Ok("x".repeat(2000)) })
@@ -35,16 +35,16 @@ fn methods() -> (Router, mpsc::UnboundedReceiver<Value>) {
             Answer::Now(Ok(Bytes::from(format!("{{{keys}\"z\":0}}"))))
         })
         .notification("say", move |params: Value, _| {
-            let said = said.clone();
-            async move { said.send(params).unwrap() }
+            let log = log.clone();
+            async move { log.send(params).unwrap() }
         });
-    (router, heard)
+    (router, logged)
 }
 
-/// One member of each kind. Each affects only itself, and responses are not answered.
+/// The batch has one member of each kind. Each affects only itself, and responses are not answered.
 #[tokio::test]
 async fn mixed_batch_answers_requests_and_invalid_members_only() {
-    let (router, mut heard) = methods();
+    let (router, mut logged) = methods();
     let (peer, _driver, mut raw) = with_options(router, PeerOptions::default());
     let mut right = pin!(peer.call::<u32>("right", ()));
     let mut wrong = pin!(peer.call::<u32>("wrong", ()));
@@ -94,7 +94,7 @@ async fn mixed_batch_answers_requests_and_invalid_members_only() {
         "null null -32600",
         r#""d" null -32600"#,
     ];
-    // A member without a method may be the response to one of the calls, and is not answered.
+    // A member without a method may be the response to one of the calls, so it is not answered.
     expected.sort_unstable();
     assert_eq!(shown, expected);
     assert_eq!(within(right).await.unwrap(), 11);
@@ -102,29 +102,29 @@ async fn mixed_batch_answers_requests_and_invalid_members_only() {
     assert!(matches!(&error, CallError::Remote(error) if error.code == 22), "{error:?}");
     let error = within(broken).await.unwrap_err();
     assert!(matches!(error, CallError::InvalidResponse { .. }), "{error:?}");
-    assert_eq!(within(heard.recv()).await, Some(json!(["first"])));
-    assert_eq!(within(heard.recv()).await, Some(json!(["last"])));
+    assert_eq!(within(logged.recv()).await, Some(json!(["first"])));
+    assert_eq!(within(logged.recv()).await, Some(json!(["last"])));
     assert_eq!(peer.unclaimed_answers().unasked, 1);
 }
 
 #[tokio::test]
 async fn batch_of_responses_and_notifications_gets_no_response() {
-    let (router, mut heard) = methods();
+    let (router, mut logged) = methods();
     let (peer, _driver, mut raw) = with_options(router, PeerOptions::default());
     raw.send(
         r#"[{"jsonrpc":"2.0","id":7,"result":0},{"jsonrpc":"2.0","id":8,"result":0,"error":{}},
             {"jsonrpc":"2.0","method":"say","params":[]}]"#,
     )
     .await;
-    assert_eq!(within(heard.recv()).await, Some(json!([])));
+    assert_eq!(within(logged.recv()).await, Some(json!([])));
     peer.notify("after", ()).await.unwrap();
     assert_eq!(raw.recv().await["method"], "after");
 }
 
-/// The limits apply to the whole message: where the member ends is unknown.
+/// The limits apply to the whole message, because the end of the member is unknown.
 #[tokio::test]
-async fn member_beyond_the_limits_costs_its_batch_one_error() {
-    let (router, _heard) = methods();
+async fn batch_with_a_member_beyond_the_limits_is_answered_with_one_error() {
+    let (router, _logged) = methods();
     let (_peer, _driver, mut raw) = with_options(router, PeerOptions::default());
     let deep = format!("{}{}", "[".repeat(128), "]".repeat(128));
     raw.send(&format!(
@@ -141,7 +141,7 @@ async fn member_beyond_the_limits_costs_its_batch_one_error() {
 async fn batch_is_refused_in_dialects_without_batches() {
     let request = r#"{"jsonrpc":"2.0","id":1,"method":"echo","params":[1]}"#;
     for dialect in Dialect::ALL {
-        let (router, _heard) = methods();
+        let (router, _logged) = methods();
         let (_peer, _driver, mut raw) = with_options(router, PeerOptions::new(dialect));
         raw.send(&format!("[{request}]")).await;
         let answer = raw.recv().await;
@@ -160,7 +160,7 @@ async fn batch_is_refused_in_dialects_without_batches() {
 /// In this dialect a cancelled request gets no response.
 #[tokio::test]
 async fn batch_is_answered_when_its_last_request_is_cancelled() {
-    let (router, _heard) = methods();
+    let (router, _logged) = methods();
     let (peer, _driver, mut raw) = with_options(router, PeerOptions::new(Dialect::MCP_2025_03_26));
     let hang = r#"{"jsonrpc":"2.0","id":"h","method":"hang"}"#;
     let cancel =
@@ -185,7 +185,7 @@ async fn response_too_large_for_the_line_is_an_error_in_a_batch() {
         (vec![(&*id, "long"), (&*id, "long"), ("6", "long")], vec![Value::Null]),
         (vec![("5", "deep")], vec![Value::Null]),
     ] {
-        let (router, _heard) = methods();
+        let (router, _logged) = methods();
         let (ours, theirs) = tokio::io::duplex(65536);
         let config = ChannelConfig { max_message: ByteSize::new(1000), ..Default::default() };
         let (_peer, driver) =
@@ -216,7 +216,7 @@ async fn response_too_large_for_the_line_is_an_error_in_a_batch() {
 #[tokio::test]
 async fn response_of_any_structure_too_large_for_the_line_is_an_error() {
     for method in ["long", "keys", "deep"] {
-        let (router, _heard) = methods();
+        let (router, _logged) = methods();
         let (ours, theirs) = tokio::io::duplex(65536);
         let config = ChannelConfig { max_message: ByteSize::new(1000), ..Default::default() };
         let (_peer, driver) =

@@ -1,4 +1,4 @@
-//! The fate of calls: answered, abandoned, lost, and many at once.
+//! The fate of calls that are answered, abandoned or lost, and of many calls at once.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -253,7 +253,7 @@ async fn two_sides_flooding_each_other_do_not_deadlock() {
         for call in calls {
             match call.await.unwrap() {
                 Ok([text]) => answered += usize::from(text.len() == 10_000),
-                // Being refused as too many is a response as well.
+                // A refusal because of too many requests is a response, too.
                 Err(CallError::Remote(error)) if error.code == -32000 => answered += 1,
                 Err(error) => panic!("{error:?}"),
             }
@@ -317,7 +317,7 @@ async fn requests_before_the_end_of_input_are_answered() {
     assert!(within(driver).await.unwrap().is_clean());
 }
 
-/// More notifications than fit the queue.
+/// The handler sends more notifications than fit into the queue.
 #[tokio::test]
 async fn notifications_are_sent_after_the_end_of_input_until_the_last_response() {
     const MANY: u64 = 1000;
@@ -346,25 +346,25 @@ async fn notifications_are_sent_after_the_end_of_input_until_the_last_response()
     assert!(peer.notify("more", ()).await.is_err());
 }
 
-/// Endless notifications do not hold the line open, even if the other side does not read for now.
+/// Endless notifications do not hold the line open, even while the other side does not read.
 #[tokio::test]
 async fn notifications_are_refused_after_the_last_response() {
     let options = PeerOptions { queue: ByteSize::new(64), ..PeerOptions::default() };
     let (peer, driver, mut raw) = with_options((), options);
-    let (told, mut tells) = tokio::sync::mpsc::unbounded_channel();
-    let telling = tokio::spawn(async move {
+    let (log, mut logged) = tokio::sync::mpsc::unbounded_channel();
+    let sending = tokio::spawn(async move {
         loop {
             if let Err(refused) = peer.notify("tick", ()).await {
                 return refused;
             }
-            told.send(()).unwrap();
+            log.send(()).unwrap();
         }
     });
-    // Until the sender waits for room.
-    tells.recv().await.unwrap();
-    while tokio::time::timeout(Duration::from_millis(100), tells.recv()).await.is_ok() {}
+    // Wait until the sender waits for room.
+    logged.recv().await.unwrap();
+    while tokio::time::timeout(Duration::from_millis(100), logged.recv()).await.is_ok() {}
     raw.sender.close().await.unwrap();
-    let refused = within(telling).await.unwrap();
+    let refused = within(sending).await.unwrap();
     assert!(matches!(refused, NotSent::Closing), "{refused:?}");
     within(async { while let Incoming::Message(_) = raw.receiver.recv().await {} }).await;
     assert!(within(driver).await.unwrap().is_clean());

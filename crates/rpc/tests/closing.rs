@@ -1,4 +1,4 @@
-//! Closing: immediate when nothing is in progress, otherwise within the grace period.
+//! Closing is immediate if nothing is in progress, and otherwise takes at most the grace period.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -25,7 +25,7 @@ async fn until_the_end(channel: impl Channel) {
     while !matches!(receiver.recv().await, Incoming::End(_)) {}
 }
 
-/// A wakeup lost once in tens of thousands of runs would show here.
+/// The many runs detect a wakeup that is lost only once in tens of thousands of runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn close_always_completes_whatever_it_races_with() {
     for _ in 0..20_000 {

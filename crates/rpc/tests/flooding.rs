@@ -1,4 +1,4 @@
-//! Overload: what is refused, what waits, and that two sides never deadlock.
+//! Overload: requests wait or are refused, and two sides never deadlock.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -15,8 +15,8 @@ use tieline_rpc::{CallError, Peer, PeerOptions, Router};
 use tieline_transport::{Channel, ChannelConfig, CloseReason, SenderExt, memory_pair};
 use tokio::sync::{Semaphore, mpsc};
 
-/// Small requests with large responses: each side has far more to send than fits its queue, and has to
-/// wait for the other to read.
+/// Small requests with large responses: each side has far more to send than fits into its queue, and has
+/// to wait for the other to read.
 #[tokio::test]
 async fn responses_larger_than_both_queues_all_arrive() {
     const CALLS: usize = 1000;
@@ -39,7 +39,7 @@ async fn responses_larger_than_both_queues_all_arrive() {
         for call in calls {
             match call.await.unwrap() {
                 Ok(text) => answered += usize::from(text.len() == LENGTH),
-                // Being refused as too many is a response as well.
+                // A refusal because of too many requests is a response, too.
                 Err(CallError::Remote(error)) if error.code == -32000 => answered += 1,
                 Err(error) => panic!("after {answered}: {error:?}"),
             }
@@ -49,7 +49,7 @@ async fn responses_larger_than_both_queues_all_arrive() {
     assert_eq!(within(async { tokio::join!(flood(one), flood(other)) }).await, (CALLS, CALLS));
 }
 
-/// Records how many of its requests run, and the maximum at once.
+/// Records how many of its requests are running, and the maximum so far.
 #[derive(Clone)]
 struct Gate {
     go: Arc<Semaphore>,
@@ -124,8 +124,8 @@ async fn by_default_256_requests_run_256_wait_and_the_next_is_overloaded() {
     }
 }
 
-/// Its requests are carried out until the send queue is full. Then they wait, then they are refused,
-/// and once it does not read the refusals either, reading stops and the line ends.
+/// The requests are carried out until the send queue is full. Then they wait, and then they are refused.
+/// When the refusals are not read either, reading stops and the line ends.
 #[tokio::test(start_paused = true)]
 async fn line_ends_if_the_other_side_sends_but_never_reads() {
     let router =
@@ -137,26 +137,26 @@ async fn line_ends_if_the_other_side_sends_but_never_reads() {
         let id = "i".repeat(4000);
         let ask = json!({ "jsonrpc": "2.0", "id": id, "method": "long", "params": [] });
         let ask = ask.to_string();
-        let mut said = 0;
+        let mut sent = 0;
         while sender.send(ask.clone()).await.is_ok() {
-            said += ask.len();
+            sent += ask.len();
         }
-        said
+        sent
     });
     let reason = tokio::time::timeout(Duration::from_secs(60), driver).await.unwrap().unwrap();
     assert!(matches!(reason, CloseReason::Stalled), "{reason:?}");
     drop(raw.receiver);
-    let said = within(flood).await.unwrap();
-    // The waiting requests, as many refusals, and what is in transit.
-    assert!(said < 6 * 1024 * 1024, "{said} bytes were taken");
+    let sent = within(flood).await.unwrap();
+    // The limit covers the waiting requests, as many refusals, and the data in transit.
+    assert!(sent < 6 * 1024 * 1024, "{sent} bytes were taken");
 }
 
-/// A pipe large enough to take everything that is waiting at once.
+/// The size of a pipe that takes everything that is waiting at once.
 const WIDE: usize = 4 * 1024 * 1024;
 
 /// Sends `count` requests, reads nothing until no task makes progress any more, and then reads
 /// everything. A driver that went to sleep with work left would never be woken.
-async fn ask_first_and_listen_later(options: PeerOptions, count: usize, id_length: usize) {
+async fn ask_first_and_read_later(options: PeerOptions, count: usize, id_length: usize) {
     let router = Router::new().request("long", |(): (), _| async move { Ok("x".repeat(4096)) });
     let (ours, theirs) = tokio::io::duplex(WIDE);
     // With unlimited timeouts a missed wakeup hangs, and a slow machine does not end the line.
@@ -190,7 +190,7 @@ async fn reading_resumes_as_soon_as_refusals_are_read() {
         queue: ByteSize::new(1000),
         ..PeerOptions::default()
     };
-    ask_first_and_listen_later(options, 2500, 4000).await;
+    ask_first_and_read_later(options, 2500, 4000).await;
 }
 
 #[tokio::test]
@@ -198,5 +198,5 @@ async fn held_back_requests_run_as_soon_as_responses_are_read() {
     let options = PeerOptions { queue: ByteSize::new(4000), ..PeerOptions::default() };
     // As many responses as the pipe and the queue hold, plus forty.
     let count = (WIDE + 256 * 1024) / 4136 + 40;
-    ask_first_and_listen_later(options, count, 4).await;
+    ask_first_and_read_later(options, count, 4).await;
 }

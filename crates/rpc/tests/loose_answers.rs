@@ -16,7 +16,7 @@ use tieline_rpc::{CallError, Dialect, Peer, PeerOptions, Router};
 use tieline_transport::{Channel, ChannelConfig, SenderExt};
 use tokio::io::AsyncWriteExt;
 
-/// The outcome of a call with id 1 that gets this response.
+/// Returns the outcome of a call with id 1 that gets this response.
 async fn called(answer: &[u8]) -> Result<Value, CallError> {
     let (peer, _driver, mut raw) = peer_and_raw(());
     let mut call = pin!(peer.call::<Value>("m", ()));
@@ -137,7 +137,7 @@ async fn response_that_may_belong_to_several_calls_ends_none() {
 
 /// An error without an id cannot belong to a call that is still queued or was abandoned.
 #[tokio::test]
-async fn only_sent_calls_that_are_still_pending_count_as_the_only_call() {
+async fn error_without_an_id_fails_the_only_call_that_was_sent_and_is_pending() {
     let (peer, _driver, mut raw) = peer_and_raw(());
     {
         let mut given_up = pin!(peer.call::<Value>("m", ()));
@@ -151,7 +151,8 @@ async fn only_sent_calls_that_are_still_pending_count_as_the_only_call() {
     assert!(matches!(within(call).await.unwrap_err(), CallError::Remote(_)));
 }
 
-/// A peer on lines of at most 1 KiB, checked to be JSON if `checked`, and the other end.
+/// Returns a peer on lines of at most 1 KiB, which are checked to be JSON if `checked` is set, and the
+/// other end.
 fn small_lines(checked: bool) -> (Peer, impl Channel) {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let config = ChannelConfig { max_message: ByteSize::kib(1), ..Default::default() };
@@ -228,7 +229,7 @@ async fn lost_request_is_answered_with_its_id_even_by_a_side_that_calls() {
     assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!("q"), &json!(-32600)));
 }
 
-/// Stray output that is not JSON-RPC: a banner, log lines, half of a response.
+/// Stray output that is not JSON-RPC: a banner, log lines, and half of a response.
 const NOISE: [&str; 6] =
     ["Welcome to my server", "{", "7", "[]", "{}", r#"{"jsonrpc":"2.0","id":77}"#];
 
@@ -265,7 +266,7 @@ async fn side_that_has_called_does_not_answer_unreadable_messages() {
     assert_eq!(within(call).await.unwrap(), 5);
 }
 
-/// A server, and a client that prints a line of text about every error it receives.
+/// The client prints a line of text about every error that it receives.
 #[tokio::test(start_paused = true)]
 async fn errors_that_answer_errors_are_limited() {
     let router = Router::new().request("here", |(): (), _| async { Ok(()) });
@@ -293,7 +294,7 @@ async fn timeout_reports_what_arrived_meanwhile() {
     let (peer, driver) = Peer::new(channel, (), PeerOptions::default());
     tokio::spawn(driver);
     theirs.write_all(br#"{"jsonrpc":"2.0","id":1,"result":5}"#).await.unwrap();
-    // Virtual time advances only when all of it was read and no task can run.
+    // Virtual time advances only when everything has been read and no task can run.
     tokio::time::pause();
     let call = peer.method("m").timeout(Duration::from_secs(3)).call::<Value>();
     let error = within(call).await.unwrap_err();

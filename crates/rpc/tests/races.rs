@@ -1,4 +1,4 @@
-//! Races: calls dropped, lines ended and responses arriving at every point in between.
+//! Races: calls are dropped, lines end and responses arrive at every possible point.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -13,7 +13,7 @@ use tieline_rpc::{Answer, CallError, Dialect, NotSent, Peer, PeerOptions, Router
 use tieline_transport::{Channel, ChannelConfig, SenderExt};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 
-/// Room for one message at a time.
+/// Returns options with room for one message at a time.
 fn narrow() -> PeerOptions {
     PeerOptions { queue: ByteSize::kib(64), ..PeerOptions::new(Dialect::LSP) }
 }
@@ -65,7 +65,7 @@ async fn messages_are_sent_in_the_order_they_were_queued() {
 
 #[tokio::test]
 async fn call_fails_when_the_line_ends_at_any_point() {
-    // Before the call, while it is queued, and after it was sent.
+    // The line ends before the call, while the call is queued, or after it was sent.
     for point in 0..3 {
         let (ours, theirs) = tieline_transport::memory_pair();
         let (peer, driver) = Peer::new(ours, (), PeerOptions::default());
@@ -101,7 +101,8 @@ async fn call_fails_when_the_line_ends_at_any_point() {
 #[tokio::test]
 async fn call_fails_when_the_line_ends_within_a_request_or_response() {
     for half in ["", "\n", "{", r#"{"jsonrpc":"2.0","id":1,"result":1"#] {
-        // Too narrow for the request, which therefore is never sent whole unless it is read.
+        // The stream is too narrow for the request, which is therefore never sent completely unless it
+        // is read.
         let (ours, theirs) = tokio::io::duplex(16);
         let (peer, driver) =
             Peer::new(support::lines(ours, ChannelConfig::default()), (), PeerOptions::default());

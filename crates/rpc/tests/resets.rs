@@ -77,7 +77,7 @@ async fn call_in_flight_is_unknown_and_the_peer_continues_on_the_next_line() {
     assert!(peer.control().close_reason().is_none());
 }
 
-/// Connects once and never again.
+/// A connector that connects once and never again.
 struct Once(std::sync::Mutex<Option<MemoryChannel>>);
 
 impl DynConnector for Once {
@@ -122,7 +122,7 @@ async fn call_without_a_connection_waits_unless_it_is_set_to_fail_fast() {
 async fn unwritten_call_is_not_sent_and_never_sent_later() {
     let (peer, _driver, mut far) = linked(()).await;
     let raw = far.next().await;
-    // Long enough to fill the line: there is no room for the next.
+    // The message fills the line, so there is no room for the next one.
     let long = peer.clone();
     let long = tokio::spawn(async move { long.call::<Value>("long", ["x".repeat(1 << 20)]).await });
     tokio::task::yield_now().await;
@@ -135,20 +135,20 @@ async fn unwritten_call_is_not_sent_and_never_sent_later() {
     assert!(matches!(not_sent, CallError::NotSent(NotSent::Reset(_))), "{not_sent:?}");
     let mut raw = far.next().await;
     let next = spawn_call(&peer, "next");
-    // Neither is sent over the new line.
+    // Neither call is sent over the new line.
     assert_eq!(answer(&mut raw).await, "next");
     within(next).await.unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn reset_handler_finishes_before_other_calls_are_sent() {
-    let (told, mut resets) = mpsc::unbounded_channel();
+    let (log, mut resets) = mpsc::unbounded_channel();
     let router = Router::new().on_reset(move |reset, peer| {
-        let told = told.clone();
+        let log = log.clone();
         async move {
             let hello: Value = peer.call("initialize", ()).await.unwrap();
             peer.notify("initialized", ()).await.unwrap();
-            told.send((reset.epoch, hello)).unwrap();
+            log.send((reset.epoch, hello)).unwrap();
         }
     });
     let (peer, _driver, mut far) = linked(router).await;
@@ -165,17 +165,17 @@ async fn reset_handler_finishes_before_other_calls_are_sent() {
     assert_eq!(raw.recv().await["method"], "initialized");
     assert_eq!(within(resets.recv()).await.unwrap(), (2, json!("hello")));
     within(notified).await.unwrap();
-    let mut heard = Vec::new();
-    while heard.len() < 2 {
+    let mut received = Vec::new();
+    while received.len() < 2 {
         let message = raw.recv().await;
-        heard.push(message["method"].as_str().unwrap().to_owned());
+        received.push(message["method"].as_str().unwrap().to_owned());
         if message["method"] == "work" {
             let answer = json!({"jsonrpc": "2.0", "id": message["id"], "result": 1});
             raw.send(&answer.to_string()).await;
         }
     }
-    heard.sort();
-    assert_eq!(heard, ["note", "work"]);
+    received.sort();
+    assert_eq!(received, ["note", "work"]);
     within(call).await.unwrap().unwrap();
 }
 
@@ -195,7 +195,7 @@ async fn requests_from_the_old_line_are_not_answered_on_the_new_one() {
     drop(raw);
     let mut raw = far.next().await;
     finish.send_replace(true);
-    // The same id again: it must get its own response and no other.
+    // The request reuses the id. It must get its own response and no other.
     raw.send(r#"{"jsonrpc":"2.0","id":7,"method":"nothing"}"#).await;
     assert_eq!(raw.recv().await["error"]["code"], -32601);
     let call = spawn_call(&peer, "next");
@@ -222,11 +222,11 @@ async fn handle_for_one_line_does_not_send_on_the_next() {
 
 #[tokio::test]
 async fn second_reset_restarts_the_reset_handler() {
-    let (told, mut resets) = mpsc::unbounded_channel();
+    let (log, mut resets) = mpsc::unbounded_channel();
     let router = Router::new().on_reset(move |reset, peer| {
-        let told = told.clone();
+        let log = log.clone();
         async move {
-            told.send(reset.epoch).unwrap();
+            log.send(reset.epoch).unwrap();
             drop(peer.call::<Value>("initialize", ()).await);
         }
     });
@@ -254,7 +254,7 @@ async fn missing_or_panicking_reset_handler_does_not_block_calls() {
         let (peer, _driver, mut far) = linked(router).await;
         drop(far.next().await);
         let mut raw = far.next().await;
-        // The other side sends something only once the peer has seen the reset.
+        // The response shows that the peer has handled the reset.
         raw.send(r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#).await;
         raw.recv().await;
         let call = spawn_call(&peer, "work");

@@ -46,7 +46,7 @@ async fn driver_sleeps_after_held_back_requests_are_cancelled() {
     }));
     let (mut sender, mut receiver) = theirs.split();
     const ASKED: usize = 100;
-    let said = async {
+    let requests = async {
         for id in 1..=ASKED {
             let request = json!({"jsonrpc": "2.0", "id": id, "method": "long"});
             sender.send(request.to_string()).await.unwrap();
@@ -60,7 +60,7 @@ async fn driver_sleeps_after_held_back_requests_are_cancelled() {
         }
         settled(&polls).await;
     };
-    within(said).await;
+    within(requests).await;
     let reader = tokio::spawn(async move {
         let mut answers = 0;
         while let Incoming::Message(_) = receiver.recv().await {
@@ -77,7 +77,7 @@ async fn driver_sleeps_after_held_back_requests_are_cancelled() {
 
 type Later = Pin<Box<dyn Future<Output = Result<(), CallError>> + Send>>;
 
-/// Makes another call when it is woken, on the thread that wakes it.
+/// A waker that makes another call when it is woken, on the thread that wakes it.
 struct CallsAgain(Mutex<Option<Later>>);
 
 impl Wake for CallsAgain {

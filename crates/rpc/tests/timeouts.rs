@@ -30,13 +30,13 @@ async fn call_that_times_out_is_cancelled() {
 #[tokio::test(start_paused = true)]
 async fn progress_extends_the_timeout() {
     let (peer, _driver, mut raw) = with_options((), PeerOptions::new(Dialect::MCP));
-    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let (report, mut reported) = tokio::sync::mpsc::unbounded_channel();
     let call = tokio::spawn(async move {
         peer.method("slow")
             .params(json!({ "a": 1 }))
             .timeout(Duration::from_secs(10))
             .total(Duration::from_secs(35))
-            .on_progress(move |progress| told.send(progress.to_vec()).unwrap())
+            .on_progress(move |progress| report.send(progress.to_vec()).unwrap())
             .call::<()>()
             .await
     });
@@ -50,8 +50,9 @@ async fn progress_extends_the_timeout() {
                 .to_string(),
         )
         .await;
-        let told: Value = serde_json::from_slice(&within(heard.recv()).await.unwrap()).unwrap();
-        assert_eq!(told["progress"], step);
+        let received: Value =
+            serde_json::from_slice(&within(reported.recv()).await.unwrap()).unwrap();
+        assert_eq!(received["progress"], step);
         assert!(!call.is_finished(), "after {step} steps");
         tokio::time::advance(Duration::from_secs(8)).await;
     }
@@ -62,10 +63,10 @@ async fn progress_extends_the_timeout() {
 
 #[tokio::test(start_paused = true)]
 async fn unrequested_progress_is_a_notification_and_extends_nothing() {
-    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let (report, mut reported) = tokio::sync::mpsc::unbounded_channel();
     let router = Router::new().notification("notifications/progress", move |params: Value, _| {
-        let told = told.clone();
-        async move { told.send(params).unwrap() }
+        let report = report.clone();
+        async move { report.send(params).unwrap() }
     });
     let (peer, _driver, mut raw) = with_options(router, PeerOptions::new(Dialect::MCP));
     let begun = tokio::time::Instant::now();
@@ -75,9 +76,10 @@ async fn unrequested_progress_is_a_notification_and_extends_nothing() {
     assert_eq!(question["params"], Value::Null, "no token is sent");
     tokio::time::advance(Duration::from_secs(6)).await;
     let progress = json!({ "progressToken": question["id"], "progress": 1 });
-    let say = json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": progress });
-    raw.send(&say.to_string()).await;
-    assert_eq!(within(heard.recv()).await, Some(progress));
+    let notification =
+        json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": progress });
+    raw.send(&notification.to_string()).await;
+    assert_eq!(within(reported.recv()).await, Some(progress));
     let error = call.await.unwrap_err();
     assert!(matches!(error, CallError::TimedOut(_)), "{error:?}");
     assert_eq!(begun.elapsed().as_secs(), 10, "in virtual time");
@@ -86,13 +88,13 @@ async fn unrequested_progress_is_a_notification_and_extends_nothing() {
 #[tokio::test(start_paused = true)]
 async fn progress_does_not_extend_a_call_beyond_its_total_limit() {
     let (peer, _driver, mut raw) = with_options((), PeerOptions::new(Dialect::MCP));
-    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let (report, mut reported) = tokio::sync::mpsc::unbounded_channel();
     let begun = tokio::time::Instant::now();
     let call = tokio::spawn(async move {
         peer.method("slow")
             .timeout(Duration::from_secs(10))
             .total(Duration::from_secs(35))
-            .on_progress(move |_| told.send(()).unwrap())
+            .on_progress(move |_| report.send(()).unwrap())
             .call::<()>()
             .await
     });
@@ -103,7 +105,7 @@ async fn progress_does_not_extend_a_call_beyond_its_total_limit() {
     // The last progress arrives at 32 s and would extend the call to 42 s.
     for step in 0..=8 {
         raw.send(&progress.to_string()).await;
-        within(heard.recv()).await.unwrap();
+        within(reported.recv()).await.unwrap();
         assert!(!call.is_finished(), "after {step} steps");
         tokio::time::advance(Duration::from_secs(4)).await;
     }
@@ -114,7 +116,7 @@ async fn progress_does_not_extend_a_call_beyond_its_total_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn call_without_a_timeout_waits_as_long_as_the_line_lives() {
+async fn call_without_a_timeout_waits_as_long_as_the_line_lasts() {
     let (peer, _driver, mut raw) = peer_and_raw(());
     let mut call = pin!(peer.call::<u32>("slow", ()));
     assert!(poll_once(call.as_mut()).await.is_none());

@@ -43,7 +43,7 @@ impl MakeWriter<'_> for Log {
     }
 }
 
-/// Returns its parameters, immediately or later, and logs an event.
+/// Returns a router whose methods return their parameters, immediately or later, and log an event.
 fn echo() -> Router {
     Router::new()
         .request("now", |params: Value, _| {
@@ -66,8 +66,8 @@ fn peers(dialect: Dialect) -> Peer {
     peer
 }
 
-/// The parts run one after the other: whether a log callsite is enabled is cached for the whole
-/// process, and a test without a log must not disable it in between.
+/// The parts run one after the other, because tracing caches for the whole process whether a callsite is
+/// enabled. A test without a log must not disable it in between.
 #[tokio::test]
 async fn trace_is_sent_and_logged() {
     trace_is_sent_only_if_the_dialect_supports_it().await;

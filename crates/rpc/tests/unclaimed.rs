@@ -1,5 +1,5 @@
-//! Responses without a waiting call are counted, dropped and harmless; so are responses that arrive
-//! early.
+//! Responses without a waiting call are counted and dropped, and do no harm. Nor do responses that
+//! arrive early.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -15,7 +15,7 @@ use tieline_transport::{Channel, memory_pair};
 use tracing::Dispatch;
 use tracing::subscriber::{DefaultGuard, NoSubscriber};
 
-/// The counts of late and unasked responses.
+/// Returns the counts of late and unasked responses.
 fn counts(peer: &Peer) -> (u64, u64) {
     let UnclaimedAnswers { late, unasked, .. } = peer.unclaimed_answers();
     (late, unasked)
@@ -25,21 +25,22 @@ fn result(id: impl std::fmt::Display, result: u32) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)
 }
 
-/// Waits until all earlier messages have been processed: an unknown method is answered in its turn.
+/// Waits until all earlier messages have been processed: an unknown method is answered in order.
 async fn settled(raw: &mut Raw) {
     raw.send(r#"{"jsonrpc":"2.0","id":"settled","method":"settled"}"#).await;
     assert_eq!(raw.recv().await["error"]["code"], -32601);
 }
 
-/// Collects the warnings of this crate.
+/// A subscriber that collects the warnings of this crate.
 #[derive(Clone, Default)]
 struct Warnings(Arc<Mutex<Vec<String>>>);
 
 impl Warnings {
-    /// Collects what the current thread logs, until the guard is dropped.
+    /// Collects the warnings of the current thread until the guard is dropped.
     fn collect() -> (Self, DefaultGuard) {
-        // While there is a single subscriber, tracing asks only the current thread's whether a call
-        // site is enabled: another test, which has none, would disable it for the whole process.
+        // While there is a single subscriber, tracing asks only the subscriber of the current thread
+        // whether a call site is enabled. Another test, which has no subscriber, would disable it for
+        // the whole process.
         static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
         LazyLock::force(&SECOND);
         let warnings = Self::default();
@@ -141,7 +142,7 @@ async fn late_response_to_a_cancelled_call_is_counted_and_dropped() {
 }
 
 #[tokio::test]
-async fn first_of_two_responses_to_a_call_counts() {
+async fn only_the_first_response_to_a_call_is_delivered() {
     let (peer, _driver, mut raw) = peer_and_raw(());
     let mut call = pin!(peer.call::<u32>("m", ()));
     assert!(poll_once(call.as_mut()).await.is_none());

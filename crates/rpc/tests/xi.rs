@@ -1,4 +1,4 @@
-//! The real xi-core: open, edit, save, and its notifications in the meantime.
+//! Opens, edits and saves a file in the real xi-core, and receives its notifications.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -26,8 +26,8 @@ async fn start() -> (Xi, Events, JoinHandle<CloseReason>) {
 }
 
 /// Fails if the future takes half a minute.
-async fn within<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), what).await.expect("timed out after 30 seconds")
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), future).await.expect("timed out after 30 seconds")
 }
 
 #[tokio::test]
@@ -92,7 +92,7 @@ fn pid_of_child() -> u32 {
     children.split_whitespace().next().expect("a child").parse().unwrap()
 }
 
-/// Each test runs in its own process; otherwise their children would be mixed up.
+/// The test runs in its own process, so that the core is the only child.
 #[test]
 fn killed_core_is_replaced_and_editing_continues() {
     let mut helper = tieline_testkit::helper::plain(tieline_testkit::test_name!(), || {
@@ -122,7 +122,7 @@ async fn edited_across_kills() {
         within(view.save(&path)).await.unwrap();
         expected.insert_str(0, &line);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
-        // A stopped core does not respond: the call is in flight when it is killed.
+        // A stopped core does not respond, so the call is in flight when the core is killed.
         let pid = rustix::process::Pid::from_raw(pid_of_child() as i32).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
         let asked = {

@@ -4,7 +4,7 @@
 //! $ cargo run -p tieline-rpc --example xi -- path/to/xi-core notes.txt "a line"
 //! ```
 
-// Not all of its methods are needed here.
+// This example does not use all methods of the module.
 #[allow(dead_code)]
 mod xi;
 

@@ -1,7 +1,7 @@
 //! The xi-core editor: the parts of its front-end protocol for which types are useful (xi-editor
 //! documentation, "Frontend protocol").
 //!
-//! A module like this is how a typed client for one program is built on a [`Peer`]: a handle with methods, a
+//! This module shows how to build a typed client for one program on a [`Peer`]: a handle with methods, a
 //! handler that forwards notifications, and an option for the dialect.
 
 use std::path::Path;
@@ -92,7 +92,7 @@ impl View {
         self.edit("insert", json!({ "chars": text })).await
     }
 
-    /// Tells the core which lines are visible.
+    /// Reports to the core which lines are visible.
     ///
     /// # Errors
     /// Fails if the message was not queued.
@@ -117,7 +117,7 @@ impl View {
     pub(crate) async fn save(&self, path: impl AsRef<Path>) -> Result<(), CallError> {
         let path = path.as_ref().to_string_lossy();
         self.peer.notify("save", json!({ "view_id": self.id, "file_path": path })).await?;
-        // The core handles messages one at a time: its response to this comes after the save.
+        // The core handles messages one at a time, so its response to this call follows the save.
         self.peer.call::<Value>("get_config", json!({ "view_id": self.id })).await.map(drop)
     }
 
@@ -230,7 +230,8 @@ impl Event {
 pub(crate) struct Events(mpsc::Receiver<Event>);
 
 impl Events {
-    /// Waits for the next event; `None` once the line has ended and all were received. Cancel-safe.
+    /// Waits for the next event. Returns `None` once the line has ended and all events have been
+    /// received. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<Event> {
         self.0.recv().await
     }
@@ -258,7 +259,7 @@ impl Handler for Forward {
     fn notification(&self, notification: Notification, _: &Peer) -> Answer<()> {
         let event = match self.0.try_send(Event::of(&notification)) {
             Err(mpsc::error::TrySendError::Full(event)) => event,
-            // Either sent, or the receiver was dropped.
+            // The event was sent, or the receiver has been dropped.
             _ => return Answer::Now(()),
         };
         let events = self.0.clone();

@@ -1,4 +1,4 @@
-//! What becomes of a message that was received.
+//! The dispatch of received messages.
 
 use std::sync::Arc;
 use std::task::Context;
@@ -103,7 +103,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         }
         let is_answerable = self.is_answerable(invalid);
         let is_first = !is_answerable && self.shared.unreadable();
-        if is_first || (is_answerable && !std::mem::replace(&mut self.has_told_invalid, true)) {
+        if is_first || (is_answerable && !std::mem::replace(&mut self.has_logged_invalid, true)) {
             let begin = String::from_utf8_lossy(beginning(invalid.message()));
             let problem = invalid.problem();
             tracing::warn!("dropped a message that is not JSON-RPC: {problem}: {begin:?}");
@@ -128,8 +128,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                 _ => INVALID_REQUEST,
             };
             let outline = Outline::of(fault.head());
-            // When the text is not JSON, its id counts as unknown (JSON-RPC 2.0 Specification, section
-            // 5).
+            // If the text is not JSON, its id is unknown (JSON-RPC 2.0 Specification, section 5).
             let id = outline.id().filter(|_| outline.is_call() && code == INVALID_REQUEST);
             if id.is_some() || self.answers_unreadable {
                 self.reply_error(id.unwrap_or(b"null"), code, &fault.to_string(), None);
@@ -141,7 +140,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         let _ = contain(|| self.inbound.handler().fault(fault));
     }
 
-    /// Fails the calls that an invalid response belongs to. Returns false if there is none.
+    /// Fails the calls that an invalid response belongs to. Returns false if there are none.
     fn settle(&self, answers: &[Answers<'_>], error: impl Fn() -> CallError) -> bool {
         let mut has_settled = false;
         for call in answers.iter().filter_map(|answers| self.shared.find(*answers)) {
@@ -155,7 +154,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         !invalid.is_response() && !may_be_response
     }
 
-    /// Sends an error for a message that is not carried out. Errors without an id are rate-limited.
+    /// Sends an error for a message that was not carried out. Errors without an id are rate-limited.
     fn reply_error(&mut self, id: &[u8], code: i64, text: &str, batch: Option<&Arc<Batch>>) {
         if batch.is_none() && id == b"null" && !self.allowance.take() {
             if self.shared.unreadable() {

@@ -25,8 +25,8 @@ use crate::shared_peer::SharedPeer;
 /// Drives a peer's line. Everything on the line happens while this future is polled: spawn it, or
 /// await it next to the calls. It completes when the line has ended, with the reason.
 ///
-/// Dropping it ends the line and stops what is on the other end of it (such as a child process) at
-/// once. Pending calls fail as not sent or unknown, and running handlers are dropped.
+/// Dropping it ends the line at once, and stops the child process at the other end, if there is one.
+/// Pending calls fail as not sent or unknown, and running handlers are dropped.
 #[must_use = "nothing happens on the line unless its driver is polled"]
 pub struct Driver<C: Channel, H: Handler> {
     sender: C::Sender,
@@ -41,13 +41,14 @@ pub struct Driver<C: Channel, H: Handler> {
     overfull: Option<Pin<Box<Sleep>>>,
     /// Whether this side serves requests.
     serves: bool,
-    /// Whether unreadable messages are taken to come from a client, and answered. Once this side has
-    /// made a call they may be responses or stray output instead. Does not change within a batch.
+    /// Whether unreadable messages are answered, because they are assumed to come from a client. Once
+    /// this side has made a call, they may be responses or stray output instead. The value does not
+    /// change within a batch.
     answers_unreadable: bool,
-    /// Limits the errors without an id.
+    /// The rate limit for errors without an id.
     allowance: Allowance,
     /// Whether an invalid message has been logged.
-    has_told_invalid: bool,
+    has_logged_invalid: bool,
 }
 
 /// No field is structurally pinned.
@@ -81,7 +82,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
             serves,
             answers_unreadable: serves,
             allowance: Allowance::default(),
-            has_told_invalid: false,
+            has_logged_invalid: false,
         }
     }
 
@@ -171,8 +172,8 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         }
     }
 
-    /// Handles the end of the write direction: the other side no longer reads. What it sends from here
-    /// on may say why.
+    /// Handles the end of the write direction: the other side no longer reads. Messages that it still
+    /// sends may say why.
     fn cannot_send(&mut self, error: SendError) -> bool {
         let SendError::Closed(reason) = error else { return true };
         self.stop(*reason);
@@ -182,7 +183,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     /// Switches to the line that replaces one that was lost.
     fn reset(&mut self, reset: Reset, cx: &mut Context<'_>) {
         if let Some(unsent) = self.unsent.take() {
-            self.shared.put_down(&unsent);
+            self.shared.mark_not_sent(&unsent);
         }
         self.shared.reset(reset.epoch, &reset.cause);
         self.inbound.reset(reset);

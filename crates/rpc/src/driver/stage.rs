@@ -16,7 +16,7 @@ pub(super) enum Stage {
     Closing(Pin<Box<Sleep>>),
     /// The other side has ended its direction. Its requests are still answered.
     Answering(CloseReason, Option<Pin<Box<Sleep>>>),
-    /// Closing this direction and stopping what is on the other end.
+    /// Closes this direction, and stops the child process at the other end, if there is one.
     Stopping(Stopping),
     Ended(CloseReason),
 }
@@ -29,7 +29,7 @@ pub(super) struct Stopping {
     grace: Option<Pin<Box<Sleep>>>,
 }
 
-/// What to wait for before stopping what is on the other end of the line.
+/// The condition to wait for before the child process at the other end of the line is stopped.
 #[derive(Clone, Copy, PartialEq)]
 enum Ends {
     /// Nothing.
@@ -44,7 +44,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     /// Handles the end of input: no pending call can be answered any more.
     pub(super) fn no_more(&mut self, reason: CloseReason) {
         if reason.is_clean() {
-            // First, or a call made in the meantime would wait forever.
+            // Do this first: otherwise a call made in the meantime would wait forever.
             self.shared.take_no_calls();
         }
         self.shared.end_calls(&reason);

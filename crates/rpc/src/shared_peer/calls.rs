@@ -12,8 +12,8 @@ use super::gate::Bound;
 use super::{Outgoing, PeerState, SharedPeer};
 use crate::error::{CallError, NotSent};
 
-/// With more pending calls than this, a response is matched by its exact id only, because matching it
-/// otherwise compares it with every pending call.
+/// With more pending calls than this, a response is matched only by its exact id, because any other
+/// match requires a comparison with every pending call.
 const MAX_COMPARED: usize = 1024;
 
 /// Counts of responses that no call was waiting for.
@@ -46,7 +46,7 @@ pub(super) struct Pending {
 pub(crate) enum News {
     /// Progress: the parameters of the notification.
     Progress(Bytes),
-    /// The end of the call; a response has a result.
+    /// The end of the call: a response with a result, or an error.
     Answer(Result<Response, CallError>),
 }
 
@@ -154,15 +154,17 @@ impl SharedPeer {
             drop(state);
             if is_first {
                 // Limited to one line of reasonable length.
-                let said = answer.err().map_or_else(String::new, |error| format!(": {error}"));
-                let said: String = said.chars().take(200).flat_map(char::escape_debug).collect();
-                tracing::warn!("dropped a response with an unknown id{said}");
+                let detail = answer.err().map_or_else(String::new, |error| format!(": {error}"));
+                let detail: String =
+                    detail.chars().take(200).flat_map(char::escape_debug).collect();
+                tracing::warn!("dropped a response with an unknown id{detail}");
             }
             return false;
         };
         pending.answer = Some(answer);
         let (waker, number) = (pending.waker.take(), pending.number);
-        // Messages are read in order: everything sent before the call was read before its response.
+        // The other side reads messages in order, so it has read everything that was sent before the
+        // call.
         state.unread = state.unread.filter(|unread| *unread > number);
         drop(state);
         if let Some(waker) = waker {

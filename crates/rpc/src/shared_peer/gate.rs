@@ -19,24 +19,24 @@ pub(crate) struct Bound {
 
 /// Controls access to the queue.
 pub(super) struct EpochGate {
-    stands: Stands,
+    state: GateState,
     /// The number of the current line of the Link.
     line: u64,
     /// How the previous line was lost.
     lost: Option<CloseReason>,
 }
 
-enum Stands {
+enum GateState {
     Open,
-    /// Closed to all: what the previous line left is still being handled.
-    Shut,
+    /// Closed to all calls: messages of the previous line are still being handled.
+    Closed,
     /// Open to the reset handler only. Other calls wait.
-    Ajar,
+    ResetHandlerOnly,
 }
 
 impl Default for EpochGate {
     fn default() -> Self {
-        Self { stands: Stands::Open, line: 1, lost: None }
+        Self { state: GateState::Open, line: 1, lost: None }
     }
 }
 
@@ -44,11 +44,11 @@ impl EpochGate {
     /// Returns whether a message may be queued now: false while the reset handler goes first.
     fn check(&self, bound: Option<Bound>) -> Result<bool, NotSent> {
         let is_late = bound.is_some_and(|bound| bound.line != self.line);
-        match &self.stands {
-            Stands::Shut => Err(self.lost()),
+        match &self.state {
+            GateState::Closed => Err(self.lost()),
             _ if is_late => Err(self.lost()),
-            Stands::Open => Ok(true),
-            Stands::Ajar => Ok(bound.is_some_and(|bound| bound.goes_first)),
+            GateState::Open => Ok(true),
+            GateState::ResetHandlerOnly => Ok(bound.is_some_and(|bound| bound.goes_first)),
         }
     }
 
@@ -82,22 +82,23 @@ impl SharedPeer {
     }
 
     /// Marks a message that was taken from the queue as not sent.
-    pub(crate) fn put_down(&self, unsent: &Outgoing) {
+    pub(crate) fn mark_not_sent(&self, unsent: &Outgoing) {
         let mut state = self.lock();
         if let Some(pending) = unsent.call.and_then(|id| state.calls.get_mut(id)) {
             pending.sent = false;
         }
     }
 
-    /// Switches to another line. What is queued was meant for the previous one, and pending calls
-    /// cannot be answered. Nothing is accepted until the reset handler starts.
+    /// Switches to another line. Drops queued messages, which were meant for the previous line, and
+    /// fails pending calls, which cannot be answered. Nothing is accepted until the reset handler
+    /// starts.
     pub(crate) fn reset(&self, line: u64, cause: &CloseReason) {
         let mut state = self.lock();
         let dropped = std::mem::take(&mut state.outgoing);
         state.outgoing_bytes = 0;
         state.unread = None;
         self.refusal_bytes.store(0, Relaxed);
-        state.gate = EpochGate { stands: Stands::Shut, line, lost: Some(cause.clone()) };
+        state.gate = EpochGate { state: GateState::Closed, line, lost: Some(cause.clone()) };
         let wakers = state.fail_calls(cause, NotSent::Reset);
         drop(state);
         self.room.add_permits(dropped.iter().map(|out| out.weight).sum());
@@ -107,7 +108,7 @@ impl SharedPeer {
 
     /// Opens the gate for the reset handler.
     pub(crate) fn begin(&self) {
-        self.lock().gate.stands = Stands::Ajar;
+        self.lock().gate.state = GateState::ResetHandlerOnly;
     }
 
     /// Returns the number of the current line.
@@ -117,7 +118,7 @@ impl SharedPeer {
 
     /// Opens the gate for all when the reset handler has finished.
     pub(crate) fn begun(&self) {
-        self.lock().gate.stands = Stands::Open;
+        self.lock().gate.state = GateState::Open;
         self.gate_moved.notify_waiters();
     }
 }

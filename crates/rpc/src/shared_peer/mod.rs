@@ -1,5 +1,5 @@
-//! What the handles and the driver of a peer share: the send queue and the pending calls. There is
-//! one lock, held briefly.
+//! The state that the handles and the driver of a peer share: the send queue and the pending calls.
+//! There is one lock, which is only held briefly.
 
 mod calls;
 mod gate;
@@ -30,14 +30,14 @@ const MAX_UNSENT: usize = 4096;
 pub(crate) struct SharedPeer {
     pub(crate) options: PeerOptions,
     /// Room in the queue for calls and notifications, by weight. Responses and cancellations need none:
-    /// they are bounded by what they answer or cancel.
+    /// they are bounded by the requests that they answer and the calls that they cancel.
     room: Semaphore,
     state: Mutex<PeerState>,
-    /// How many of the bytes waiting to be sent answer requests that were refused.
+    /// How many of the bytes waiting to be sent belong to refusals.
     refusal_bytes: AtomicUsize,
-    /// Nothing new is accepted. Never reset.
+    /// Set once nothing new is accepted. Never cleared.
     closing: AtomicBool,
-    /// A call was made, so incoming messages may be its response. Never reset.
+    /// Set once a call has been made, so that incoming messages may be its response. Never cleared.
     has_called: AtomicBool,
     /// How many bytes of an incomplete message the receiver holds.
     unfinished: AtomicUsize,
@@ -59,7 +59,8 @@ struct PeerState {
     outgoing_bytes: usize,
     /// How many calls and notifications have been queued, which is the number of the last one.
     queued: u64,
-    /// The number of the last notification (0: a response) that the other side may not have read yet.
+    /// The number of the last notification that the other side may not have read yet, or 0 for a
+    /// response.
     unread: Option<u64>,
     driver: Option<Waker>,
     /// The driver is waiting to be woken.
@@ -82,7 +83,7 @@ pub(crate) struct Outgoing {
     pub(crate) message: Bytes,
     pub(crate) call: Option<CallId>,
     weight: usize,
-    /// How many of its bytes answer requests that were refused.
+    /// How many of its bytes belong to refusals.
     refusal: usize,
 }
 
@@ -150,8 +151,8 @@ impl SharedPeer {
         Ok(())
     }
 
-    /// Queues a response, which needs no room. `refusal` of its bytes answer what was not carried out.
-    /// Only the driver calls this, and it looks at the queue before it sleeps.
+    /// Queues a response, which needs no room. `refusal` is the number of its bytes that refuse
+    /// requests. Only the driver calls this, and it looks at the queue before it sleeps.
     pub(crate) fn push_answer(&self, message: Bytes, refusal: usize) {
         self.refusal_bytes.fetch_add(refusal, Relaxed);
         let mut state = self.lock();
@@ -160,7 +161,7 @@ impl SharedPeer {
     }
 
     /// Counts a dropped message that may have been a response but was unreadable. Returns true for the
-    /// first.
+    /// first one.
     pub(crate) fn unreadable(&self) -> bool {
         self.unreadable.fetch_add(1, Relaxed) == 0
     }
@@ -174,7 +175,7 @@ impl SharedPeer {
         self.unfinished.store(bytes, Relaxed);
     }
 
-    /// What has arrived so far and may have been a response.
+    /// Returns how much has arrived so far that may have been a response.
     pub(crate) fn meanwhile(&self) -> Meanwhile {
         let (unfinished, unreadable) = (&self.unfinished, &self.unreadable);
         Meanwhile { unfinished: unfinished.load(Relaxed), unreadable: unreadable.load(Relaxed) }
@@ -186,7 +187,7 @@ impl SharedPeer {
         self.lock().unread.is_some()
     }
 
-    /// Takes the next message to send. Its call counts as sent from now on.
+    /// Takes the next message to send. Its call is treated as sent from now on.
     ///
     /// When none is left, the driver has seen all changes so far, provided that it looks at everything else
     /// afterwards.
@@ -277,7 +278,7 @@ impl SharedPeer {
         self.closing.load(Relaxed)
     }
 
-    /// Ends the line and wakes everything that waits for it.
+    /// Ends the line and wakes all tasks that wait for it.
     pub(crate) fn end(&self, reason: CloseReason) {
         {
             let mut state = self.lock();
@@ -312,7 +313,7 @@ impl PeerState {
         self.outgoing.push_back(outgoing);
     }
 
-    /// Wakes the driver if it sleeps; otherwise it looks again before it does.
+    /// Wakes the driver if it sleeps; otherwise the driver checks for changes before it sleeps.
     fn wake_driver(&mut self) {
         self.changed = true;
         if std::mem::take(&mut self.asleep) {

@@ -1,4 +1,5 @@
-//! A peer on one end of a line, and on the other a raw end that sends exactly what the test says.
+//! A peer at one end of a line, and a raw end at the other, which sends exactly the text that it is
+//! given.
 
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
@@ -63,7 +64,7 @@ pub(crate) fn peer_and_raw(handler: impl Handler) -> (Peer, JoinHandle<CloseReas
     with_options(handler, PeerOptions::default())
 }
 
-/// Two peers connected to each other.
+/// Returns two peers that are connected to each other.
 pub(crate) fn two_peers(one: impl Handler, other: impl Handler) -> (Peer, Peer) {
     let (ours, theirs) = memory_pair();
     let (peer, driver) = Peer::new(ours, one, PeerOptions::default());
@@ -74,19 +75,19 @@ pub(crate) fn two_peers(one: impl Handler, other: impl Handler) -> (Peer, Peer) 
 }
 
 /// Fails instead of hanging if the future takes half a minute.
-pub(crate) async fn within<T>(what: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(Duration::from_secs(30), what).await {
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(Duration::from_secs(30), future).await {
         Ok(there) => there,
         Err(_) => panic!("timed out after 30 seconds"),
     }
 }
 
-/// A channel of lines over a byte stream.
+/// Returns a channel of lines over a byte stream.
 pub(crate) fn lines(stream: tokio::io::DuplexStream, config: ChannelConfig) -> impl Channel {
     framed(stream, Lines::new(config.max_message), config)
 }
 
-/// A channel over a byte stream.
+/// Returns a channel over a byte stream.
 pub(crate) fn framed(
     stream: tokio::io::DuplexStream,
     framing: impl Framing,
