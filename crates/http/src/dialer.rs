@@ -8,7 +8,9 @@ use hyper::StatusCode;
 use hyper::http::request::Builder;
 #[cfg(unix)]
 use tieline_transport::{Connection, Transport, Unix, UnixConfig};
-use tieline_transport::{Endpoint, ErrorKind, MemoryBudget, Options, PeerIdentity, TransportError};
+use tieline_transport::{
+    Endpoint, ErrorKind, MemoryBudget, Operation, Options, PeerIdentity, TransportError,
+};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -17,7 +19,7 @@ use crate::client_config::ClientConfig;
 use crate::dial_error::failed;
 use crate::proxy::{PROXY, Proxy, Route};
 use crate::stream::Stream;
-use crate::tls::Trust;
+use crate::tls::{Trust, check_supported};
 
 /// A configuration, and the TLS roots that were loaded for it.
 pub(crate) struct Client {
@@ -45,7 +47,8 @@ impl Dialer {
     /// Creates a dialer for `address`, the parsed address of `endpoint`.
     ///
     /// # Errors
-    /// The headers contradict each other, or the proxy for this server is invalid.
+    /// The headers contradict each other, the proxy for this server is invalid, or the server needs TLS and this
+    /// build lacks it.
     pub(crate) fn new(
         client: Arc<Client>,
         endpoint: &Endpoint,
@@ -53,6 +56,9 @@ impl Dialer {
         options: &Options,
     ) -> Result<Self, TransportError> {
         client.config.check_headers()?;
+        if address.is_secure {
+            check_supported(Operation::Connect)?;
+        }
         let route = client.config.proxies.route(endpoint, &address)?;
         let (allow_uids, connect_timeout) = (options.allow_uids.clone(), options.connect_timeout);
         let memory = options.memory.clone();
@@ -73,7 +79,7 @@ impl Dialer {
                 // Messages are written in batches already; Nagle's algorithm would only delay them.
                 let _ = stream.set_nodelay(true);
                 Ok(match self.address.is_secure {
-                    true => (self.client.trust.connect(host, stream).await?, None),
+                    true => (Stream::Tls(self.client.trust.connect(host, stream).await?), None),
                     false => (Stream::Tcp(stream), None),
                 })
             }

@@ -10,10 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tieline_proto::ByteSize;
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
-
-use crate::stream::Stream;
 
 /// How many bytes are discarded, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +42,11 @@ impl Drain {
         }
     }
 
-    pub(crate) fn poll(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(
+        &mut self,
+        stream: &mut (impl AsyncRead + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         let mut bytes = [0; 8 * 1024];
         let mut has_moved = false;
         while self.left > 0 {
@@ -70,7 +72,7 @@ impl Drain {
 }
 
 /// Ends this side's direction of a stream that is not HTTP (or not yet), and discards incoming bytes.
-pub(crate) async fn end(mut stream: Stream, limits: DrainLimits) {
+pub(crate) async fn end(mut stream: impl AsyncRead + AsyncWrite + Unpin, limits: DrainLimits) {
     if stream.shutdown().await.is_ok() {
         let mut drain = Drain::new(limits);
         poll_fn(|cx| drain.poll(&mut stream, cx)).await;

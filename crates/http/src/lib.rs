@@ -64,6 +64,7 @@ mod switch;
 mod task;
 mod tls;
 mod token;
+mod unsent;
 mod websocket;
 
 pub use address::{Place, WebAddress};
@@ -79,6 +80,8 @@ pub use server::{
     RouteRequest, RouteResponse, ServerConfig, ServerCounts, ServerLimits, WebAcceptor, WebLine,
 };
 pub use subprotocol::Subprotocol;
-pub use tls::{ClientIdentity, ClientTls, ServerTls, system_roots};
+#[cfg(feature = "tls")]
+pub use tls::system_roots;
+pub use tls::{ClientIdentity, ClientTls, ServerTls};
 pub use token::Token;
 pub use websocket::{WebChannel, WebReceiver, WebSender, WebSocketConfig};

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use tieline_transport::{ReadEnd, StallClock, WriteEnd, from_now};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
-use tokio_rustls::TlsStream;
 
 use crate::drain::{Drain, DrainLimits};
 use crate::events::stream::Progress;
-use crate::lock::lock;
+use crate::tls::{self, TlsStream};
+use crate::unsent::unsent;
 
 /// The reading half of any stream.
 pub(crate) type BoxRead = Box<dyn ReadEnd>;
@@ -44,23 +44,12 @@ impl WriteEnd for BoxWrite {
     }
 }
 
-/// Returns how many written bytes the kernel still holds.
-fn unsent_of(stream: &TcpStream) -> Option<usize> {
-    #[cfg(unix)]
-    return tieline_transport::unsent(stream);
-    #[cfg(not(unix))]
-    {
-        let _ = stream;
-        None
-    }
-}
-
 /// A byte stream below HTTP.
 pub(crate) enum Stream {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixConnection),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(TlsStream),
 }
 
 impl Stream {
@@ -77,8 +66,8 @@ impl Stream {
                 (Box::new(read), Box::new(write))
             }
             Self::Tls(stream) => {
-                let shared = Arc::new(Mutex::new(stream));
-                (Box::new(TlsHalf(shared.clone())), Box::new(TlsHalf(shared)))
+                let (read, write) = tls::split(stream);
+                (Box::new(read), Box::new(write))
             }
         }
     }
@@ -86,64 +75,11 @@ impl Stream {
     /// Returns how many written bytes the kernel still holds.
     fn unsent(&self) -> Option<usize> {
         match self {
-            Self::Tcp(stream) => unsent_of(stream),
+            Self::Tcp(stream) => unsent(stream),
             #[cfg(unix)]
             Self::Unix(stream) => WriteEnd::unsent(stream),
-            Self::Tls(stream) => unsent_of(stream.get_ref().0),
+            Self::Tls(stream) => unsent(tls::tcp_of(stream)),
         }
-    }
-}
-
-/// One half of a TLS stream. Both halves share the stream, because a write may have to read, and a read
-/// may have to write.
-struct TlsHalf(Arc<Mutex<Box<TlsStream<TcpStream>>>>);
-
-/// The default methods are right: the kernel's bytes are encrypted, and need not be part of a message.
-impl ReadEnd for TlsHalf {}
-
-impl AsyncRead for TlsHalf {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut *lock(&self.0)).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for TlsHalf {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *lock(&self.0)).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *lock(&self.0)).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        lock(&self.0).is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *lock(&self.0)).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *lock(&self.0)).poll_shutdown(cx)
-    }
-}
-
-impl WriteEnd for TlsHalf {
-    fn unsent(&self) -> Option<usize> {
-        unsent_of(lock(&self.0).get_ref().0)
     }
 }
 

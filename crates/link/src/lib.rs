@@ -241,6 +241,7 @@ mod client;
 mod health;
 mod link;
 mod lock;
+#[cfg(feature = "pool")]
 mod pool;
 mod receiver;
 mod recovery;
@@ -254,6 +255,7 @@ pub use breaker::{BreakerOpen, CallPermit, SharedBreaker};
 pub use client::{Client, ClientOptions, Messages};
 pub use health::{HealthMonitor, HealthReport};
 pub use link::{Link, LinkOptions, LinkSender};
+#[cfg(feature = "pool")]
 pub use pool::{Pool, PoolConfig, PoolError, PoolStats, Pooled};
 pub use receiver::LinkReceiver;
 pub use recovery::Recovery;

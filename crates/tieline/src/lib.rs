@@ -158,9 +158,13 @@
 //! | feature | what it adds | default |
 //! |---|---|---|
 //! | `rpc` | the module `rpc`: JSON-RPC 2.0 | yes |
-//! | `web` | the module `web`, and the schemes `ws`, `wss`, `ws-unix`, `http`, `https` and `http-unix` | no |
+//! | `process` | the module `process`, and the scheme `exec` | yes |
+//! | `pool` | `link::Pool` | no |
+//! | `web` | the module `web`, and the schemes `ws`, `ws-unix`, `http` and `http-unix` | no |
+//! | `tls` | `web`, and the schemes `wss` and `https` | no |
 //!
-//! A build without features (`default-features = false`) has all other endpoints, sessions, links and pools.
+//! A build without features (`default-features = false`) has all other endpoints, sessions and links. An endpoint whose
+//! feature is off is refused with [`ErrorKind::FeatureMissing`], which names the feature.
 //!
 //! All of this needs Rust 1.85, and a Tokio runtime with time and I/O enabled.
 
@@ -172,6 +176,7 @@ pub mod link {
 }
 
 /// Child processes: their environment, how they are stopped, and how their descendants are contained.
+#[cfg(feature = "process")]
 pub mod process {
     #[cfg(any(unix, windows))]
     pub use tieline_transport::{
@@ -218,65 +223,23 @@ static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
     #[cfg(feature = "web")]
     web::register(&mut registry, web::ClientConfig::default());
     #[cfg(not(feature = "web"))]
-    without_web::register(&mut registry);
+    without_web(&mut registry);
     registry
 });
 
-/// The schemes of a build without the feature `web`. Their errors name the missing feature.
+/// Registers the schemes of a build without the feature `web`. Their errors name the missing feature.
 #[cfg(any(test, not(feature = "web")))]
-mod without_web {
-    use tieline_transport::{
-        BoxFuture, DynAcceptor, DynConnector, Endpoint, ErrorKind, Operation, Options, Registry,
-        Scheme, TransportError,
-    };
+fn without_web(registry: &mut Registry) {
+    use tieline_transport::MissingFeature;
 
-    pub(crate) fn register(registry: &mut Registry) {
-        for scheme in ["ws", "wss", "ws-unix", "http", "https", "http-unix"] {
-            registry.register(scheme, Missing);
-        }
+    for scheme in ["ws", "ws-unix", "http", "http-unix"] {
+        registry.register_missing(
+            scheme,
+            MissingFeature { what: "WebSockets and HTTP", feature: "web" },
+        );
     }
-
-    struct Missing;
-
-    impl Missing {
-        fn error(operation: Operation) -> TransportError {
-            TransportError::new(ErrorKind::UnsupportedOperation, operation)
-                .with_hint("enable the feature `web` of the crate `tieline`")
-        }
-    }
-
-    impl Scheme for Missing {
-        fn connector(
-            &self,
-            _: &Endpoint,
-            _: &Options,
-        ) -> Result<Box<dyn DynConnector>, TransportError> {
-            Err(Self::error(Operation::Connect))
-        }
-
-        fn listen<'a>(
-            &'a self,
-            _: &'a Endpoint,
-            _: &'a Options,
-        ) -> BoxFuture<'a, Result<Box<dyn DynAcceptor>, TransportError>> {
-            Box::pin(async { Err(Self::error(Operation::Listen)) })
-        }
-    }
-
-    #[cfg(test)]
-    #[tokio::test]
-    async fn web_scheme_names_the_missing_feature() {
-        let mut registry = Registry::new();
-        register(&mut registry);
-        for endpoint in ["ws://127.0.0.1:1/ws", "https://example.com/sse"] {
-            let endpoint: Endpoint = endpoint.parse().unwrap_or(Endpoint::stdio());
-            let connected = registry.connect(&endpoint, &Options::default()).await.err();
-            let listening = registry.listen(&endpoint, &Options::default()).await.err();
-            for error in [connected, listening] {
-                let names_it = error.and_then(|it| it.hint().map(|hint| hint.contains("`web`")));
-                assert_eq!(names_it, Some(true), "{endpoint}");
-            }
-        }
+    for scheme in ["wss", "https"] {
+        registry.register_missing(scheme, MissingFeature { what: "TLS", feature: "tls" });
     }
 }
 
@@ -365,4 +328,28 @@ pub async fn connect_link(
     let session = link::SessionOptions::default();
     let connector = link::connector(&REGISTRY, &endpoint.parse()?, options, session)?;
     link::Link::connect(connector, link).await
+}
+
+#[cfg(test)]
+#[tokio::test]
+async fn web_scheme_names_the_missing_feature() {
+    let mut registry = Registry::new();
+    without_web(&mut registry);
+    let web =
+        "this build lacks WebSockets and HTTP; enable the feature \"web\" of the crate tieline";
+    let tls = "this build lacks TLS; enable the feature \"tls\" of the crate tieline";
+    for (endpoint, expected) in [
+        ("ws://127.0.0.1:1/ws", web),
+        ("http-unix:/run/a.sock", web),
+        ("wss://example.com/ws", tls),
+        ("https://example.com/sse", tls),
+    ] {
+        let endpoint: Endpoint = endpoint.parse().unwrap_or(Endpoint::stdio());
+        let connected = registry.connect(&endpoint, &Options::default()).await.err();
+        let listening = registry.listen(&endpoint, &Options::default()).await.err();
+        for (error, operation) in [(connected, "connect to"), (listening, "listen on")] {
+            let shown = error.map(|error| error.to_string());
+            assert_eq!(shown, Some(format!("cannot {operation} {endpoint}: {expected}")));
+        }
+    }
 }

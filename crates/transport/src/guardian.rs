@@ -1,4 +1,4 @@
-//! The executable that becomes a child's guardian, and its entry point.
+//! The executable that becomes a child's guardian.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -60,19 +60,6 @@ pub enum Hold {
 }
 
 impl Guardian {
-    /// Returns a guardian that is this program, started again. MUST be called first in `main`, before
-    /// other threads exist, so not inside `#[tokio::main]`. In a process that was started as a guardian,
-    /// this function does not return. If such a process already has other threads, it prints an error to
-    /// stderr and exits.
-    pub fn of_this_program() -> Self {
-        let is_asked = std::env::args_os().nth(1).is_some_and(|asked| asked == ASKED);
-        if is_asked {
-            become_guardian();
-        }
-        // This is the running executable even if its file was replaced.
-        Self::new("/proc/self/exe")
-    }
-
     /// Returns a guardian that is another program, whose `main` begins with
     /// [`of_this_program`](Self::of_this_program).
     pub fn new(program: impl Into<PathBuf>) -> Self {
@@ -106,14 +93,4 @@ impl Guardian {
     pub(crate) fn args(&self) -> &[OsString] {
         &self.args
     }
-}
-
-#[cfg(target_os = "linux")]
-fn become_guardian() -> ! {
-    crate::process::guard()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn become_guardian() -> ! {
-    std::process::exit(2)
 }

@@ -48,6 +48,9 @@
 //! - A bad message is a [`Fault`](tieline_proto::Fault) and costs only that message; the end of a line
 //!   is a [`CloseReason`], which can be cloned and queried later.
 
+// The options of child processes exist in every build, so that `Options` is the same.
+#![cfg_attr(not(feature = "process"), allow(dead_code))]
+
 mod account;
 mod budget;
 mod channel;
@@ -63,6 +66,7 @@ mod files;
 mod guardian;
 mod info;
 mod memory;
+mod missing_feature;
 mod options;
 mod owner;
 mod peer_reason;
@@ -79,7 +83,7 @@ mod transport;
 mod anonymous_pipe;
 #[cfg(unix)]
 mod hangup;
-#[cfg(any(unix, windows))]
+#[cfg(all(feature = "process", any(unix, windows)))]
 mod process;
 #[cfg(unix)]
 mod readiness;
@@ -114,6 +118,7 @@ pub use info::{Capabilities, ConnectionInfo, Health, SessionInfo, Traffic, Trans
 pub use memory::{
     Memory, MemoryChannel, MemoryConfig, MemoryConnection, MemoryListener, memory_pair,
 };
+pub use missing_feature::MissingFeature;
 pub use options::{ChannelConfig, Options, StopTimeouts};
 pub use owner::Owner;
 pub use peer_reason::PeerReason;
@@ -128,14 +133,14 @@ pub use transport::{
     DynListener, DynTransport, Listener, NoListener, RefusalNotice, Transport, TransportConfig,
 };
 
-#[cfg(any(unix, windows))]
+#[cfg(all(feature = "process", any(unix, windows)))]
 pub use process::{
     ChildStdin, ChildStdout, Process, ProcessConfig, ProcessConnection, resolve,
     until_children_are_gone,
 };
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "process", target_os = "linux"))]
 pub use process::{adopt_orphans, check_cgroup, reap_orphans};
-#[cfg(unix)]
+#[cfg(all(feature = "process", unix))]
 pub use process::{is_signal_ignored, reset_inherited, was_started_without_stdout};
 #[cfg(unix)]
 pub use readiness::unsent;

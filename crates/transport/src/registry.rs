@@ -13,6 +13,7 @@ use crate::endpoint::Endpoint;
 use crate::error::{ErrorKind, Operation, TransportError};
 use crate::info::TransportKind;
 use crate::memory::Memory;
+use crate::missing_feature::MissingFeature;
 use crate::options::Options;
 use crate::transport::{DynListener, DynTransport, Transport};
 
@@ -132,7 +133,13 @@ fn framing_of(kind: TransportKind, endpoint: &Endpoint, options: &Options) -> Fr
 
 /// A table of the known schemes. It is cheap to clone.
 #[derive(Clone, Default)]
-pub struct Registry(Arc<BTreeMap<String, Arc<dyn Scheme>>>);
+pub struct Registry(Arc<BTreeMap<String, Entry>>);
+
+#[derive(Clone)]
+enum Entry {
+    Present(Arc<dyn Scheme>),
+    Missing(MissingFeature),
+}
 
 impl Registry {
     /// Creates a registry of all transports in this crate, with its own namespace for `mem:`.
@@ -142,22 +149,28 @@ impl Registry {
         registry.register("tcp", crate::Tcp);
         registry.register("pipe", crate::Pipe);
         #[cfg(unix)]
-        {
-            registry.register("unix", crate::Unix);
-            registry.register("exec", crate::Process);
-            registry.register("stdio", crate::Stdio);
-        }
-        #[cfg(windows)]
-        {
-            registry.register("exec", crate::Process);
-            registry.register("stdio", crate::Stdio);
-        }
+        registry.register("unix", crate::Unix);
+        #[cfg(any(unix, windows))]
+        registry.register("stdio", crate::Stdio);
+        #[cfg(all(feature = "process", any(unix, windows)))]
+        registry.register("exec", crate::Process);
+        #[cfg(not(feature = "process"))]
+        registry.register_missing(
+            "exec",
+            MissingFeature { what: "child processes", feature: "process" },
+        );
         registry
     }
 
     /// Adds or replaces a scheme. Earlier clones do not change.
     pub fn register(&mut self, scheme: impl Into<String>, stands_for: impl Scheme) {
-        Arc::make_mut(&mut self.0).insert(scheme.into(), Arc::new(stands_for));
+        Arc::make_mut(&mut self.0).insert(scheme.into(), Entry::Present(Arc::new(stands_for)));
+    }
+
+    /// Adds or replaces a scheme that this build lacks. Its endpoints are refused with
+    /// [`ErrorKind::FeatureMissing`].
+    pub fn register_missing(&mut self, scheme: impl Into<String>, missing: MissingFeature) {
+        Arc::make_mut(&mut self.0).insert(scheme.into(), Entry::Missing(missing));
     }
 
     /// Returns a connector for `endpoint`. Does no I/O.
@@ -251,19 +264,26 @@ impl Registry {
             let error = TransportError::new(ErrorKind::UnsupportedOperation, operation);
             return Err(error.at(endpoint).with_hint(hint));
         }
-        if let Some(scheme) = self.0.get(name) {
-            return Ok(&**scheme);
-        }
-        let error = match elsewhere(name) {
-            Some(hint) => {
-                TransportError::new(ErrorKind::UnsupportedPlatform, operation).with_hint(hint)
-            }
-            None => {
-                let known = self.0.keys().cloned().collect();
-                TransportError::new(ErrorKind::UnknownScheme { known }, operation)
-            }
+        let (kind, hint) = match self.0.get(name) {
+            Some(Entry::Present(scheme)) => return Ok(&**scheme),
+            Some(Entry::Missing(missing)) => (ErrorKind::FeatureMissing(*missing), None),
+            None => match elsewhere(name) {
+                Some(hint) => (ErrorKind::UnsupportedPlatform, Some(hint)),
+                None => (ErrorKind::UnknownScheme { known: self.known() }, None),
+            },
         };
-        Err(error.at(endpoint))
+        let error = TransportError::new(kind, operation).at(endpoint);
+        Err(match hint {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        })
+    }
+
+    /// Returns the schemes that this build has.
+    fn known(&self) -> Vec<String> {
+        let is_present = |entry: &Entry| matches!(entry, Entry::Present(_));
+        let present = self.0.iter().filter(|(_, entry)| is_present(entry));
+        present.map(|(name, _)| name.clone()).collect()
     }
 }
 
@@ -303,6 +323,36 @@ mod tests {
         ) -> BoxFuture<'a, Result<Box<dyn DynAcceptor>, TransportError>> {
             Box::pin(async { Err(TransportError::new(ErrorKind::Refused, Operation::Listen)) })
         }
+    }
+
+    #[tokio::test]
+    async fn scheme_that_the_build_lacks_names_its_feature() {
+        let mut registry = Registry::new();
+        let missing = MissingFeature { what: "child processes", feature: "process" };
+        registry.register_missing("exec", missing);
+        let (endpoint, options): (Endpoint, _) = ("exec:cat".parse().unwrap(), Options::default());
+        for (error, operation) in [
+            (registry.connect(&endpoint, &options).await.err(), "connect to"),
+            (registry.connect_bytes(&endpoint, &options).await.err(), "connect to"),
+            (registry.listen(&endpoint, &options).await.err(), "listen on"),
+            (registry.listen_bytes(&endpoint, &options).await.err(), "listen on"),
+        ] {
+            let error = error.unwrap();
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "cannot {operation} exec:cat: this build lacks child processes; \
+                     enable the feature \"process\" of the crate tieline"
+                )
+            );
+            assert!(!error.is_retryable());
+        }
+        // It is not offered where another scheme is unknown, and can be replaced.
+        let unknown = registry.connect(&"nothing:x".parse().unwrap(), &options).await.err();
+        assert!(!unknown.unwrap().to_string().contains("exec"));
+        registry.register("exec", Telegraph);
+        let replaced = registry.connect(&endpoint, &options).await.err().unwrap();
+        assert!(matches!(replaced.kind(), ErrorKind::Refused));
     }
 
     #[tokio::test]

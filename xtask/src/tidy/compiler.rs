@@ -70,14 +70,30 @@ pub(super) fn docs(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
 /// Checks the library with each combination of its features. Its tests always have all of them.
 pub(super) fn features(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
     let mut findings = Vec::new();
-    for features in ["", "rpc", "web"] {
+    for features in combinations() {
         let command = ["clippy", "-p", "tieline", "--lib", "--locked", "--no-default-features"];
-        let command = [&command[..], &["--features", features, "--", "-D", "warnings"]].concat();
+        let command = [&command[..], &["--features", &features, "--", "-D", "warnings"]].concat();
         if !succeeds(workspace.cargo().args(&command))? {
             findings.push(above("clippy", &format!("`cargo {}`", command.join(" "))));
         }
     }
+    // The others cannot be off in a test: the tests use child processes, and the library's tests have all features.
+    let command = ["test", "-p", "tieline-http", "--lib", "--locked", "--no-default-features"];
+    let command = [&command[..], &["tls::"]].concat();
+    if !succeeds(workspace.cargo().args(&command))? {
+        findings.push(above("the tests without TLS", &format!("`cargo {}`", command.join(" "))));
+    }
     Ok(findings)
+}
+
+/// Returns the combinations of the library's features, as lists for cargo. `tls` implies `web`.
+fn combinations() -> Vec<String> {
+    let groups: [&[&str]; 4] = [&["", "process"], &["", "rpc"], &["", "pool"], &["", "web", "tls"]];
+    groups.iter().fold(vec![String::new()], |lists, group| {
+        let with =
+            |list: &String| group.iter().map(|feature| format!("{list} {feature}")).collect();
+        lists.iter().flat_map::<Vec<_>, _>(with).collect()
+    })
 }
 
 /// Packages every crate as `cargo publish` would, without uploading it.

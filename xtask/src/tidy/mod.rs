@@ -29,7 +29,7 @@ Usage: cargo xtask tidy [--install] [CHECK...]
   lock     Cargo.lock is up to date
   format   cargo fmt
   lints    clippy over all targets, without warnings
-  features clippy over the library with each combination of its features
+  features clippy over the library with each combination of its features, and tests without TLS
   docs     rustdoc, without warnings
   msrv     the published crates build with the oldest Rust that they declare; a note if it is missing
   package  every crate can be packaged for publication

@@ -22,7 +22,6 @@ use tieline_transport::{
 };
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 
 use super::Server;
 use super::config::{Access, ServerConfig};
@@ -33,7 +32,7 @@ use crate::address::Place;
 use crate::drain::{self, DrainLimits};
 use crate::events::stream::Progress;
 use crate::stream::{Hyper, Stream, Timer};
-use crate::tls::shown_by;
+use crate::tls::TlsAcceptor;
 
 /// How long to wait before the next attempt after `accept` has failed.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -178,18 +177,17 @@ async fn attend(
     let mut certificate = None;
     let stream = match (tls, stream) {
         (Some(tls), Stream::Tcp(stream)) => {
-            let handshake = tls.accept(stream).into_fallible();
-            let done = timeout(limits.handshake_timeout, handshake);
+            let done = timeout(limits.handshake_timeout, tls.accept(stream));
             let done = tokio::select! {
                 done = done => done,
                 () = &mut evicted => return,
             };
             match done {
-                Ok(Ok(stream)) => {
-                    certificate = shown_by(stream.get_ref().1);
-                    Stream::Tls(Box::new(stream.into()))
+                Ok(Ok((stream, shown))) => {
+                    certificate = shown;
+                    Stream::Tls(stream)
                 }
-                Ok(Err((_, stream))) => {
+                Ok(Err(stream)) => {
                     // The client was sent an alert with the reason; wait until it arrives.
                     let ending = drain::end(Stream::Tcp(stream), drain_limits(&server));
                     tokio::select! {

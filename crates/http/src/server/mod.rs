@@ -60,6 +60,7 @@ use crate::address::Place;
 use crate::lock::lock;
 use crate::public_url::PublicUrl;
 use crate::subprotocol::Subprotocol;
+use crate::tls::TlsAcceptor;
 use crate::websocket::{SharedSocket, WebSocketConfig};
 
 /// A listening HTTP server. Dropping it stops listening and ends the event streams; open WebSockets stay
@@ -124,7 +125,7 @@ impl HttpServer {
             None => error.at(&wanted),
         };
         config.validate().map_err(|error| at(error.into()))?;
-        let tls = config.tls.as_ref().map(|tls| tls.acceptor()).transpose().map_err(at)?;
+        let tls = config.tls.as_ref().map(TlsAcceptor::new).transpose().map_err(at)?;
         let (socket, bound) = Socket::bind(&config).await.map_err(at)?;
         let place = match (&config.place, bound) {
             // For port 0, the port that the system chose.

@@ -9,6 +9,7 @@ use tieline_proto::{Count, EncodeError};
 use super::ConfigError;
 use crate::PeerIdentity;
 use crate::close::CloseReason;
+use crate::missing_feature::MissingFeature;
 
 /// The maximum number of searched directories that an error names. The others are only counted.
 const MAX_SHOWN_DIRECTORIES: usize = 3;
@@ -33,6 +34,8 @@ pub enum ErrorKind {
     UnsupportedPlatform,
     /// The transport does not support the operation on any operating system.
     UnsupportedOperation,
+    /// The library was built without a feature that the endpoint needs.
+    FeatureMissing(MissingFeature),
     /// The path of a Unix socket is longer than the operating system allows.
     PathTooLong {
         /// The length of the path in bytes.
@@ -202,6 +205,7 @@ impl fmt::Display for ErrorKind {
             }
             Self::UnsupportedPlatform => f.write_str("unsupported on this operating system"),
             Self::UnsupportedOperation => f.write_str("unsupported operation"),
+            Self::FeatureMissing(missing) => missing.fmt(f),
             Self::PathTooLong { length, limit } => {
                 write!(f, "the path is {length} bytes long; the limit for sockets is {limit}")
             }

@@ -5,6 +5,7 @@
 //! [`start`] starts a child, [`held`] contains it, and [`lifecycle`] is the only module that signals and
 //! reaps it. Windows replaces the `cfg(unix)` modules with those in `windows/process`.
 
+mod become_guardian;
 mod config;
 mod end;
 #[cfg(unix)]
@@ -45,8 +46,6 @@ pub use self::config::ProcessConfig;
 pub(crate) use self::end::End;
 #[cfg(target_os = "linux")]
 pub use self::guardian::group::check_cgroup;
-#[cfg(target_os = "linux")]
-pub(crate) use self::guardian::guard;
 #[cfg(unix)]
 pub use self::inherited::{is_signal_ignored, reset_inherited, was_started_without_stdout};
 pub use self::launch::ProcessConnection;

@@ -3,6 +3,7 @@
 mod ended;
 pub(crate) mod names;
 pub(crate) mod pipe;
+#[cfg(feature = "process")]
 pub(crate) mod process;
 mod reader;
 mod security;

@@ -1,7 +1,10 @@
 //! TLS with rustls and ring, which needs only a C compiler to build.
 
+mod stream;
+
+use std::error::Error;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -17,11 +20,26 @@ use tieline_transport::{
     ConfigError, ErrorKind, Operation, Principal, TransportError, open_secret,
 };
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::{ClientIdentity, ClientTls, ServerTls};
 use crate::dial_error::{failed, lost};
-use crate::stream::Stream;
 use crate::token::Fingerprint;
+
+pub(crate) use self::stream::{TlsStream, split, tcp_of};
+
+/// Succeeds: this build has TLS.
+pub(crate) fn check_supported(_: Operation) -> Result<(), TransportError> {
+    Ok(())
+}
+
+/// Returns whether the cause is a TLS error. A server that requires a client certificate refuses the
+/// connection only after the TLS handshake.
+pub(crate) fn is_tls_error(error: &(dyn Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |&error| error.source()).any(|error| {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        inner.is_some_and(|inner| inner.is::<rustls::Error>())
+    })
+}
 
 /// The wall clock. If it is set to a time before 1970, handshakes fail; with the clock of rustls, they
 /// would panic.
@@ -35,24 +53,17 @@ impl TimeProvider for Clock {
     }
 }
 
-/// The TLS configuration of a server.
-#[derive(Clone, Debug)]
-pub struct ServerTls {
-    /// The certificate chain as PEM, the server's own certificate first.
-    pub certificate: PathBuf,
-    /// The certificate's private key, as PEM.
-    pub key: PathBuf,
-    /// Root certificates, as PEM. If set, clients must show a certificate that one of them issued.
-    pub client_roots: Option<PathBuf>,
-}
+/// Performs the TLS handshakes of a server.
+#[derive(Clone)]
+pub(crate) struct TlsAcceptor(tokio_rustls::TlsAcceptor);
 
-impl ServerTls {
-    pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, TransportError> {
+impl TlsAcceptor {
+    pub(crate) fn new(tls: &ServerTls) -> Result<Self, TransportError> {
         let builder =
             ServerConfig::builder_with_details(Arc::new(default_provider()), Arc::new(Clock))
                 .with_safe_default_protocol_versions()
-                .map_err(|error| unusable(&self.certificate, error))?;
-        let builder = match &self.client_roots {
+                .map_err(|error| unusable(&tls.certificate, error))?;
+        let builder = match &tls.client_roots {
             None => builder.with_no_client_auth(),
             Some(path) => {
                 let roots = Arc::new(roots_in(path)?);
@@ -62,44 +73,37 @@ impl ServerTls {
                 builder.with_client_cert_verifier(verifier)
             }
         };
-        let chain = certificates_in(&self.certificate)?;
-        let key = key_in(&self.key)?;
+        let chain = certificates_in(&tls.certificate)?;
+        let key = key_in(&tls.key)?;
         let mut config = builder
             .with_single_cert(chain, key)
-            .map_err(|error| unusable(&self.certificate, error))?;
+            .map_err(|error| unusable(&tls.certificate, error))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(TlsAcceptor::from(Arc::new(config)))
+        Ok(Self(Arc::new(config).into()))
+    }
+
+    /// Performs the handshake. Returns the stream, and the principal of the client's certificate if one was
+    /// required.
+    ///
+    /// # Errors
+    /// The handshake failed, and the client was sent an alert with the reason.
+    pub(crate) async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> Result<(TlsStream, Option<Principal>), TcpStream> {
+        match self.0.accept(stream).into_fallible().await {
+            Ok(stream) => {
+                let shown = principal_of(stream.get_ref().1);
+                Ok((Box::new(stream.into()), shown))
+            }
+            Err((_, stream)) => Err(stream),
+        }
     }
 }
 
-/// Returns the principal of the client's certificate, if one was required.
-pub(crate) fn shown_by(connection: &rustls::ServerConnection) -> Option<Principal> {
+fn principal_of(connection: &rustls::ServerConnection) -> Option<Principal> {
     let shown = connection.peer_certificates()?.first()?;
     Some(Fingerprint::of(shown).principal())
-}
-
-/// The TLS configuration of a client. The files and the system's roots are read when the first connection
-/// needs them.
-#[derive(Clone, Debug, Default)]
-pub struct ClientTls {
-    /// Root certificates, as PEM, that are trusted in addition to the system's roots.
-    pub extra_roots: Option<PathBuf>,
-    /// The client certificate, for servers that request one.
-    pub identity: Option<ClientIdentity>,
-    /// Accepts every certificate, from any issuer and for any name: an attacker on the network path can
-    /// pretend to be the server, and read and change everything. Each client that is created with this
-    /// option logs a warning. It cannot be combined with [`extra_roots`](Self::extra_roots). False by
-    /// default.
-    pub accept_any_certificate: bool,
-}
-
-/// A client certificate and its key.
-#[derive(Clone, Debug)]
-pub struct ClientIdentity {
-    /// The certificate chain as PEM, the client's own certificate first.
-    pub certificate: PathBuf,
-    /// The certificate's private key, as PEM.
-    pub key: PathBuf,
 }
 
 /// A client's TLS configuration, which is loaded once.
@@ -124,7 +128,7 @@ impl Trust {
         &self,
         host: &str,
         stream: TcpStream,
-    ) -> Result<Stream, TransportError> {
+    ) -> Result<TlsStream, TransportError> {
         let config = match self.made.get() {
             Some(made) => made.clone(),
             None => {
@@ -142,8 +146,9 @@ impl Trust {
                 "the host is not a valid name for TLS",
             ))
         })?;
-        let stream = TlsConnector::from(config).connect(name, stream).await.map_err(broken)?;
-        Ok(Stream::Tls(Box::new(stream.into())))
+        let connector = tokio_rustls::TlsConnector::from(config);
+        let stream = connector.connect(name, stream).await.map_err(broken)?;
+        Ok(Box::new(stream.into()))
     }
 
     fn config(&self) -> Result<Arc<ClientConfig>, TransportError> {
@@ -175,19 +180,24 @@ impl Trust {
 /// Returns the system's root certificates, and those in the file `extra`.
 fn roots(extra: Option<&Path>) -> Result<RootCertStore, TransportError> {
     let mut roots = extra.map_or_else(|| Ok(RootCertStore::empty()), roots_in)?;
-    let system = rustls_native_certs::load_native_certs();
-    for error in &system.errors {
+    for error in add_system_roots(&mut roots).1 {
         tracing::debug!("cannot read a root certificate of the system: {error}");
     }
-    let (_added, _ignored) = roots.add_parsable_certificates(system.certs);
     Ok(roots)
 }
 
-/// Returns the number of the system's root certificates, and the errors of those that cannot be read.
+/// Returns the number of the system's root certificates, and the errors of those that cannot be read. Needs the
+/// feature `tls`.
 pub fn system_roots() -> (usize, Vec<String>) {
+    let (added, errors) = add_system_roots(&mut RootCertStore::empty());
+    (added, errors.iter().map(ToString::to_string).collect())
+}
+
+/// Adds the system's root certificates. Returns how many they are, and why others cannot be read.
+fn add_system_roots(roots: &mut RootCertStore) -> (usize, Vec<rustls_native_certs::Error>) {
     let system = rustls_native_certs::load_native_certs();
-    let (added, _) = RootCertStore::empty().add_parsable_certificates(system.certs);
-    (added, system.errors.iter().map(ToString::to_string).collect())
+    let (added, _unusable) = roots.add_parsable_certificates(system.certs);
+    (added, system.errors)
 }
 
 /// A verifier that accepts every certificate. The server must still have the certificate's key.
@@ -269,4 +279,21 @@ fn unusable(path: &Path, error: impl std::error::Error) -> TransportError {
 fn configuring(path: &Path, error: io::Error) -> TransportError {
     let hint = format!("{}: {error}", path.display());
     TransportError::new(ErrorKind::Tls, Operation::Configure).because(error).with_hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_handshake_reports_its_cause_and_whether_it_was_tls() {
+        let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired);
+        let cause = io::Error::new(io::ErrorKind::InvalidData, alert);
+        let outer = failed(ErrorKind::Io).because(cause);
+        assert!(is_tls_error(&outer) && !is_tls_error(&io::Error::other("cut")));
+        // The message already shows the outer error; the source is the inner one.
+        let error = lost(io::Error::other(outer));
+        assert!(error.source().unwrap().to_string().contains("CertificateRequired"), "{error:?}");
+        assert!(error.is_retryable() && lost(io::Error::other("cut")).source().is_none());
+    }
 }
