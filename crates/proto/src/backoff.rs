@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-/// The configuration of a [`Backoff`]. The first attempt after a loss waits up to `first`. Attempt *n*,
-/// from the second on, waits `min(initial · 1.6^(n−2), max)` ± 20 %.
+/// The configuration of a [`Backoff`]. The wait before the first attempt after a loss is at most
+/// `first`. From the second attempt, the wait before attempt *n* is `min(initial · 1.6^(n−2), max)` ± 20
+/// %.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackoffConfig {
-    /// The longest wait before the first attempt. The wait is evenly distributed from zero, so that ten
-    /// thousand clients that lost the same server do not reconnect at once.
+    /// The longest wait before the first attempt. The wait is evenly distributed between zero and this
+    /// value, so that ten thousand clients that lost the same server do not reconnect at once.
     pub first: Duration,
     /// The wait before the second attempt.
     pub initial: Duration,
@@ -17,14 +18,14 @@ pub struct BackoffConfig {
 }
 
 impl BackoffConfig {
-    /// For endpoints on this machine: no wait at first, then 50 ms up to 5 s.
+    /// The configuration for endpoints on this machine: no wait at first, then from 50 ms up to 5 s.
     pub const LOCAL: Self = Self {
         first: Duration::ZERO,
         initial: Duration::from_millis(50),
         max: Duration::from_secs(5),
     };
 
-    /// For endpoints on other machines: up to 5 s at first, then 1 s up to 120 s.
+    /// The configuration for endpoints on other machines: up to 5 s at first, then from 1 s up to 120 s.
     pub const REMOTE: Self = Self {
         first: Duration::from_secs(5),
         initial: Duration::from_secs(1),
@@ -43,7 +44,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Creates a backoff before the first attempt.
+    /// Creates a backoff whose next attempt is the first one.
     pub const fn new(config: BackoffConfig) -> Self {
         Self { config, attempts: 0 }
     }
@@ -62,7 +63,7 @@ impl Backoff {
         self.attempts
     }
 
-    /// Records a success: the next attempt counts as the first one.
+    /// Records a success: the next attempt is the first one again.
     pub fn reset(&mut self) {
         self.attempts = 0;
     }

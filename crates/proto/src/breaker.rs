@@ -1,5 +1,5 @@
-//! A circuit breaker: after enough failures no calls are sent for a while, and then a few trial calls decide
-//! whether to resume.
+//! A circuit breaker. After enough failures, no calls are sent for a while, and then a few trial calls
+//! determine whether calls are resumed.
 //!
 //! ```text
 //!             half of ≥ 20 calls in 30 s, or 5 in a row, fail
@@ -9,8 +9,9 @@
 //!      └────────────────────────────── HalfOpen ─────────────────────┘
 //! ```
 //!
-//! Only failures of the server count. An error response of the application is [`Passed`](CallOutcome::Passed),
-//! and a call that was abandoned or that this side refused is [`Cancelled`](CallOutcome::Cancelled).
+//! Only failures of the server are counted. An error response from the application is
+//! [`Passed`](CallOutcome::Passed), and a call that was abandoned or that this side refused is
+//! [`Cancelled`](CallOutcome::Cancelled).
 
 use std::time::Duration;
 
@@ -19,23 +20,24 @@ use crate::backoff::grown;
 /// The configuration of a [`Breaker`]: when it opens, and how it closes again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerConfig {
-    /// The time over which calls are counted; 30 s by default. The window moves in steps of a thirtieth.
+    /// The time over which calls are counted; 30 s by default. The window moves in steps of a thirtieth
+    /// of its length.
     pub window: Duration,
-    /// The breaker opens when there were at least this many calls in the window and at least half of them
-    /// failed; 20 by default. 0 counts as 1.
+    /// The breaker opens when there were at least this many calls in the window and at least half of
+    /// them failed; 20 by default. 0 is treated as 1.
     pub least_calls: u32,
-    /// The breaker also opens after this many consecutive failures, however long they take; 5 by default. 0
-    /// counts as 1.
+    /// The breaker also opens after this many consecutive failures, over any period of time; 5 by
+    /// default. 0 is treated as 1.
     pub failures_in_a_row: u32,
-    /// How long the breaker is open the first time; 5 s by default. Each time the trials fail, it is open 1.6
-    /// times as long as before. Every duration is varied by ± 20 %.
+    /// How long the breaker is open the first time; 5 s by default. Each time the trials fail, it stays
+    /// open 1.6 times as long as before. Every duration is varied by ± 20 %.
     pub open: Duration,
     /// The longest time that the breaker is open, before the variation; 300 s by default.
     pub max_open: Duration,
-    /// The number of trial calls, all of which must pass; 3 by default. 0 counts as 1.
+    /// The number of trial calls, all of which must pass; 3 by default. 0 is treated as 1.
     pub trials: u32,
-    /// How long to wait for trial calls, from the start of the first one in flight; 30 s by default. After
-    /// that they have failed.
+    /// How long to wait for trial calls, from the start of the first one in flight; 30 s by default.
+    /// After that time, they have failed.
     pub trial_timeout: Duration,
 }
 
@@ -60,8 +62,8 @@ pub enum CallOutcome {
     Passed,
     /// The server did not respond, or could not be reached.
     Failed,
-    /// The call was abandoned or never sent, which says nothing about the server. A cancelled trial may be
-    /// repeated.
+    /// The call was abandoned or never sent, so nothing is known about the server. A cancelled trial may
+    /// be repeated.
     Cancelled,
 }
 
@@ -81,8 +83,8 @@ pub enum BreakerState {
     Isolated,
 }
 
-/// The permission to make a call. Its outcome must be [reported](Breaker::report). A trial call that is never
-/// reported counts as failed after [`trial_timeout`](BreakerConfig::trial_timeout).
+/// The permission to make a call. Its outcome must be [reported](Breaker::report). A trial call that is
+/// never reported is considered failed after [`trial_timeout`](BreakerConfig::trial_timeout).
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the outcome of the call must be reported"]
 pub struct Permit {
@@ -98,8 +100,8 @@ pub struct Rejected {
 
 /// A circuit breaker for the calls to one server.
 ///
-/// Times are durations since any fixed moment and must not go back. `random` is evenly distributed from 0
-/// to 1.
+/// Times are durations since any fixed moment and must not decrease. `random` is evenly distributed from
+/// 0 to 1.
 #[derive(Clone, Debug)]
 pub struct Breaker {
     config: BreakerConfig,
@@ -148,7 +150,8 @@ impl Breaker {
         Ok(Permit { generation: self.generation })
     }
 
-    /// Reports the outcome of a call. It is ignored if the state has changed since the call was permitted.
+    /// Reports the outcome of a call. The outcome is ignored if the state has changed since the call was
+    /// permitted.
     pub fn report(&mut self, permit: Permit, outcome: CallOutcome, now: Duration, random: f64) {
         self.settle(now, random);
         if permit.generation != self.generation {
@@ -201,7 +204,7 @@ impl Breaker {
         self.enter(Stage::closed());
     }
 
-    /// Applies the changes of stage that depend on time only, as of the moment at which they were due.
+    /// Applies the changes of stage that depend only on time, as of the moment when they were due.
     fn settle(&mut self, now: Duration, random: f64) {
         match self.stage {
             Stage::HalfOpen { under_way: 1.., deadline, .. } if deadline <= now => {

@@ -1,13 +1,13 @@
-//! Sizes in bytes in a form for people: `16MiB`, `200kB`, `512`.
+//! Sizes in bytes in a readable form: `16MiB`, `200kB`, `512`.
 
 use std::fmt;
 use std::str::FromStr;
 
 /// A number of bytes.
 ///
-/// Parses a whole number with an optional unit, in upper or lower case: `B`, `KiB`/`K`, `MiB`/`M`, `GiB`/`G`
-/// (powers of 1024) and `kB`, `MB`, `GB` (powers of 1000). Displays the largest binary unit that divides the
-/// size, so that parsing the text returns the same size.
+/// Parses a whole number with an optional unit, in upper or lower case: `B`, `KiB`/`K`, `MiB`/`M`,
+/// `GiB`/`G` (powers of 1024) and `kB`, `MB`, `GB` (powers of 1000). `Display` uses the largest binary
+/// unit that divides the size, so that parsing the text returns the same size.
 ///
 /// ```
 /// use tieline_proto::ByteSize;
@@ -77,8 +77,7 @@ impl FromStr for ByteSize {
     }
 }
 
-/// The error of parsing a [`ByteSize`] from text that is not a size, or from a size that does not fit into
-/// `usize`.
+/// The error for text that is not a valid [`ByteSize`], or whose size does not fit into `usize`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByteSizeError;
 

@@ -1,32 +1,34 @@
-//! Heartbeats, which detect a dead peer on an idle line by pings.
+//! Heartbeats, which use pings to detect a dead peer on an idle line.
 //!
 //! ```text
 //!  last byte        ping        missed       ping         missed
 //!      0 ── 10 s ──▶ 10 ── 5 s ─▶ 15 ── 5 s ─▶ 20 ── 5 s ─▶ 25: down
 //! ```
 //!
-//! Any received byte shows that the peer is alive, including those of an incomplete message. A line whose
-//! outgoing bytes make progress is alive as well: a ping queued after them cannot be missed before it was
-//! sent ([`Heartbeat::sending`]). A ping queued after many bytes that make no progress says nothing about
-//! the peer, which may be busy with earlier messages ([`Heartbeat::with_stall_limit`]). While a long
-//! message is being received, this side sends pings ([`Heartbeat::receiving`]), so that the peer learns
-//! that its bytes arrive before the message is complete. A suspended machine or a late timer costs one
-//! missed ping at most, because the heartbeat has no clock.
+//! Any received byte shows that the peer is alive, including the bytes of an incomplete message. A line
+//! whose outgoing bytes make progress is also alive: a ping that is queued after them cannot be missed
+//! before it was sent ([`Heartbeat::sending`]). If a ping is queued after many bytes that make no
+//! progress, a missing response proves nothing, because the peer may be busy with earlier messages
+//! ([`Heartbeat::with_stall_limit`]). While a long message is being received, this side sends pings
+//! ([`Heartbeat::receiving`]), so that the peer knows that its bytes arrive before the message is
+//! complete. A suspended machine or a late timer costs at most one missed ping, because the heartbeat
+//! has no clock.
 
 use std::time::Duration;
 
 /// The configuration of a [`Heartbeat`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeartbeatConfig {
-    /// How long a line may be idle before a ping is sent, and the interval of further pings; 10 s by default,
-    /// at least 1 ms.
+    /// How long a line may be idle before a ping is sent, and the interval between further pings; 10 s
+    /// by default, at least 1 ms.
     pub idle: Duration,
     /// How long to wait for the response to a ping; 5 s by default, at least 1 ms.
     pub timeout: Duration,
-    /// The number of consecutive missed responses after which the peer is down; 2 by default. 0 counts as 1.
+    /// The number of consecutive missed responses after which the peer is down; 2 by default. 0 is
+    /// treated as 1.
     pub misses: u32,
-    /// The number of consecutive responses in time after which the peer is up again; 2 by default. 0 counts
-    /// as 1.
+    /// The number of consecutive timely responses after which the peer is up again; 2 by default. 0 is
+    /// treated as 1.
     pub passes: u32,
 }
 
@@ -58,7 +60,7 @@ pub enum HeartbeatEvent {
 
 /// A heartbeat for one line.
 ///
-/// Times are durations since any fixed moment and must not go back. After each input, and at
+/// Times are durations since any fixed moment and must not decrease. After each input, and at
 /// [`next_wake`](Self::next_wake), call [`poll`](Self::poll) until it returns `None`.
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
@@ -67,7 +69,7 @@ pub struct Heartbeat {
     last_ping: Duration,
     /// The deadline for the response to the last ping.
     awaited: Option<Duration>,
-    /// The next ping is sent at once.
+    /// True if the next ping is to be sent at once.
     is_probing: bool,
     misses: u32,
     passes: u32,
@@ -76,34 +78,34 @@ pub struct Heartbeat {
     is_told_down: bool,
     instance: Option<u64>,
     restarted: Option<(u64, u64)>,
-    /// The last known numbers of outgoing bytes: sent, and waiting.
+    /// The last known number of sent bytes, and below it that of waiting bytes.
     left: u64,
     waiting: u64,
     /// When bytes were last sent, or none were waiting.
     moved: Duration,
-    /// For how long pings are not missed while more than [`BLOCKED`] bytes wait without progress.
+    /// How long pings cannot be missed while more than [`BLOCKED`] bytes wait without progress.
     stall_limit: Option<Duration>,
-    /// The ping whose response is awaited is queued after the byte with this number, which has not been
-    /// sent yet.
+    /// The number of the byte after which the last ping is queued, until that byte has been sent.
     behind: Option<u64>,
-    /// A message is partly received.
+    /// True while a message is partly received.
     is_receiving: bool,
 }
 
-/// The limit on the extra time for a response. Buffers in the network, which are invisible here, may hold
-/// as much data as was sent before the ping, so its response may take as long as sending that did.
+/// The limit on the extra time for a response. Buffers in the network, which are not visible here, may
+/// hold all the data that was sent before the ping, so the response may take as long as sending that
+/// data took.
 const MAX_PATIENCE: Duration = Duration::from_secs(60);
 
-/// The operating system of a busy peer buffers tens of KB. If fewer bytes than this make no progress, the
-/// peer's machine is unreachable; if more do, the peer does not read.
+/// The operating system of a busy peer buffers tens of KB. If fewer bytes than this are waiting without
+/// progress, the peer's machine is unreachable. If more are waiting, the peer is not reading.
 const BLOCKED: u64 = 64 * 1024;
 
-/// The shortest [`idle`](HeartbeatConfig::idle) and [`timeout`](HeartbeatConfig::timeout): if both were zero,
-/// every call of [`Heartbeat::poll`] would return a ping.
+/// The minimum for [`idle`](HeartbeatConfig::idle) and [`timeout`](HeartbeatConfig::timeout). If both
+/// were zero, every call of [`Heartbeat::poll`] would return a ping.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 impl Heartbeat {
-    /// Creates the heartbeat of a line that was connected at `now`, which counts as the first sign of life.
+    /// Creates the heartbeat of a line that was connected at `now`, which is its first sign of life.
     pub fn new(mut config: HeartbeatConfig, now: Duration) -> Self {
         config.idle = config.idle.max(SHORTEST);
         config.timeout = config.timeout.max(SHORTEST);
@@ -128,9 +130,9 @@ impl Heartbeat {
         }
     }
 
-    /// Sets for how long pings are not counted as missed while more than 64 KiB wait to be sent without
-    /// progress: a busy peer reads neither these bytes nor the ping after them. Pass the limit for a stalled
-    /// write.
+    /// Sets how long pings are not considered missed while more than 64 KiB wait to be sent without
+    /// progress: a busy peer reads neither these bytes nor the ping after them. Pass the time limit for
+    /// stalled writes.
     #[must_use]
     pub fn with_stall_limit(mut self, limit: Duration) -> Self {
         self.stall_limit = Some(limit);
@@ -147,7 +149,7 @@ impl Heartbeat {
         }
         self.passes += u32::from(was_awaited);
         self.is_down = self.passes < self.config.passes.max(1);
-        // A peer that is heard again is pinged at once.
+        // When bytes arrive again, the peer is pinged at once.
         self.is_probing = self.is_down;
     }
 
@@ -170,13 +172,14 @@ impl Heartbeat {
         }
     }
 
-    /// Records whether a message is partly received. While it is, a ping is sent twice per idle time, which
-    /// shows the peer that its bytes arrive. Call this before [`poll`](Self::poll) if it is known.
+    /// Records whether a message is partly received. While one is, a ping is sent twice per idle time,
+    /// which shows the peer that its bytes arrive. Call this before [`poll`](Self::poll) if the state is
+    /// known.
     pub fn receiving(&mut self, is_receiving: bool) {
         self.is_receiving = is_receiving;
     }
 
-    /// Records the response to a ping from `instance`, a random number that the peer has chosen when it
+    /// Records the response to a ping. `instance` is a random number that the peer chose when it
     /// started.
     pub fn pong(&mut self, now: Duration, instance: u64) {
         self.alive(now);
@@ -189,13 +192,13 @@ impl Heartbeat {
         }
     }
 
-    /// Sends a ping at once unless a response is awaited. For use after a system suspend, which a
-    /// [`SuspendDetector`](crate::SuspendDetector) detects.
+    /// Makes the next [`poll`](Self::poll) return a ping, unless a response is awaited. Call this after
+    /// a system suspend, which a [`SuspendDetector`](crate::SuspendDetector) detects.
     pub fn probe_now(&mut self) {
         self.is_probing = self.awaited.is_none();
     }
 
-    /// Returns the next event; `None` if there is none before [`next_wake`](Self::next_wake).
+    /// Returns the next event, or `None` if there is none before [`next_wake`](Self::next_wake).
     pub fn poll(&mut self, now: Duration) -> Option<HeartbeatEvent> {
         if let Some((from, to)) = self.restarted.take() {
             return Some(HeartbeatEvent::Restarted { from, to });
@@ -228,7 +231,7 @@ impl Heartbeat {
         }
     }
 
-    /// Returns whether the peer is up, as far as is known.
+    /// Returns whether the peer is up, as far as it is known.
     pub fn is_up(&self) -> bool {
         !self.is_down
     }

@@ -1,5 +1,5 @@
-//! A log-linear histogram of durations, like an HDR histogram. The width of a bucket is at most 1/32 of its
-//! values.
+//! A log-linear histogram of durations, similar to an HDR histogram. The width of a bucket is at most
+//! 1/32 of the values in it.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use std::time::Duration;
 const BITS: u32 = 5;
 const FINE: u64 = 1 << BITS;
 
-/// The largest value that is recorded, about 71 minutes. Longer durations count as this.
+/// The largest value that is recorded, about 71 minutes. Longer durations are recorded with this value.
 const LARGEST: u64 = (1 << 32) - 1;
 
 /// A histogram of durations from 1 µs to about 71 minutes, with an error of at most 3 %.
 ///
-/// It uses 8 bytes for each bucket up to that of the largest recorded value, at most 7 KiB.
+/// It uses 8 bytes for each bucket up to the one of the largest recorded value, at most 7 KiB.
 #[derive(Clone, Debug, Default)]
 pub struct Histogram {
     buckets: Vec<u64>,
@@ -27,7 +27,7 @@ impl Histogram {
         Self { buckets: Vec::new(), count: 0, sum: Duration::ZERO, max: Duration::ZERO }
     }
 
-    /// Records a duration. Less than a microsecond counts as 0.
+    /// Records a duration. A duration below one microsecond is recorded as 0.
     pub fn record(&mut self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(LARGEST);
         let index = index(micros);
@@ -68,16 +68,16 @@ impl Histogram {
         self.max
     }
 
-    /// Returns the exact mean; zero if nothing was recorded.
+    /// Returns the exact mean, or zero if nothing was recorded.
     pub fn mean(&self) -> Duration {
         let nanos = self.sum.as_nanos().checked_div(u128::from(self.count)).unwrap_or_default();
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// Returns the quantile for `share` (0 to 1; 0.99 is the 99th percentile), at most 1/32 too high. Zero if
-    /// nothing was recorded.
+    /// Returns the quantile for `share` (0 to 1; 0.99 is the 99th percentile), which is at most 1/32 too
+    /// high. Returns zero if nothing was recorded.
     pub fn quantile(&self, share: f64) -> Duration {
-        // NaN counts as 1.
+        // NaN is treated as 1.
         let share = if share.is_nan() { 1.0 } else { share.clamp(0.0, 1.0) };
         let wanted = ((self.count as f64 * share).ceil() as u64).max(1);
         let mut counted = 0;

@@ -1,8 +1,8 @@
 //! The protocol state machines of tieline: bytes go in, messages come out.
 //!
 //! Nothing in this crate owns a socket, a clock, a random source or a runtime. Every state machine takes
-//! what it needs as an argument, so a test can split the input at any byte and a fuzzer can reach every
-//! state.
+//! its input, the time and random numbers as arguments, so a test can split the input at any byte and a
+//! fuzzer can reach every state.
 //!
 //! ```text
 //!   bytes as they arrive          Framing::decode            whole messages, or one Fault each
@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Besides framing, [JSON-RPC](jsonrpc), [sessions](session), [server-sent events](sse) and
-//! [WebSocket](websocket), the crate holds the state machines that decide when to retry ([`Backoff`],
+//! [WebSocket](websocket), the crate contains the state machines that decide when to retry ([`Backoff`],
 //! [`Restarts`]), whether to call at all ([`Breaker`], [`RetryBudget`]) and whether the peer is still
 //! alive ([`Heartbeat`]).
 //!

@@ -2,8 +2,8 @@
 
 use std::fmt::{Display, Write};
 
-/// A text in Prometheus' exposition format 0.0.4. A metric whose name ends in `_total` is a counter, all others
-/// are gauges. Names and labels are written as they are.
+/// A text in Prometheus' exposition format 0.0.4. A metric whose name ends in `_total` is a counter; all
+/// others are gauges. Names and labels are written as they are.
 ///
 /// ```
 /// use tieline_proto::MetricsText;

@@ -1,10 +1,10 @@
-//! Text for people: escaping what is untrusted, and truncating.
+//! Text for users: escaping untrusted text, and truncating.
 
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
-/// Displays a number with its noun, in the plural unless it is 1: `1 byte`, `0 bytes`.
+/// A number with its noun, which is displayed in the plural unless the number is 1: `1 byte`, `0 bytes`.
 #[derive(Clone, Copy, Debug)]
 pub struct Count<N>(pub N, pub &'static str);
 
@@ -16,8 +16,8 @@ impl<N: Display + PartialEq + From<u8>> Display for Count<N> {
     }
 }
 
-/// Returns a measured time rounded up for display: to seconds above a minute, to tenths above a second, and
-/// otherwise to milliseconds.
+/// Returns a measured time rounded up for display: from one minute, to seconds; from one second, to
+/// tenths; and otherwise to milliseconds.
 pub fn rounded(time: Duration) -> Duration {
     let step = match time.as_secs() {
         0 => Duration::from_millis(1),
@@ -31,15 +31,14 @@ pub fn rounded(time: Duration) -> Duration {
 /// Returns `text` on one line, with all control characters escaped so that a terminal does not interpret
 /// them.
 ///
-/// Control characters (C0, DEL and C1) become JSON escapes such as `\u001b`, and newlines become `\n`, so
-/// that JSON text keeps its value. Bytes that are not UTF-8, which some terminals interpret as C1
-/// characters, become
-/// `\x9b` and the like. Tabs are kept. Text that needs no escaping is not copied.
+/// Control characters (C0, DEL and C1) become JSON escapes such as `\u001b`, and newlines become `\n`,
+/// so that JSON text keeps its value. Bytes that are not UTF-8, which some terminals interpret as C1
+/// characters, become escapes such as `\x9b`. Tabs are kept. Text that needs no escaping is not copied.
 pub fn printable(text: &[u8]) -> Cow<'_, str> {
     escape(text, |c| c.is_control() && c != '\t')
 }
 
-/// Returns `text` escaped like [`printable`], but keeps newlines.
+/// Returns `text` escaped like [`printable`], except that newlines are kept.
 pub fn printable_lines(text: &[u8]) -> Cow<'_, str> {
     escape(text, |c| c.is_control() && !matches!(c, '\t' | '\n'))
 }
@@ -66,7 +65,7 @@ fn escape(text: &[u8], is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Returns the longest part of `text`, from its start, that is at most `most` bytes long.
+/// Returns the longest beginning of `text` that has at most `most` bytes.
 pub(crate) fn truncated(text: &str, most: usize) -> &str {
     let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {

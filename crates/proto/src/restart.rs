@@ -1,4 +1,5 @@
-//! Restarting child processes, with a limit on how often (the restart intensity of Erlang/OTP supervisors).
+//! Restarting child processes, with a limit on the frequency (the restart intensity of Erlang/OTP
+//! supervisors).
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use crate::backoff::{Backoff, BackoffConfig};
 
-/// When a child process is restarted.
+/// The policy for restarting a child process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RestartPolicy {
     /// Never.
@@ -20,7 +21,7 @@ pub enum RestartPolicy {
 }
 
 impl RestartPolicy {
-    /// Every policy, in the order they are documented.
+    /// All policies, in the order in which they are documented.
     pub const ALL: [Self; 3] = [Self::Never, Self::OnFailure, Self::Always];
 
     /// Returns the name used in command-line options.
@@ -47,7 +48,7 @@ impl FromStr for RestartPolicy {
     }
 }
 
-/// The error of parsing a [`RestartPolicy`] from text that names none.
+/// The error for text that names no [`RestartPolicy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownRestartPolicy;
 
@@ -64,10 +65,10 @@ const INTENSITY: usize = 5;
 /// The time over which restarts are counted.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// A child that ran for this long counts as healthy: the backoff starts over.
+/// The running time after which a child is considered healthy, so that the backoff starts over.
 const WELL_AFTER: Duration = Duration::from_secs(10);
 
-/// What to do after a child has exited.
+/// The decision about a child that has exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Restart it.
@@ -75,13 +76,14 @@ pub enum Verdict {
         /// How long to wait before the restart.
         after: Duration,
     },
-    /// Do not restart it: the policy does not ask for it.
+    /// Do not restart it: the policy does not require it.
     Leave,
     /// Give up: it was restarted five times within ten seconds.
     Failed,
 }
 
-/// Decides whether to restart a child each time it exits. Times are durations since any fixed moment.
+/// The state that decides, each time a child exits, whether to restart it. Times are durations since any
+/// fixed moment.
 #[derive(Clone, Debug)]
 pub struct Restarts {
     policy: RestartPolicy,
@@ -97,8 +99,8 @@ impl Restarts {
         Self { policy, backoff, recent: VecDeque::new() }
     }
 
-    /// Returns what to do after the child has exited at `now`, having run for `ran`. The caller decides
-    /// whether that was a `failure`. `random` is evenly distributed from 0 to 1.
+    /// Returns the decision after the child exited at `now`, having run for `ran`. The caller determines
+    /// whether the exit was a `failure`. `random` is evenly distributed from 0 to 1.
     pub fn ended(&mut self, now: Duration, ran: Duration, failure: bool, random: f64) -> Verdict {
         let again = match self.policy {
             RestartPolicy::Never => false,

@@ -1,5 +1,5 @@
-//! A retry budget (gRPC retry throttling): while most calls succeed, failed ones may be retried; while
-//! most fail, none may, so that retries do not make an overload worse.
+//! A retry budget (gRPC retry throttling). While most calls succeed, failed calls may be retried; while
+//! most calls fail, none may be, so that retries do not make an overload worse.
 
 /// The configuration of a [`RetryBudget`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -7,7 +7,7 @@ pub struct RetryBudgetConfig {
     /// The maximum and initial number of tokens; 10 by default. A failure takes one token, and a call may
     /// be retried only while more than half of the tokens are left.
     pub tokens: u16,
-    /// How many successes return one token; 10 by default. 0 counts as 1.
+    /// How many successes return one token; 10 by default. 0 is treated as 1.
     pub successes_per_token: u16,
 }
 
@@ -19,12 +19,12 @@ impl Default for RetryBudgetConfig {
 
 /// A retry budget for the calls to one server.
 ///
-/// A failure means the same as for the [breaker](crate::Breaker). Only idempotent calls may be retried at
+/// Failures are defined as for the [breaker](crate::Breaker). Only idempotent calls may be retried at
 /// all.
 #[derive(Clone, Debug)]
 pub struct RetryBudget {
     config: RetryBudgetConfig,
-    /// The tokens, in units of what a success returns. Whole numbers avoid rounding errors.
+    /// The tokens, in units of the fraction that a success returns. Whole numbers avoid rounding errors.
     level: u32,
 }
 
@@ -34,7 +34,8 @@ impl RetryBudget {
         Self { config, level: u32::from(config.tokens) * token(config) }
     }
 
-    /// Records a failed call, and returns whether it may be retried. Call this after each failed retry too.
+    /// Records a failed call, and returns whether it may be retried. Call this also after each failed
+    /// retry.
     pub fn failed(&mut self) -> bool {
         self.level = self.level.saturating_sub(token(self.config));
         self.may_retry()
@@ -45,7 +46,7 @@ impl RetryBudget {
         self.level = self.level.saturating_add(1).min(self.full());
     }
 
-    /// Returns whether retries are allowed at present.
+    /// Returns whether retries are currently allowed.
     pub fn may_retry(&self) -> bool {
         self.level > self.full() / 2
     }
@@ -104,7 +105,7 @@ mod tests {
         }
     }
 
-    /// Computes the level with fractions, from the first call on.
+    /// Computes the level with fractions, starting from the first call.
     fn level(config: RetryBudgetConfig, calls: &[bool]) -> f64 {
         let most = f64::from(config.tokens);
         let share = 1.0 / f64::from(config.successes_per_token);

@@ -1,17 +1,17 @@
-//! Detection of system suspend. During a suspend the wall clock advances further than the monotonic clock,
-//! and peers may have given up the connection.
+//! Detection of system suspends. During a suspend, the wall clock advances further than the monotonic
+//! clock, and peers may close the connection.
 
 use std::time::Duration;
 
-/// How much further the wall clock may advance than the monotonic clock without counting as a suspend, for
-/// clock adjustments.
+/// How much further the wall clock may advance than the monotonic clock, because of clock adjustments,
+/// without a suspend being reported.
 const TOLERANCE: Duration = Duration::from_secs(5);
 
 /// A detector of system suspends, which compares the advance of the wall clock and of the monotonic clock.
 ///
-/// On systems whose monotonic clock advances during a suspend (Windows) it detects nothing, which does no
-/// harm: timers there are due as soon as the machine resumes. Setting the wall clock forward is reported as a
-/// suspend.
+/// On systems whose monotonic clock advances during a suspend (Windows), it detects nothing. This does
+/// no harm: timers there are due as soon as the machine resumes. Setting the wall clock forward is
+/// reported as a suspend.
 ///
 /// ```
 /// use std::time::Duration;
@@ -32,8 +32,9 @@ pub struct SuspendDetector {
 }
 
 impl SuspendDetector {
-    /// Returns whether the machine was suspended for more than five seconds since the last call. `now` is
-    /// monotonic, since any fixed moment; `wall` is the time of the wall clock, which may go back.
+    /// Returns whether the machine was suspended for more than five seconds since the last call. `now`
+    /// is the monotonic time since any fixed moment, and `wall` is the time of the wall clock, which may
+    /// go back.
     pub fn look(&mut self, now: Duration, wall: Duration) -> bool {
         let Some((then, wall_then)) = self.last.replace((now, wall)) else { return false };
         let awake = now.saturating_sub(then);
@@ -47,7 +48,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Each step: how long the machine was awake, and how much further the wall clock advanced.
+        /// A step consists of the time for which the machine was awake, and the time by which the wall
+        /// clock advanced further.
         #[test]
         fn each_suspend_is_reported_exactly_once(
             steps in proptest::collection::vec((0..100_000_u64, -20_000..20_000_i64), 1..50),

@@ -1,4 +1,4 @@
-//! The write buffer: small messages are copied together, large ones are kept by reference, and one
+//! The write buffer. Small messages are copied together, large ones are kept by reference, and one
 //! vectored write sends many of both.
 
 use std::cell::Cell;
@@ -10,18 +10,19 @@ use memchr::memchr2;
 
 use crate::websocket::apply_mask;
 
-/// Payloads of at least this size are kept by reference. Below it, a copy is cheaper than another segment.
+/// Payloads of at least this size are kept by reference. For smaller payloads, a copy is cheaper than
+/// another segment.
 const REFERENCE_FROM: usize = 16 * 1024;
 
-/// How much memory an empty queue keeps.
+/// The maximum amount of memory that an empty queue keeps.
 const KEEP_CAPACITY: usize = 8 * 1024;
 
-/// The largest tail that is kept for the next queue that needs a large one.
+/// The largest tail that is kept for the next queue that needs a large tail.
 const MAX_SPARE: usize = 512 * 1024;
 
 thread_local! {
     /// Memory that a queue of this thread released. If it were freed after each burst, the next burst
-    /// would have to get it back from the allocator, and often from the operating system.
+    /// would have to allocate it again, often from the operating system.
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
@@ -34,7 +35,7 @@ pub struct WriteBuf {
     segments: VecDeque<Bytes>,
     /// Small messages, copied together.
     tail: Vec<u8>,
-    /// How many bytes at the front of `tail` were written.
+    /// How many bytes at the front of `tail` have been written.
     gone: usize,
     len: usize,
 }
@@ -56,8 +57,8 @@ impl WriteBuf {
         self.len == 0
     }
 
-    /// Appends a message with the bytes of its frame `before` and `behind` it. A large message is kept by
-    /// reference; everything else is copied.
+    /// Appends a message with the bytes of its frame `before` and `behind` it. A large message is kept
+    /// by reference; all other bytes are copied.
     pub fn put_frame(&mut self, before: &[u8], message: &Bytes, behind: &[u8]) {
         let length = before.len() + message.len() + behind.len();
         self.len += length;
@@ -120,8 +121,8 @@ impl WriteBuf {
         !holds_break
     }
 
-    /// Reserves room for `more` bytes in the tail. Reuses the space of written bytes once moving the rest is
-    /// cheap.
+    /// Reserves room for `more` bytes in the tail. Reuses the space of written bytes when moving the
+    /// rest is cheap.
     #[inline]
     fn make_room(&mut self, more: usize) {
         if self.tail.capacity() - self.tail.len() < more {
@@ -137,7 +138,7 @@ impl WriteBuf {
     fn grow(&mut self, more: usize) {
         let wanted = self.tail.len() + more;
         if wanted > KEEP_CAPACITY && self.tail.capacity() <= KEEP_CAPACITY {
-            // The thread-local value may be destroyed already while the thread exits.
+            // While the thread exits, the thread-local value may already be destroyed.
             let mut spare = SPARE.try_with(Cell::take).unwrap_or_default();
             if spare.capacity() >= wanted {
                 spare.extend_from_slice(&self.tail);
@@ -183,7 +184,7 @@ impl WriteBuf {
         filled
     }
 
-    /// Removes the first `written` bytes, or all if there are fewer.
+    /// Removes the first `written` bytes, or all bytes if there are fewer.
     pub fn advance(&mut self, written: usize) {
         let mut left = written.min(self.len);
         self.len -= left;

@@ -9,7 +9,7 @@ fn breaker() -> Breaker {
     Breaker::new(BreakerConfig::default())
 }
 
-/// Makes a call at `now` that ends at once.
+/// Makes a call at `now` that ends immediately.
 fn call(breaker: &mut Breaker, now: Duration, outcome: CallOutcome) {
     let permit = breaker.acquire(now, 0.5).unwrap();
     breaker.report(permit, outcome, now, 0.5);
@@ -34,7 +34,7 @@ fn opens_after_five_consecutive_failures_but_not_four() {
         assert_eq!(breaker.state(s(100 * round), 0.5), BreakerState::Closed);
         call(&mut breaker, s(100 * round), CallOutcome::Passed);
     }
-    // However long they take.
+    // The time between the failures does not matter.
     for day in 1..=5 {
         call(&mut breaker, s(86_400 * day), CallOutcome::Failed);
     }
@@ -109,7 +109,7 @@ fn cancelled_trial_can_be_repeated() {
 }
 
 #[test]
-fn late_trial_counts_as_failed_from_its_deadline() {
+fn late_trial_is_considered_failed_at_its_deadline() {
     let mut breaker = opened();
     // Without trials in flight, there is no deadline.
     assert_eq!(breaker.state(s(1000), 0.5), BreakerState::HalfOpen);
@@ -134,7 +134,8 @@ fn outcomes_of_an_older_generation_are_ignored() {
     // Failures while the breaker is open do not extend that time.
     (0..5).for_each(|_| fail(&mut breaker, &mut old, s(4)));
     assert_eq!(breaker.state(s(4), 0.5), BreakerState::Open { until: s(5) });
-    // They count neither as trials, nor as calls after the breaker has closed.
+    // These failures are treated neither as failed trials nor, after the breaker has closed, as failed
+    // calls.
     (0..5).for_each(|_| fail(&mut breaker, &mut old, s(5)));
     assert_eq!(breaker.state(s(5), 0.5), BreakerState::HalfOpen);
     (0..3).for_each(|_| call(&mut breaker, s(5), CallOutcome::Passed));
@@ -171,7 +172,8 @@ struct Model {
 enum Mode {
     Closed,
     Open(Duration),
-    /// The trials in flight, with their numbers and when they began; and how many have passed.
+    /// The trials in flight, with their numbers and the times when they began, and the number of passed
+    /// trials.
     HalfOpen(Vec<(usize, Duration)>, u32),
     Isolated,
 }
@@ -351,7 +353,7 @@ proptest! {
             match (permit, end) {
                 (Ok(permit), 0) => breaker.report(permit, CallOutcome::Cancelled, now, random),
                 (Ok(permit), 1) => breaker.report(permit, CallOutcome::Passed, now, random),
-                // Never reported.
+                // The outcome is never reported.
                 (permit, _) => drop(permit),
             }
         }

@@ -16,11 +16,11 @@ use crate::write_buf::WriteBuf;
 /// The longest header block that is accepted, including its blank line: 8 KiB.
 pub const MAX_HEADER_BLOCK: ByteSize = ByteSize::kib(8);
 
-/// A framing with a header block before each message: `Name: value` lines, each ending with CR LF, a blank
-/// line, and then as many bytes as `Content-Length` says.
+/// A framing with a header block before each message: `Name: value` lines that end with CR LF, and a
+/// blank line. As many bytes follow as `Content-Length` announces.
 ///
 /// `Content-Length` is required exactly once, in plain decimal digits. Other headers are allowed and
-/// ignored. Everything else ends the line, because the next message cannot be found.
+/// ignored. Any other input ends the line, because the next message cannot be found.
 #[derive(Clone, Debug)]
 pub struct ContentLength {
     max_message: ByteSize,
@@ -153,7 +153,7 @@ impl Framing for ContentLength {
     }
 }
 
-/// Returns the value of a `Content-Length` header line; `None` for other headers.
+/// Returns the value of a `Content-Length` header line, or `None` for other headers.
 fn content_length(line: &[u8]) -> Result<Option<u64>, FrameError> {
     let colon = memchr(b':', line).ok_or(FrameError::MalformedHeader)?;
     let (name, value) = line.split_at(colon);
@@ -171,8 +171,8 @@ fn content_length(line: &[u8]) -> Result<Option<u64>, FrameError> {
     number.map(Some).ok_or(FrameError::InvalidContentLength)
 }
 
-/// Fails as soon as the unfinished line can no longer become a header. Otherwise a peer that sends plain
-/// JSON lines would wait until it had sent [`MAX_HEADER_BLOCK`] of them.
+/// Fails as soon as the unfinished line can no longer become a header. Without this, the line of a peer
+/// that sends plain JSON would fail only after [`MAX_HEADER_BLOCK`] bytes.
 fn refuse_nonsense(unfinished: &[u8]) -> Result<(), FrameError> {
     let name = memchr(b':', unfinished).and_then(|colon| unfinished.get(..colon));
     let is_blank_line_begun = unfinished == b"\r";

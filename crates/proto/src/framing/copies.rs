@@ -1,4 +1,4 @@
-//! How messages are taken out of the read buffer: copied or as slices of it.
+//! Taking messages out of the read buffer, as copies or as slices of it.
 
 use std::cell::Cell;
 
@@ -12,13 +12,13 @@ const COPY_UP_TO: usize = 1024;
 /// then a slice, which costs a fraction of a separate copy, and keeps at most this much memory alive.
 pub(super) const BLOCK: usize = 8 * 1024;
 
-/// Messages longer than this are not collected in blocks, and a block shorter than this gets an allocation
-/// of exactly its size.
+/// Messages longer than this are not collected in blocks, and a block shorter than this is allocated
+/// with exactly its size.
 pub(super) const SHORT: usize = BLOCK / 4;
 
 thread_local! {
-    /// The memory of this thread's last block. It is used again once every message of that block was
-    /// dropped, which is the usual case: a block then costs no allocation.
+    /// The memory of this thread's last block. It is reused once every message of that block has been
+    /// dropped, which is the usual case. A block then costs no allocation.
     static LAST: Cell<BytesMut> = Cell::default();
 }
 
@@ -27,13 +27,13 @@ pub(super) fn block(bytes: &[u8]) -> Bytes {
     if bytes.len() < SHORT {
         return Bytes::copy_from_slice(bytes);
     }
-    // The thread-local value may be destroyed already while the thread exits.
+    // While the thread exits, the thread-local value may already be destroyed.
     let mut place = LAST.try_with(Cell::take).unwrap_or_default();
     if place.capacity() == 0 {
         place.reserve(BLOCK);
     } else if !place.try_reclaim(BLOCK) && place.capacity() < bytes.len() {
-        // Messages of the last block are still held. An exact copy avoids that a caller who holds every
-        // message also pays for the unused rest of each block. The next block allocates anew.
+        // Messages of the last block are still held. With an exact copy, a caller that holds all
+        // messages does not also hold the unused rest of each block. The next block is allocated again.
         return Bytes::copy_from_slice(bytes);
     }
     place.extend_from_slice(bytes);
@@ -42,8 +42,8 @@ pub(super) fn block(bytes: &[u8]) -> Bytes {
     block
 }
 
-/// Takes `length` bytes off the front of `buffer` as a message, and discards the `behind` bytes after it,
-/// which are the rest of its frame.
+/// Takes `length` bytes off the front of `buffer` as a message, and discards the `behind` bytes after
+/// the message, which are the rest of its frame.
 #[inline]
 pub(crate) fn take_message(buffer: &mut BytesMut, length: usize, behind: usize) -> Bytes {
     let length = length.min(buffer.len());
@@ -71,7 +71,7 @@ mod tests {
         drop(first);
         let second = block(&[2; MAX_COPIED]);
         assert_eq!(second.as_ptr(), place);
-        // The rest of the same memory is large enough for this one.
+        // The rest of the same memory is large enough for this block.
         let third = block(&[3; SHORT]);
         assert_eq!(third.as_ptr(), place.wrapping_add(MAX_COPIED));
         assert_eq!(second, [2; MAX_COPIED][..]);
@@ -100,7 +100,7 @@ mod tests {
         assert_ne!(small.as_ptr(), first.as_ptr().wrapping_add(BLOCK / 2));
     }
 
-    /// The order in which the values of a thread are destroyed is unspecified.
+    /// The order in which a thread's values are destroyed is unspecified, so both orders are tested.
     #[test]
     fn block_works_while_its_thread_exits() {
         struct Reads(Cell<Option<Bytes>>);

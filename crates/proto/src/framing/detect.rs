@@ -1,4 +1,4 @@
-//! The framing of a listener that follows its client's first bytes.
+//! A framing for listeners that is chosen by the client's first bytes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -10,11 +10,12 @@ use super::{ContentLength, EncodeError, Ending, Frame, FrameError, Framing, Fram
 use crate::byte_size::ByteSize;
 use crate::write_buf::WriteBuf;
 
-/// Lines, for a listener whose clients may use `Content-Length` headers instead.
+/// The framing of lines, for a listener whose clients may use `Content-Length` headers instead.
 ///
-/// The first bytes of a client decide. If it sends a `Content-Length` header, both directions use that
-/// framing from then on: either its messages are accepted, or it is refused, and the refusal is sent in its
-/// own framing. Messages sent before the client's first bytes are written as lines.
+/// The first bytes of a client determine the framing. If it sends a `Content-Length` header, both
+/// directions use that framing from then on. Either its messages are accepted, or the client is refused,
+/// and the refusal is sent in its own framing. Messages sent before the client's first bytes are written
+/// as lines.
 #[derive(Clone, Debug)]
 pub struct DetectedLines {
     lines: Lines,
@@ -25,7 +26,7 @@ pub struct DetectedLines {
 }
 
 impl DetectedLines {
-    /// Creates a framing for messages of at most `max_message`. `accepts`: whether clients that send
+    /// Creates a framing for messages of at most `max_message`. `accepts` is whether clients that send
     /// `Content-Length` headers are accepted.
     pub fn new(max_message: ByteSize, accepts: bool) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! What a peer's first bytes say about its framing.
+//! Recognizing a peer's framing by its first bytes.
 
 use super::FrameError;
 use crate::session;
@@ -8,16 +8,16 @@ const HEADER: &[u8] = b"content-length:";
 /// The longest value of a `Content-Length` header that is recognized.
 const LONGEST_HEADER: usize = 64;
 
-/// What the first bytes are.
+/// The kinds of first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum First {
     /// A `Content-Length` header line.
     ContentLength,
     /// The refusal that a listener sends to clients that it does not accept.
     Refusal(FrameError),
-    /// The beginning of one of these, too short to decide.
+    /// The beginning of one of the above, but too short to decide.
     Unclear,
-    /// Neither of these.
+    /// None of the above.
     Other,
 }
 
@@ -63,7 +63,7 @@ fn refusal(first: &[u8]) -> First {
     }
 }
 
-/// Fails if the peer does not send lines. Returns whether enough bytes were seen to decide.
+/// Fails if the peer does not send lines. Returns whether there were enough bytes to decide.
 pub(super) fn expect_lines(first: &[u8]) -> Result<bool, FrameError> {
     match look(first) {
         First::ContentLength => Err(FrameError::UnexpectedContentLength),
@@ -73,7 +73,7 @@ pub(super) fn expect_lines(first: &[u8]) -> Result<bool, FrameError> {
     }
 }
 
-/// Fails if the peer refuses this client. Returns whether enough bytes were seen to decide.
+/// Fails if the peer refuses this client. Returns whether there were enough bytes to decide.
 pub(super) fn expect_no_refusal(first: &[u8]) -> Result<bool, FrameError> {
     match look(first) {
         First::Refusal(refusal) => Err(refusal),

@@ -1,4 +1,4 @@
-//! A framing that checks its messages to be JSON.
+//! A framing that checks that its messages are JSON.
 
 use bytes::{Bytes, BytesMut};
 
@@ -10,12 +10,12 @@ use crate::byte_size::ByteSize;
 use crate::json::{self, Limits};
 use crate::write_buf::WriteBuf;
 
-/// A wrapper for another framing that checks each received message to be JSON within [`Limits`].
+/// A wrapper for another framing that checks that each received message is JSON within [`Limits`].
 ///
-/// A message that is not JSON becomes a [`Fault::NotJson`], and the line stays up. When sending, a message
-/// that the inner framing refuses because of raw newlines is checked, and its newlines between tokens are
-/// replaced by spaces, which is the same JSON. Messages of one framing can therefore be forwarded as
-/// lines, and one message never becomes two.
+/// A message that is not JSON becomes a [`Fault::NotJson`], and the line stays up. When sending, a
+/// message that the inner framing refuses because of raw newlines is checked, and its newlines between
+/// tokens are replaced by spaces, which does not change the JSON value. Messages of one framing can
+/// therefore be forwarded as lines, and one message never becomes two.
 #[derive(Clone, Debug)]
 pub struct Json<F> {
     framing: F,
@@ -23,7 +23,7 @@ pub struct Json<F> {
 }
 
 impl Fault {
-    /// Returns the fault of a message that is not JSON within `limits`; `None` if it is.
+    /// Returns the fault for a message that is not JSON within `limits`, or `None` if it is.
     pub fn unless_json(message: &Bytes, limits: Limits) -> Option<Self> {
         let error = json::check(message, limits).err()?;
         let length = message.len();

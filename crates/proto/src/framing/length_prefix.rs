@@ -1,4 +1,4 @@
-//! A big-endian `u32` length before each message, for binary data of any kind.
+//! A framing with a big-endian `u32` length before each message, for any binary data.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -12,18 +12,18 @@ use crate::write_buf::WriteBuf;
 
 const PREFIX: usize = size_of::<u32>();
 
-/// The longest head (see [`Framing::encode_with_head`]) that is copied next to the prefix. With a longer one,
-/// head and message are joined first.
+/// The longest head (see [`Framing::encode_with_head`]) that is copied next to the prefix. A longer head
+/// is joined with the message first.
 const MAX_HEAD: usize = 32;
 
-/// A framing that writes the length of each message before it: in bytes, as an unsigned 32-bit number, most
-/// significant byte first. A message can be any bytes, and can be empty.
+/// A framing that writes the length of each message in bytes before the message, as an unsigned 32-bit
+/// number, most significant byte first. A message can consist of any bytes and can be empty.
 ///
 /// A length above the limit ends the line, because the next message cannot be found.
 #[derive(Clone, Debug)]
 pub struct LengthPrefix {
     max_message: ByteSize,
-    /// Short messages that arrived together, each with its prefix, all complete.
+    /// Complete short messages that arrived together, each with its prefix.
     block: Bytes,
     /// The offset of the next message in the block.
     at: usize,
@@ -38,8 +38,8 @@ impl LengthPrefix {
         Self { max_message, block: Bytes::new(), at: 0 }
     }
 
-    /// Moves the complete messages at the front of `buffer` to the block. Does nothing if only the first
-    /// one, which ends at `end`, is complete.
+    /// Moves the complete messages at the front of `buffer` to the block. Does nothing and returns false
+    /// if only the first one, which ends at `end`, is complete.
     fn fill(&mut self, buffer: &mut BytesMut, end: usize) -> bool {
         let window = buffer.get(..BLOCK).unwrap_or(buffer);
         let complete = |last: usize| {
@@ -185,7 +185,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Wherever the bytes are split, and wherever the messages fall in a block.
+        /// The stream is split at any position, and messages are at any position in a block.
         #[test]
         fn blocks_do_not_change_the_messages(
             lengths in proptest::collection::vec(

@@ -1,4 +1,4 @@
-//! One message per line: NDJSON, and any program that reads and writes lines.
+//! A framing with one message per line, for NDJSON and for any program that reads and writes lines.
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memchr2, memrchr};
@@ -17,13 +17,13 @@ use crate::write_buf::WriteBuf;
 ///
 /// A line above the limit is discarded as it arrives. It yields one [`Fault::Oversize`] as soon as the
 /// limit is exceeded, and the next line is decoded normally. A message with a raw CR or LF is not sent,
-/// because a receiver may take either as the end of the line.
+/// because a receiver may treat either as the end of the line.
 #[derive(Clone, Debug)]
 pub struct Lines {
     max_message: ByteSize,
     /// How many bytes at the front of the buffer are known to contain no newline.
     scanned: usize,
-    /// While the rest of an oversize line is discarded: how many bytes of it were discarded.
+    /// How many bytes of an oversize line were discarded, while its rest is still being discarded.
     discarding: Option<usize>,
     /// Complete lines that arrived together.
     block: Block,
@@ -35,8 +35,8 @@ impl Lines {
         Self { max_message, scanned: 0, discarding: None, block: Block::new() }
     }
 
-    /// Returns whether an unfinished line is already above the limit. A CR at its end does not count, as
-    /// it may belong to a CR LF.
+    /// Returns whether an unfinished line is already above the limit. A CR at its end is not counted,
+    /// because it may belong to a CR LF.
     fn is_beyond_limit(&self, unfinished: &[u8]) -> bool {
         without_cr(unfinished).len() > self.max_message.bytes()
     }
@@ -87,7 +87,7 @@ impl Lines {
         Found::Frame(Frame::Fault(Fault::oversize(self.max_message, line)))
     }
 
-    /// Discards the rest of an oversize line; returns false if its end has not arrived yet.
+    /// Discards the rest of an oversize line. Returns false if its end has not arrived yet.
     fn discard(&mut self, gone: usize, buffer: &mut BytesMut) -> bool {
         match memchr(b'\n', buffer) {
             Some(end) => {
@@ -166,7 +166,7 @@ impl Framing for Lines {
     }
 }
 
-/// What was at the front of the buffer.
+/// The content that was found at the front of the buffer.
 enum Found {
     /// Several lines, which were moved to the block.
     Block,
@@ -191,8 +191,8 @@ impl Block {
         self.lines.is_empty()
     }
 
-    /// Moves the complete lines within the first `window` bytes of `buffer` to this block. Does nothing if
-    /// only the first one, which ends at `end`, is complete.
+    /// Moves the complete lines within the first `window` bytes of `buffer` to this block. Does nothing
+    /// and returns false if only the first one, which ends at `end`, is complete.
     fn fill(&mut self, buffer: &mut BytesMut, window: usize, end: usize) -> bool {
         if buffer.len() == end + 1 {
             return false;
@@ -223,7 +223,8 @@ impl Block {
                 return (!is_blank).then_some(line);
             }
             if !is_blank {
-                // Created in the return expression, so that it is built in place and not moved.
+                // The slice is created in the return expression, so that it is built in place and not
+                // moved.
                 return Some(self.lines.slice(begin..begin + length));
             }
         }
@@ -280,7 +281,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(512))]
 
-        /// Wherever the bytes are split, and wherever the ends of the lines fall in a block.
+        /// The stream is split at any position, and lines end at any position in a block.
         #[test]
         fn blocks_do_not_change_the_messages(
             lines in proptest::collection::vec(

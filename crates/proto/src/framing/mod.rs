@@ -1,6 +1,6 @@
-//! Framing: how a byte stream is split into messages.
+//! Framing: splitting a byte stream into messages.
 //!
-//! A decoder receives the bytes in whatever pieces the operating system returns; the decoded messages
+//! A decoder receives the bytes in the pieces that the operating system returns. The decoded messages
 //! never depend on where the stream was split. A size announced by the peer is checked against the limit
 //! before anything is allocated for it.
 
@@ -31,7 +31,7 @@ use crate::session::{self, Refusal};
 use crate::websocket::Violation;
 use crate::write_buf::WriteBuf;
 
-/// Splits a byte stream into messages, and writes messages to a byte stream.
+/// A framing, which splits a byte stream into messages and writes messages to a byte stream.
 ///
 /// One value serves one direction of one line, because decoding keeps state between calls.
 pub trait Framing: Clone + Send + Sync + 'static {
@@ -43,7 +43,7 @@ pub trait Framing: Clone + Send + Sync + 'static {
 
     /// Checks whether the peer's first bytes belong to another framing, before any of them is decoded.
     ///
-    /// Returns true once enough bytes were seen to decide. Until then it is called again with more.
+    /// Returns true if there were enough bytes to decide. Otherwise it is called again with more.
     ///
     /// # Errors
     /// The peer uses another framing.
@@ -52,14 +52,15 @@ pub trait Framing: Clone + Send + Sync + 'static {
         Ok(true)
     }
 
-    /// Takes the next message from the front of `buffer`; returns `None` while it is incomplete.
+    /// Takes the next message from the front of `buffer`. Returns `None` while the message is
+    /// incomplete.
     ///
-    /// The caller appends to `buffer` and MUST NOT change what is already in it. `buffer` holds at
-    /// most the largest message with its frame, plus the bytes of one read.
+    /// The caller appends to `buffer` and MUST NOT change the bytes that are already in it. `buffer`
+    /// contains at most the largest message with its frame, plus the bytes of one read.
     ///
     /// # Errors
-    /// Only if the start of the next message can no longer be found, which ends the line. A bad message
-    /// that can be skipped is a [`Frame::Fault`].
+    /// The start of the next message can no longer be found, which ends the line. A bad message that can
+    /// be skipped is not an error but a [`Frame::Fault`].
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError>;
 
     /// Returns how the stream ended. Called at end of input, after `decode` returned `None`.
@@ -71,8 +72,8 @@ pub trait Framing: Clone + Send + Sync + 'static {
     /// The message is too large, or the framing cannot write it as one message.
     fn encode(&self, message: &Bytes, out: &mut WriteBuf) -> Result<(), EncodeError>;
 
-    /// Appends one message that consists of `head` followed by `message`. Framings that can write the two
-    /// parts without joining them first override this.
+    /// Appends one message that consists of `head` followed by `message`. Framings that can write the
+    /// two parts without joining them first override this method.
     ///
     /// # Errors
     /// The same as [`encode`](Self::encode).
@@ -85,13 +86,13 @@ pub trait Framing: Clone + Send + Sync + 'static {
         self.encode(&[head, message].concat().into(), out)
     }
 
-    /// Returns which of the framings that an endpoint can name this is; `None` for any other.
+    /// Returns the kind of this framing, or `None` if an endpoint cannot name it.
     fn kind(&self) -> Option<FramingKind> {
         None
     }
 
-    /// Returns how many more bytes the partly received message needs at least; never above the message
-    /// limit.
+    /// Returns the minimum number of bytes that the partly received message still needs, which is never
+    /// above the message limit.
     fn missing(&self, buffer: &BytesMut) -> usize {
         let _ = buffer;
         0
@@ -110,8 +111,8 @@ pub trait Framing: Clone + Send + Sync + 'static {
         !buffer.is_empty()
     }
 
-    /// Returns how many bytes were received and not returned as messages: those in the buffer, and those that
-    /// the framing has taken out of it.
+    /// Returns how many bytes were received but not returned as messages: the bytes in the buffer, and
+    /// those that the framing has taken out of it.
     fn unread(&self, buffer: &BytesMut) -> usize {
         buffer.len()
     }
@@ -122,15 +123,15 @@ pub trait Framing: Clone + Send + Sync + 'static {
 pub enum Frame {
     /// One whole message.
     Message(Bytes),
-    /// One message that could not be delivered; the messages after it are.
+    /// One message that could not be delivered. Later messages can be.
     Fault(Fault),
 }
 
-/// Why one message could not be delivered. The line stays up.
+/// The reason why one message could not be delivered. The line stays up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// A message above the limit, discarded as it arrived.
+    /// A message above the limit, which was discarded as it arrived.
     Oversize(Box<Oversize>),
     /// A message that is not JSON where JSON is expected.
     NotJson(Box<NotJson>),
@@ -148,23 +149,24 @@ pub struct Oversize {
 /// A message that is not JSON where JSON is expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotJson {
-    /// Its first bytes, at most [`FAULT_HEAD`].
+    /// The first bytes of the message, at most [`FAULT_HEAD`].
     pub head: Bytes,
-    /// Its full length in bytes.
+    /// The full length of the message in bytes.
     pub length: usize,
-    /// Where and why it is not JSON.
+    /// The position and the reason of the error.
     pub error: JsonError,
 }
 
-/// How many bytes of an undelivered message a [`Fault`] keeps: 4 KiB. The call that the message belongs to
-/// is found in these bytes.
+/// How many bytes of an undelivered message a [`Fault`] keeps: 4 KiB. They are searched for the call
+/// that the message belongs to.
 pub const FAULT_HEAD: usize = 4096;
 
-/// How many of these bytes an error text shows.
+/// How many of these bytes the text of a fault shows.
 const SHOWN: usize = 200;
 
 impl Fault {
-    /// Returns the fault for a message above `limit`. `message` holds at least its first `limit` bytes.
+    /// Returns the fault for a message above `limit`. `message` contains at least its first `limit`
+    /// bytes.
     ///
     /// The bytes that are kept do not depend on how many had arrived when the limit was exceeded.
     pub fn oversize(limit: ByteSize, message: &[u8]) -> Self {
@@ -270,8 +272,8 @@ pub enum FrameError {
 }
 
 impl FrameError {
-    /// Returns the error for a client's first message if it is a frame of the session protocol that refuses
-    /// the client, although it has not asked for a session.
+    /// Returns the error for the first message that a client receives, if it is a frame that refuses a
+    /// session although the client did not request one.
     pub fn of_refusal(frame: &[u8]) -> Option<Self> {
         session::refusal_of(frame).map(|refusal| match refusal {
             Refusal::User => Self::UserNotAccepted,
@@ -342,7 +344,7 @@ impl std::error::Error for FrameError {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EncodeError {
-    /// The message is empty or only white space, which the receiver would not treat as a message.
+    /// The message is empty or only whitespace, which the receiver would not treat as a message.
     Empty,
     /// The message contains a raw CR or LF, which would split it into two lines.
     RawNewline,
@@ -403,7 +405,7 @@ pub enum FramingKind {
 }
 
 impl FramingKind {
-    /// Every kind, in the order they are documented.
+    /// All kinds, in the order in which they are documented.
     pub const ALL: [Self; 3] = [Self::Lines, Self::ContentLength, Self::LengthPrefix];
 
     /// Returns the name used in endpoints and options.
@@ -439,7 +441,7 @@ impl FromStr for FramingKind {
     }
 }
 
-/// The error of parsing a [`FramingKind`] from text that names no framing.
+/// The error for text that names no [`FramingKind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownFraming;
 

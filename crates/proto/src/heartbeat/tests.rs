@@ -9,7 +9,7 @@ fn heartbeat() -> Heartbeat {
     Heartbeat::new(HeartbeatConfig::default(), s(0))
 }
 
-/// Polls from `from` to `end`, whenever `next_wake` is due, and returns the events.
+/// Polls from `from` to `end` whenever `next_wake` is due, and returns the events.
 fn run(heartbeat: &mut Heartbeat, from: u64, end: u64) -> Vec<(u64, HeartbeatEvent)> {
     let (mut now, mut events) = (s(from), Vec::new());
     while now <= s(end) {
@@ -22,8 +22,8 @@ fn run(heartbeat: &mut Heartbeat, from: u64, end: u64) -> Vec<(u64, HeartbeatEve
     events
 }
 
-/// Like `run`, with outgoing bytes: `outgoing` returns how many were sent by a given second, and how many are
-/// waiting.
+/// Polls every second, with outgoing bytes, and returns the events. `outgoing` returns how many bytes
+/// have been sent by a given second and how many are waiting.
 fn run_sending(
     heartbeat: &mut Heartbeat,
     end: u64,
@@ -42,7 +42,7 @@ fn run_sending(
 
 #[test]
 fn progress_of_outgoing_bytes_keeps_the_line_up_and_delays_the_ping_deadline() {
-    // 9,000 bytes at 150 per second, followed by the six of a ping.
+    // 9,000 bytes are sent at 150 per second, followed by the six bytes of a ping.
     let slow = |now: u64| ((now * 150).min(9_006), 9_000_u64.saturating_sub(now * 150));
     let mut heartbeat = heartbeat();
     let events = run_sending(&mut heartbeat, 109, slow);
@@ -173,18 +173,19 @@ fn suspend_triggers_a_ping_and_costs_one_missed_response() {
     heartbeat.probe_now();
     assert!(heartbeat.next_wake() <= s(3602), "at once");
     assert_eq!(run(&mut heartbeat, 3602, 3603), [(3602, HeartbeatEvent::Ping)]);
-    // No further ping while a response is awaited.
+    // No further ping is sent while a response is awaited.
     heartbeat.probe_now();
     assert_eq!(run(&mut heartbeat, 3604, 3612), [(3612, HeartbeatEvent::Ping)]);
 }
 
-/// A simple model of the heartbeat, which derives each second from the history of pings and bytes.
+/// A simple model of the heartbeat, which derives the events of each second from the history of pings
+/// and bytes.
 struct Model {
-    /// When each ping was sent, and when the first byte after it was received.
+    /// The time when each ping was sent, and the time when the first byte after it was received.
     pings: Vec<(u64, Option<u64>)>,
-    /// When bytes were received, including the beginning of the line.
+    /// The times when bytes were received, including the start of the line.
     lives: Vec<u64>,
-    /// If the peer was reported down, how many pings had been sent by then.
+    /// The number of pings that had been sent when the peer was reported down, if it is.
     down_since: Option<usize>,
     wants_probe: bool,
     events: Vec<(u64, HeartbeatEvent)>,
@@ -223,7 +224,7 @@ impl Model {
             None => {
                 let heard = self.last_life();
                 let missed = self.pings.iter().rev().take_while(|it| !Self::is_passed(it));
-                // A byte that is too late as a response still clears the missed ping.
+                // A byte that arrives too late to be a response still clears the missed ping.
                 let missed = missed.filter(|(sent, _)| *sent >= heard && now >= sent + 5).count();
                 if missed == 2 {
                     self.down_since = Some(self.pings.len());
@@ -251,10 +252,10 @@ impl Model {
 proptest! {
     #[test]
     fn heartbeat_behaves_like_the_model(
-        // The seconds since the previous input, and whether this one is a probe.
+        // The seconds since the previous input, and whether this input is a probe.
         inputs in prop::collection::vec((1_u64..40, prop::bool::weighted(0.2)), 0..40),
-        // After how many seconds the peer responds to each ping: 5 and 6 are too late, from 7 on it never
-        // does.
+        // The number of seconds after which the peer responds to each ping. 5 and 6 are too late; with 7
+        // or more, the peer never responds.
         answers in prop::collection::vec(1_u64..9, 1..30),
     ) {
         let end = 600;
@@ -264,7 +265,7 @@ proptest! {
             .map(|(behind, is_probe)| { at += behind; (at, is_probe) })
             .collect();
 
-        // The model determines when pings are sent, and so when their responses arrive.
+        // The model determines when pings are sent and thus when their responses arrive.
         let mut model = Model {
             pings: Vec::new(),
             lives: vec![0],
@@ -290,7 +291,7 @@ proptest! {
         }
         inputs.sort_by_key(|(at, _)| *at);
 
-        // The heartbeat gets the same inputs, and is polled only when it asks for it.
+        // The heartbeat receives the same inputs and is polled only when `next_wake` is due.
         let mut heartbeat = heartbeat();
         let (mut now, mut events, mut last_life) = (0, Vec::new(), 0);
         let mut next = inputs.iter().peekable();
@@ -314,7 +315,8 @@ proptest! {
     }
 }
 
-/// Returns how many bytes were sent and how many wait, if none were sent after the first two seconds.
+/// Returns how many bytes have been sent and how many are waiting, if none are sent after the first two
+/// seconds.
 fn blocked(now: u64) -> (u64, u64) {
     (100 * now.min(2), 100_000)
 }
@@ -325,7 +327,7 @@ fn pings_after_a_blocked_write_are_not_missed_within_the_stall_limit() {
     let events = run_sending(&mut heartbeat().with_stall_limit(s(60)), 79, then_read);
     let pings = [10, 20, 30, 40, 50, 60, 70].map(|now| (now, HeartbeatEvent::Ping));
     assert_eq!(events[..7], pings);
-    // Once the bytes were sent, a silent peer is detected as on any other line.
+    // Once the bytes have been sent, a silent peer is detected as on any other line.
     assert_eq!(events[7..], [(75, HeartbeatEvent::Down)]);
 }
 

@@ -14,7 +14,7 @@ pub use text::{escape, unescape};
 /// Limits on the structure of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How deep arrays and objects may nest; at most 128, which is the default.
+    /// How deeply arrays and objects may be nested; at most 128, which is the default.
     pub depth: u32,
     /// How many object members a message may have in total; 100,000 by default.
     pub keys: u32,
@@ -29,16 +29,16 @@ impl Default for Limits {
     }
 }
 
-/// The error of text that is not JSON within the limits.
+/// The error for text that is not JSON within the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JsonError {
     /// The offset of the first byte that is not allowed.
     pub at: usize,
-    /// What is wrong there.
+    /// The kind of problem there.
     pub problem: Problem,
 }
 
-/// What is wrong with a JSON text.
+/// The problems that a JSON text can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Problem {
@@ -70,7 +70,7 @@ impl fmt::Display for JsonError {
 }
 
 impl JsonError {
-    /// Returns whether the text exceeded a limit. It is JSON up to that point.
+    /// Returns whether the text exceeded a limit. If so, it is JSON up to that point.
     pub fn is_limit(&self) -> bool {
         matches!(self.problem, Problem::TooDeep | Problem::TooManyKeys)
     }
@@ -107,13 +107,13 @@ fn skip_byte_order_mark(message: Bytes, limits: Limits) -> Bytes {
     message
 }
 
-/// Checks that `text` is one JSON value within `limits`. White space around it and a byte order mark before
-/// it are allowed.
+/// Checks that `text` is one JSON value within `limits`. Whitespace around the value and a byte order
+/// mark before it are allowed.
 ///
 /// Takes time linear in the length, and allocates nothing.
 ///
 /// # Errors
-/// `text` is not JSON within `limits`; the error is the first problem in it.
+/// `text` is not JSON within `limits`. The error is the first problem in the text.
 pub fn check(text: &[u8], limits: Limits) -> Result<(), JsonError> {
     Scanner::new(text, limits)?.document()
 }

@@ -15,12 +15,13 @@ pub(crate) struct Scanner<'a> {
     /// One bit for each level, the innermost lowest: set for an object, clear for an array.
     objects: u128,
     keys: u32,
-    /// The last string contains an escape.
+    /// True if the last string contains an escape.
     is_escaped: bool,
 }
 
 impl<'a> Scanner<'a> {
-    /// Starts at the beginning of `text`, after a byte order mark. Checks that `text` is UTF-8.
+    /// Creates a scanner at the beginning of `text`, after a byte order mark. Checks that `text` is
+    /// UTF-8.
     pub(crate) fn new(text: &'a [u8], limits: Limits) -> Result<Self, JsonError> {
         check_utf8(text)?;
         let at = text.len() - after_byte_order_mark(text).len();
@@ -34,7 +35,7 @@ impl<'a> Scanner<'a> {
         self.end()
     }
 
-    /// Checks that only white space is left.
+    /// Checks that only whitespace is left.
     pub(crate) fn end(&mut self) -> Result<(), JsonError> {
         self.skip_space();
         if self.peek().is_none() { Ok(()) } else { Err(self.unexpected()) }
@@ -49,7 +50,7 @@ impl<'a> Scanner<'a> {
         Ok(start..self.at)
     }
 
-    /// Skips the value that begins here, without leading white space. It does not recurse, so each level
+    /// Skips the value that begins here, without leading whitespace. It does not recurse, so each level
     /// costs only a bit.
     fn skip_value(&mut self) -> Result<(), JsonError> {
         let floor = self.depth;
@@ -81,7 +82,7 @@ impl<'a> Scanner<'a> {
         Ok(true)
     }
 
-    /// Returns the next key of the object that was entered; `None` at its end.
+    /// Returns the next key of the object that was entered, or `None` at its end.
     #[inline]
     pub(crate) fn next_key(&mut self, first: bool) -> Result<Option<Cow<'a, [u8]>>, JsonError> {
         if !self.next_item(first, b'}')? {
@@ -114,8 +115,8 @@ impl<'a> Scanner<'a> {
         Ok(true)
     }
 
-    /// Enters a container. Returns true if a value comes next, false if the container was empty and is
-    /// closed.
+    /// Enters a container. Returns true if a value comes next, or false if the container was empty and
+    /// is closed.
     fn open(&mut self, object: bool) -> Result<bool, JsonError> {
         self.descend(object)?;
         self.skip_space();
@@ -146,8 +147,8 @@ impl<'a> Scanner<'a> {
         self.objects >>= 1;
     }
 
-    /// Closes the containers that end after a value. Returns true once back at depth `floor`, false if
-    /// another value comes first.
+    /// Closes the containers that end after a value. Returns true once the depth is `floor` again, or
+    /// false if another value comes first.
     fn after_value(&mut self, floor: u32) -> Result<bool, JsonError> {
         loop {
             if self.depth == floor {

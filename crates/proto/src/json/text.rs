@@ -130,7 +130,8 @@ mod tests {
         }
     }
 
-    /// Every byte at every position of a word, next to bytes that could be mistaken for special ones.
+    /// Tests every byte at every position of a word, next to bytes that could be mistaken for special
+    /// ones.
     #[test]
     fn special_byte_is_found_at_any_position() {
         for byte in 0..=u8::MAX {

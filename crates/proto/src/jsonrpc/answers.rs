@@ -1,27 +1,28 @@
-//! Matching messages to the pending calls that they answer, including messages that are not valid responses.
+//! Finding the pending calls that messages answer, even if the messages are not valid responses.
 //!
-//! The rules, from strict to loose: a message with the id of a pending call and no string `method` answers
-//! that call. An id that is written differently (`"1"` or `1.0` for `1`) matches if exactly one pending
-//! call fits. An error without an id, or with a null id, answers the only pending call. If the text cannot
-//! be parsed, or only its beginning is known, its top-level members are read without validation.
+//! These are the rules, from strict to loose. A message with the id of a pending call and no string
+//! `method` answers that call. An id that is written differently (`"1"` or `1.0` for `1`) also matches
+//! if it fits exactly one pending call. An error without an id, or with a null id, answers the only
+//! pending call. If the text cannot be parsed, or only its beginning is known, its top-level members are
+//! read without validation.
 
 use std::borrow::Cow;
 
 use super::{Invalid, InvalidProblem, Outline, Response};
 use crate::json::unescape;
 
-/// Which call a message answers.
+/// The call that a message answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answers<'a> {
     /// The call with this id, as written in the message.
     Call(&'a [u8]),
-    /// The only pending call, if there is exactly one, as the message has no id.
+    /// The only pending call, if there is exactly one: the message has no id.
     OnlyCall,
 }
 
 impl Answers<'_> {
-    /// Returns the key of the answered call among `pending`, an iterator of keys and ids. `None` if no call
-    /// matches, or more than one does.
+    /// Returns the key of the answered call among `pending`, an iterator of keys and ids. Returns `None`
+    /// if no call or more than one call matches.
     ///
     /// Takes time linear in the number of pending calls, so look up the exact id in a map first.
     pub fn find<K, I: AsRef<[u8]>>(self, pending: impl IntoIterator<Item = (K, I)>) -> Option<K> {
@@ -57,8 +58,8 @@ impl Response {
 }
 
 impl Invalid {
-    /// Returns which calls the message answers, as far as it can be determined; empty if it is not a
-    /// response. A batch that is not accepted may answer several.
+    /// Returns the calls that the message answers, as far as they can be determined. The result is empty
+    /// if the message is not a response. A batch that is not accepted may answer several calls.
     pub fn answers(&self) -> Vec<Answers<'_>> {
         match self.problem {
             InvalidProblem::Json(_) | InvalidProblem::NoBatches | InvalidProblem::LongBatch => {
@@ -78,8 +79,8 @@ impl Invalid {
 const SHOWN: usize = 200;
 
 impl Invalid {
-    /// Returns the text of the error that a client gets in place of this response of a program: what is wrong
-    /// with it, and how it begins.
+    /// Returns the text of the error that a client receives in place of this response of a program. It
+    /// contains the problem and the beginning of the response.
     pub fn instead_of_response(&self) -> String {
         let problem = self.response_problem();
         let shown = self.message.get(..SHOWN).unwrap_or(&self.message);
@@ -88,7 +89,7 @@ impl Invalid {
     }
 }
 
-/// Returns which calls are answered by a text that could not be parsed, based on its [`Outline`].
+/// Returns the calls that are answered by a text that could not be parsed, based on its [`Outline`].
 ///
 /// With `is_cut`, `text` is only the beginning of the message. Text that does not begin like a JSON object or
 /// array, such as a banner or a log line, answers no call.
@@ -119,7 +120,7 @@ fn meaning(id: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Removes a zero fraction and a zero exponent from a number; returns any other text unchanged.
+/// Removes a zero fraction and a zero exponent from a number. Any other text is returned unchanged.
 fn integer(text: &str) -> &str {
     let is_zero = |digits: &str| !digits.is_empty() && digits.bytes().all(|it| it == b'0');
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));

@@ -1,15 +1,15 @@
-//! Matching responses to our own calls.
+//! Matching responses to this side's own calls.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// The id of one of our own calls: an increasing number that is never reused.
+/// The id of one of this side's calls: an increasing number that is never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(u64);
 
 impl CallId {
-    /// Parses the id of a response; `None` if it cannot be the id of one of our calls.
+    /// Parses the id of a response. Returns `None` if it cannot be the id of one of this side's calls.
     pub fn parse(id: &[u8]) -> Option<Self> {
         let canonical = id == b"0" || id.first().is_some_and(|digit| *digit != b'0');
         let digits = canonical && id.iter().all(u8::is_ascii_digit);
@@ -61,8 +61,8 @@ impl<T> Calls<T> {
         CallId(self.last)
     }
 
-    /// Removes a call, because its response was received or it was abandoned. `None` if there is no such call
-    /// in flight.
+    /// Removes a call because its response was received or the call was abandoned. Returns `None` if no
+    /// such call is in flight.
     pub fn end(&mut self, id: CallId) -> Option<T> {
         self.waiting.remove(&id.0)
     }
@@ -104,7 +104,7 @@ impl<T> Calls<T> {
     }
 }
 
-/// A hasher for call ids. It needs no protection against chosen keys, because the ids are ours.
+/// A hasher for call ids. It needs no protection against chosen keys, because this side creates the ids.
 #[derive(Default)]
 struct Spread(u64);
 
@@ -120,7 +120,7 @@ impl Hasher for Spread {
     }
 
     fn write_u64(&mut self, number: u64) {
-        // The fraction of the golden ratio spreads consecutive numbers, in the high bits too.
+        // The fractional part of the golden ratio spreads consecutive numbers, also in the high bits.
         self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
     }
 }

@@ -1,4 +1,4 @@
-//! Classifying messages in one pass, with their members in any order.
+//! Classifying messages in one pass. Their members may be in any order.
 
 use bytes::Bytes;
 
@@ -10,7 +10,8 @@ use crate::json::{JsonError, Limits, Scanner, after_byte_order_mark};
 
 /// Classifies `message`. Takes time linear in its length, and allocates only for the elements of a batch.
 ///
-/// A message above the limits is [`Invalid`](Message::Invalid), with its id if that came before the excess.
+/// A message above the limits is [`Invalid`](Message::Invalid). It has an id if the id came before the
+/// limit was exceeded.
 pub fn classify(message: Bytes, dialect: &Dialect, limits: Limits) -> Message {
     let text = after_byte_order_mark(&message);
     let message = if text.len() < message.len() { message.slice_ref(text) } else { message };
@@ -69,8 +70,8 @@ fn shape(message: &[u8], dialect: &Dialect, limits: Limits) -> Shape {
     }
 }
 
-/// Classifies the elements of a batch. An invalid element costs only itself, but a JSON error costs the
-/// batch.
+/// Classifies the elements of a batch. An invalid element does not affect the others, but a JSON error
+/// makes the whole batch invalid.
 fn batch(message: &[u8], scanner: &mut Scanner<'_>, dialect: &Dialect) -> Result<Shape, JsonError> {
     let mut elements = Vec::new();
     let mut length = 0;
@@ -80,7 +81,7 @@ fn batch(message: &[u8], scanner: &mut Scanner<'_>, dialect: &Dialect) -> Result
         if let Shape::Invalid { problem: InvalidProblem::Json(error), .. } = element {
             return Err(error);
         }
-        // The rest is still scanned, because it may not be JSON.
+        // The rest is still scanned, because it may contain a JSON error.
         if dialect.batches && length <= MAX_BATCH {
             elements.push(element);
         }
@@ -103,7 +104,7 @@ struct Members {
     result: Option<Span>,
     error: Option<Span>,
     doubled: Option<&'static str>,
-    /// A result or an error has begun. It may exceed the limits.
+    /// True if a result or an error has begun, even if it exceeds the limits.
     answers: bool,
 }
 
@@ -173,7 +174,7 @@ fn one(message: &[u8], scanner: &mut Scanner<'_>, dialect: &Dialect) -> Shape {
         Shape::Invalid {
             id: if is_syntax_error { None } else { id },
             problem,
-            // Text that is not JSON is not counted as a response: it may have been anything.
+            // Text that is not JSON is not treated as a response, because it may have been anything.
             is_response: !is_syntax_error && !has_method && members.answers,
             has_method,
         }
@@ -229,7 +230,7 @@ fn is_id(id: &[u8]) -> bool {
     id.len() <= MAX_ID && matches!(id.first(), Some(b'"' | b'-' | b'0'..=b'9' | b'n'))
 }
 
-/// Checks the parameters. `null`, which some peers send, means that there are none.
+/// Checks the parameters. Some peers send `null`, which means that there are none.
 fn params(params: Option<Span>, message: &[u8]) -> Result<Option<Span>, InvalidProblem> {
     match params.map(|params| params.of(message).first()) {
         None | Some(Some(b'n')) => Ok(None),

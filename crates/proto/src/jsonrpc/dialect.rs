@@ -1,4 +1,4 @@
-//! The differences between protocols based on JSON-RPC, as data.
+//! The differences between protocols based on JSON-RPC, expressed as data.
 
 use super::member::{member, offset};
 use super::{OVERLOADED, Request, Sharing, SharingRules, TraceParent};
@@ -7,11 +7,11 @@ use super::{OVERLOADED, Request, Sharing, SharingRules, TraceParent};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dialect {
-    /// Its name in command-line options.
+    /// The dialect's name in command-line options.
     pub name: &'static str,
     /// Whether messages have a `jsonrpc` member with the value `"2.0"`.
     pub version: bool,
-    /// Whether several messages may be sent as an array.
+    /// Whether several messages may be sent together as an array.
     pub batches: bool,
     /// How a call is cancelled.
     pub cancel: Option<CancelStyle>,
@@ -19,7 +19,7 @@ pub struct Dialect {
     pub progress: Option<ProgressStyle>,
     /// The object in the parameters of a request that holds its trace context.
     pub trace: Option<&'static str>,
-    /// What a restarted program must receive again before it can replace the previous one.
+    /// The state that a restarted program must receive again before it can replace the previous program.
     pub state: DialectState,
     /// Whether a gateway may add messages to the stream: an error for a lost response, or a cancellation.
     pub adds_messages: bool,
@@ -33,9 +33,9 @@ pub struct Dialect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DialectState {
-    /// None that is known: messages are assumed to be independent of each other.
+    /// No state is known: messages are assumed to be independent of each other.
     Unknown,
-    /// The handshake that its client opened the line with, and some of the messages after it.
+    /// The handshake with which its client opened the line, and some of the messages after it.
     Handshake(&'static Handshake),
     /// State that cannot be restored in another program.
     Lost,
@@ -52,14 +52,14 @@ pub struct Handshake {
     pub process: Option<&'static str>,
     /// The methods after which the client no longer needs a program.
     pub ends: &'static [&'static str],
-    /// Methods of which only the latest message counts.
+    /// Methods of which only the latest message is part of the state.
     pub latest: &'static [&'static str],
-    /// Methods of which every message counts.
+    /// Methods of which every message is part of the state.
     pub every: &'static [&'static str],
     /// Objects that are opened and closed.
     pub things: &'static [Thing],
-    /// A request of the program that changes the client, which a restarted program sends again; and the
-    /// request that undoes it.
+    /// The request with which a program changes the client, and the one that undoes it. A restarted
+    /// program sends the first one again.
     pub registration: Option<[&'static str; 2]>,
 }
 
@@ -68,7 +68,7 @@ pub struct Handshake {
 pub struct Thing {
     /// The method that opens it.
     pub open: &'static str,
-    /// The method that changes it. After a change it cannot be restored by opening it again.
+    /// The method that changes it. After a change, it cannot be restored by opening it again.
     pub change: Option<&'static str>,
     /// The method that closes it.
     pub close: &'static str,
@@ -101,7 +101,7 @@ pub struct ProgressStyle {
 }
 
 impl Dialect {
-    /// JSON-RPC 2.0 as specified; calls cannot be cancelled.
+    /// JSON-RPC 2.0 as specified. Calls cannot be cancelled.
     pub const STRICT: Self = Self {
         name: "strict",
         version: true,
@@ -187,7 +187,7 @@ impl Dialect {
         sharing: Sharing::Possible(&SharingRules::MCP),
     };
 
-    /// The Model Context Protocol of 2025-03-26, the one revision with batches.
+    /// The Model Context Protocol of 2025-03-26, the only revision with batches.
     pub const MCP_2025_03_26: Self = Self { name: "mcp-2025-03-26", batches: true, ..Self::MCP };
 
     /// The Agent Client Protocol.
@@ -217,7 +217,7 @@ impl Dialect {
         ..Self::STRICT
     };
 
-    /// xi-core: no `jsonrpc` member, no batches.
+    /// The protocol of xi-core, which has no `jsonrpc` member and no batches.
     pub const XI: Self = Self {
         name: "xi",
         version: false,
@@ -230,21 +230,22 @@ impl Dialect {
         ..Self::STRICT
     };
 
-    /// Every dialect, in the order they are documented.
+    /// All dialects, in the order in which they are documented.
     pub const ALL: [Self; 6] =
         [Self::STRICT, Self::LSP, Self::MCP, Self::MCP_2025_03_26, Self::ACP, Self::XI];
 
-    /// Returns `params` with a progress token added. `None` if the dialect has no progress notifications,
-    /// or the parameters are not an object that the token can be added to.
+    /// Returns `params` with a progress token added. Returns `None` if the dialect has no progress
+    /// notifications, or the parameters are not an object that the token can be added to.
     pub fn with_progress(&self, token: &[u8], params: Option<&[u8]>) -> Option<Vec<u8>> {
         let ProgressStyle { token: name, meta, .. } = self.progress?;
         insert(params.unwrap_or(b"{}"), meta, name, token)
     }
 
-    /// Returns `params` with the trace context of the call added, as `traceparent`. `None` if the dialect
-    /// has no place for it, the parameters are not an object, or they have a trace context already.
+    /// Returns `params` with the trace context of the call added as `traceparent`. Returns `None` if the
+    /// dialect has no place for it, or the parameters are not an object or already have a trace context.
     ///
-    /// Model Context Protocol 2026-07-28, Basic Protocol, `_meta`; Agent Client Protocol, Extensibility.
+    /// See Model Context Protocol 2026-07-28, Basic Protocol, `_meta`; Agent Client Protocol,
+    /// Extensibility.
     pub fn with_trace(&self, trace: &TraceParent, params: Option<&[u8]>) -> Option<Vec<u8>> {
         let params = params.unwrap_or(b"{}");
         if self.trace_of(params).is_some() {
@@ -260,9 +261,9 @@ impl Dialect {
         std::str::from_utf8(trace).ok()?.parse().ok()
     }
 
-    /// Returns a request that opens the handshake with the client's process ID replaced by `null`, for
-    /// programs that cannot see the client: for them the ID belongs to no process, or to another one.
-    /// `None` if the request has no such ID.
+    /// Returns a request that opens the handshake with the client's process ID replaced by `null`. This
+    /// is for programs that cannot see the client: for them, the ID belongs to no process or to another
+    /// one. Returns `None` if the request has no such ID.
     pub fn without_process_id(&self, request: &Request) -> Option<Vec<u8>> {
         let DialectState::Handshake(Handshake { request: method, process, .. }) = self.state else {
             return None;
@@ -283,10 +284,10 @@ impl Dialect {
 /// The name of the trace context (W3C Trace Context, section 3.2).
 const TRACEPARENT: &str = "traceparent";
 
-/// Returns `params` with a member added to their object `meta`, which is created if it is missing.
+/// Returns `params` with a member added to the object `meta` in them, which is created if it is missing.
 fn insert(params: &[u8], meta: &str, name: &str, value: &[u8]) -> Option<Vec<u8>> {
     let member_text = [b"\"", name.as_bytes(), b"\":", value].concat();
-    // After the opening brace of the existing object, or in a new object.
+    // The member is inserted after the opening brace of the existing object, or in a new object.
     let (at, text) = match member(params, meta) {
         Some(found) if found.starts_with(b"{") => (offset(params, found)? + 1, member_text),
         Some(_) => return None,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 
-/// Ids up to this length need no allocation. Every 64-bit number fits, a UUID does not.
+/// Ids up to this length need no allocation. Every 64-bit number fits, but a UUID does not.
 const SHORT: usize = 22;
 
 /// The id of a request from the peer, as raw JSON, byte for byte. A short id needs no allocation.

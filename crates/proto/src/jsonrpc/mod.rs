@@ -1,5 +1,5 @@
-//! JSON-RPC 2.0 messages (JSON-RPC 2.0 Specification, sections 4 to 6): classified in one pass without
-//! building values, and written.
+//! JSON-RPC 2.0 messages (JSON-RPC 2.0 Specification, sections 4 to 6). They are classified in one pass
+//! without building values, and can be written.
 //!
 //! The peer's ids are kept byte for byte. Parameters, results and error data remain raw slices of the message
 //! until they are parsed.
@@ -40,7 +40,8 @@ use crate::json::{self, JsonError};
 /// while its request is in flight.
 pub const MAX_ID: usize = 4096;
 
-/// The largest number of messages in a batch. Each costs memory beyond its own bytes, and a response.
+/// The largest number of messages in a batch. Each message costs memory beyond its own bytes, and may
+/// need a response.
 pub const MAX_BATCH: usize = 1024;
 
 /// A classified message.
@@ -48,13 +49,13 @@ pub const MAX_BATCH: usize = 1024;
 pub enum Message {
     /// A request, which expects a response.
     Request(Request),
-    /// A notification, which expects none.
+    /// A notification, which expects no response.
     Notification(Notification),
     /// A response.
     Response(Response),
     /// The messages of a batch, in order. None of them is itself a batch.
     Batch(Vec<Message>),
-    /// Not a valid JSON-RPC message.
+    /// A message that is not valid JSON-RPC.
     Invalid(Invalid),
 }
 
@@ -94,19 +95,19 @@ pub struct Invalid {
     has_method: bool,
 }
 
-/// What is wrong with a message.
+/// The problem of an invalid message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidProblem {
-    /// It is not JSON, or exceeds the limits on structure.
+    /// The message is not JSON, or exceeds the limits on structure.
     Json(JsonError),
-    /// It is neither an object nor a batch.
+    /// The message is neither an object nor a batch.
     NotAnObject,
     /// An empty batch.
     EmptyBatch,
     /// A batch of more than [`MAX_BATCH`] messages.
     LongBatch,
-    /// A batch, in a dialect without batches.
+    /// A batch in a dialect without batches.
     NoBatches,
     /// A member appears twice.
     Doubled(&'static str),
@@ -161,7 +162,8 @@ impl Request {
         json::unescape(self.method.text(&self.message))
     }
 
-    /// Returns the parameters as they were written: a JSON object or array; `None` if there are none.
+    /// Returns the parameters as they were written, which are a JSON object or array, or `None` if there
+    /// are none.
     pub fn params(&self) -> Option<&[u8]> {
         self.params.map(|params| params.of(&self.message))
     }
@@ -178,7 +180,8 @@ impl Notification {
         json::unescape(self.method.text(&self.message))
     }
 
-    /// Returns the parameters as they were written: a JSON object or array; `None` if there are none.
+    /// Returns the parameters as they were written, which are a JSON object or array, or `None` if there
+    /// are none.
     pub fn params(&self) -> Option<&[u8]> {
         self.params.map(|params| params.of(&self.message))
     }
@@ -190,7 +193,7 @@ impl Notification {
 }
 
 impl Response {
-    /// Returns the id as it was written; `null` for an error without an id.
+    /// Returns the id as it was written, or `null` for an error without an id.
     pub fn id(&self) -> &[u8] {
         self.id.map_or(b"null", |id| id.of(&self.message))
     }
@@ -223,18 +226,18 @@ impl Invalid {
         &self.message
     }
 
-    /// Returns the id to respond with, as it was written; `null` if it could not be determined.
+    /// Returns the id to respond with as it was written, or `null` if it could not be determined.
     pub fn id(&self) -> &[u8] {
         self.id.map_or(b"null", |id| id.of(&self.message))
     }
 
-    /// Returns what is wrong with the message.
+    /// Returns the problem of the message.
     pub fn problem(&self) -> InvalidProblem {
         self.problem
     }
 
-    /// Returns what is wrong with the message as a response: if it has neither `result` nor `error`, the
-    /// result is missing, not the `method`.
+    /// Returns the problem of the message as a response: if it has neither `result` nor `error`, the
+    /// `result` is reported as missing, not the `method`.
     pub fn response_problem(&self) -> InvalidProblem {
         match self.problem {
             InvalidProblem::Missing("method") => InvalidProblem::Missing("result"),
@@ -250,14 +253,14 @@ impl Invalid {
         }
     }
 
-    /// Returns whether the message is a bad response: it has a `result` or an `error` and no string `method`.
-    /// Responses must not be answered.
+    /// Returns whether the message is an invalid response: it has a `result` or an `error` and no string
+    /// `method`. Responses must not be answered.
     pub fn is_response(&self) -> bool {
         self.is_response
     }
 
-    /// Returns whether the message may be a bad response: it has no string `method`, or cannot be parsed at
-    /// all. A side that has made calls must not answer it.
+    /// Returns whether the message may be an invalid response: it has no string `method`, or cannot be
+    /// parsed at all. A side that has made calls must not answer it.
     pub fn may_be_response(&self) -> bool {
         !self.has_method
     }
@@ -287,16 +290,16 @@ impl fmt::Display for InvalidProblem {
     }
 }
 
-/// The error code of a message that is not JSON.
+/// The error code for a message that is not JSON.
 pub const PARSE_ERROR: i64 = -32700;
-/// The error code of JSON that is not a valid request.
+/// The error code for JSON that is not a valid request.
 pub const INVALID_REQUEST: i64 = -32600;
-/// The error code of a method that does not exist.
+/// The error code for a method that does not exist.
 pub const METHOD_NOT_FOUND: i64 = -32601;
-/// The error code of parameters that the method does not accept.
+/// The error code for parameters that the method does not accept.
 pub const INVALID_PARAMS: i64 = -32602;
-/// The error code of a method that failed internally.
+/// The error code for a method that failed internally.
 pub const INTERNAL_ERROR: i64 = -32603;
-/// The error code of a request above the limit on requests in flight. From the range reserved for
+/// The error code for a request above the limit on requests in flight. It is from the range reserved for
 /// implementations.
 pub const OVERLOADED: i64 = -32000;

@@ -1,10 +1,12 @@
-//! Reading what is possible from a message that is damaged, too long or truncated.
+//! Reading the members of a message that is damaged, too long or truncated, as far as possible.
 
-/// The members of a message that tell what it is and to which call it belongs, as far as they can be read.
+/// The members that determine a message's kind and the call that it belongs to, as far as they can be
+/// read.
 ///
-/// Unlike [`classify`](super::classify), this accepts any bytes: they may be truncated, not UTF-8, nested
-/// to any depth, and contain duplicate members (the last one counts, as in most parsers). It serves to fail
-/// a call whose response was lost. Takes time linear in the length, and allocates nothing.
+/// Unlike [`classify`](super::classify), this accepts any bytes: they may be truncated, not UTF-8,
+/// nested to any depth, and contain duplicate members (the last one is used, as in most parsers). It is
+/// used to fail a call whose response was lost. Reading takes time linear in the length, and allocates
+/// nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outline<'a> {
     id: Option<&'a [u8]>,
@@ -23,10 +25,10 @@ impl<'a> Outline<'a> {
         Self::read(&mut reader)
     }
 
-    /// Reads each of the objects that `text` begins with: those of a batch, or several in one line, up to
-    /// [`MAX_BATCH`](super::MAX_BATCH). Skips a byte order mark and control characters before them, such as
-    /// the record separator of RFC 7464. Empty if `text` begins with anything else, such as a banner or a
-    /// log line.
+    /// Reads the objects at the beginning of `text`: the messages of a batch, or several messages in one
+    /// line, up to [`MAX_BATCH`](super::MAX_BATCH). Skips a byte order mark and control characters
+    /// before them, such as the record separator of RFC 7464. The result is empty if `text` begins with
+    /// anything else, such as a banner or a log line.
     pub fn all(text: &'a [u8]) -> Vec<Self> {
         let mut reader = Reader { rest: text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text) };
         let mut outlines = Vec::new();
@@ -65,7 +67,7 @@ impl<'a> Outline<'a> {
             return None;
         }
         reader.skip_space();
-        // The beginning of a value is enough to know that the member is there.
+        // The beginning of a value is enough to know that the member exists.
         match name {
             b"\"params\"" => self.has_params = true,
             b"\"result\"" | b"\"error\"" => self.has_outcome = true,
@@ -145,13 +147,13 @@ impl<'a> Reader<'a> {
         Some(taken)
     }
 
-    /// Takes a string with its quotes; `None` if there is no string, or its end is missing.
+    /// Takes a string with its quotes. Returns `None` if there is no string or its end is missing.
     fn string(&mut self) -> Option<&'a [u8]> {
         let length = string_length(self.rest)?;
         self.take(length)
     }
 
-    /// Takes a value; `None` if its end is missing.
+    /// Takes a value. Returns `None` if its end is missing.
     fn value(&mut self) -> Option<&'a [u8]> {
         match self.rest.first()? {
             b'"' => self.string(),

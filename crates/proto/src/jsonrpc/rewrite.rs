@@ -9,8 +9,8 @@ use super::member::offset;
 use super::{Dialect, Notification, Request, Response, write_response};
 use crate::json::{JsonError, Limits, Scanner};
 
-/// The error of a member that appears twice. Parsers disagree about which of the two counts, so neither may
-/// be replaced.
+/// The error for a member that appears twice. Parsers disagree about which of the two is valid, so
+/// neither may be replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DoubledMember;
 
@@ -22,8 +22,8 @@ impl fmt::Display for DoubledMember {
 
 impl std::error::Error for DoubledMember {}
 
-/// Returns the value at `path` in `object`, as it was written. `None` if there is none, or if a value on the
-/// way is not an object.
+/// Returns the value at `path` in `object`, as it was written. Returns `None` if there is none, or if a
+/// value on the path is not an object.
 ///
 /// ```
 /// use tieline_proto::jsonrpc::locate;
@@ -74,7 +74,8 @@ fn walk(scanner: &mut Scanner<'_>, path: &[&str]) -> Result<Found, JsonError> {
     Ok(found)
 }
 
-/// Returns the messages of a batch, each as a slice of it. `None` if `message` is not a JSON array.
+/// Returns the messages of a batch, each as a slice of it. Returns `None` if `message` is not a JSON
+/// array.
 pub fn elements(message: &Bytes) -> Option<Vec<Bytes>> {
     let mut scanner = Scanner::new(message, Limits::default()).ok()?;
     let mut elements = Vec::new();
@@ -89,8 +90,9 @@ pub fn elements(message: &Bytes) -> Option<Vec<Bytes>> {
 }
 
 impl Request {
-    /// Returns the message with another id and, if `change` is given, with a part of it replaced. `change.0`
-    /// is a slice of the message, as [`locate`] returns. All are raw JSON.
+    /// Returns the message with another id and, if `change` is given, with `change.0` replaced by
+    /// `change.1`. `change.0` is a slice of the message, as returned by [`locate`]. All values are raw
+    /// JSON.
     ///
     /// The request must not be part of a batch.
     pub fn rewritten(&self, id: &[u8], change: Option<(&[u8], &[u8])>) -> Bytes {
@@ -108,8 +110,8 @@ impl Notification {
 }
 
 impl Response {
-    /// Returns the message with another id and, if `change` is given, with a part of it replaced, as
-    /// [`Request::rewritten`]. A response without an id gets one.
+    /// Returns the message with another id and, if `change` is given, with a part of it replaced, like
+    /// [`Request::rewritten`]. A response without an id receives one.
     ///
     /// The response must not be part of a batch.
     pub fn rewritten(&self, dialect: &Dialect, id: &[u8], change: Option<(&[u8], &[u8])>) -> Bytes {
@@ -120,7 +122,7 @@ impl Response {
     }
 }
 
-/// Replaces parts of `message` that do not overlap. What is not a part of it is not replaced.
+/// Replaces parts of `message` that do not overlap. A slice that is not part of the message is ignored.
 fn replaced(message: &[u8], changes: [Option<(&[u8], &[u8])>; 2]) -> Bytes {
     let mut changes = changes.map(|change| {
         let (part, other) = change?;

@@ -1,16 +1,16 @@
-//! How several clients can share one program, as data of a dialect.
+//! The rules of a dialect for sharing one program between several clients, expressed as data.
 
-/// Whether several clients can use one program at the same time.
+/// The answer to whether several clients can use one program at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Sharing {
-    /// They cannot, for this reason: a sentence about the program.
+    /// They cannot. The text is the reason.
     Impossible(&'static str),
     /// They can, under these rules.
     Possible(&'static SharingRules),
 }
 
-/// What has to be done with the messages of clients that share a program, besides replacing ids.
+/// The handling of messages between a program and the clients that share it, besides replacing ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SharingRules {
     /// Requests of the program that every client answers with an empty object.
@@ -18,12 +18,12 @@ pub struct SharingRules {
     /// Requests of the program, and the capability that a client must have declared in its handshake to
     /// receive them.
     pub needs: &'static [(&'static str, &'static str)],
-    /// The notification about a [thing](super::Handshake::things), for the clients that have opened it. The
-    /// path of the thing's name is the same in all its messages.
+    /// The notification about a [thing](super::Handshake::things), which is sent to the clients that
+    /// have opened the thing. The path of the thing's name is the same in all these messages.
     pub updated: Option<&'static str>,
-    /// A level that the program has once, and each client for itself.
+    /// A level that each client sets for itself, but that the program has only once.
     pub level: Option<&'static LevelRules>,
-    /// Requests that stay open and whose notifications are tagged with their id.
+    /// Requests that stay open, and whose notifications are tagged with the request's id.
     pub listening: Option<&'static ListenRules>,
 }
 
@@ -38,11 +38,12 @@ pub struct LevelRules {
     pub member: &'static str,
     /// The levels, the most verbose first.
     pub levels: &'static [&'static str],
-    /// The index of the level of clients that have set none, once another client has set one.
+    /// The index of the level that applies to clients that have set none, once another client has set
+    /// one.
     pub default: usize,
 }
 
-/// Requests that stay open and whose notifications are tagged with their id.
+/// Requests that stay open, and whose notifications are tagged with the request's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenRules {
     /// The request.
@@ -52,11 +53,11 @@ pub struct ListenRules {
 }
 
 impl SharingRules {
-    /// JSON-RPC without a handshake: nothing is known besides ids.
+    /// The rules of JSON-RPC without a handshake: nothing is known besides ids.
     pub(super) const PLAIN: Self =
         Self { answered: &[], needs: &[], updated: None, level: None, listening: None };
 
-    /// The Model Context Protocol, 2024-11-05 to 2026-07-28.
+    /// The rules of the Model Context Protocol, 2024-11-05 to 2026-07-28.
     pub(super) const MCP: Self = Self {
         answered: &["ping"],
         needs: &[

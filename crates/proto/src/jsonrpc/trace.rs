@@ -15,7 +15,7 @@ pub struct TraceParent {
 }
 
 impl TraceParent {
-    /// Creates a trace context from a trace id, the id of the calling span, and flags, of which 1 means
+    /// Creates a trace context from a trace id, the id of the calling span, and flags. The flag 1 means
     /// "sampled". Returns `None` if one of the ids is 0, which is invalid.
     pub fn new(trace: u128, parent: u64, flags: u8) -> Option<Self> {
         (trace != 0 && parent != 0).then_some(Self { trace, parent, flags })

@@ -1,5 +1,5 @@
-//! Writing messages, each into one allocation of exactly its length. Raw JSON is copied unchecked: the caller
-//! guarantees that it is JSON.
+//! Writing messages, each into one allocation of exactly its length. Raw JSON is copied without a check:
+//! the caller guarantees that it is JSON.
 
 use super::dialect::Dialect;
 use crate::json::escape;
@@ -45,7 +45,7 @@ pub fn write_error(
 }
 
 impl Dialect {
-    /// Returns the notification that cancels the call with `id`; `None` if the dialect has none.
+    /// Returns the notification that cancels the call with `id`, or `None` if the dialect has none.
     pub fn cancellation(&self, id: &[u8]) -> Option<Vec<u8>> {
         let cancel = self.cancel?;
         let params = [b"{\"", cancel.id.as_bytes(), b"\":", id, b"}"].concat();

@@ -6,23 +6,24 @@ use bytes::Bytes;
 
 use super::{Farewell, Sequence, Violation};
 
-/// How long a consumed message may remain unacknowledged before an acknowledgement is sent on its own.
+/// How long a consumed message may remain unacknowledged before an acknowledgement is sent without a
+/// message.
 const ACK_AFTER: Duration = Duration::from_millis(100);
 /// How many consumed messages may remain unacknowledged.
 const ACK_MESSAGES: u64 = 128;
 /// How many bytes of messages may remain unacknowledged.
 const ACK_BYTES: u64 = 1 << 20;
 
-/// Half of the default number of messages kept for replay, see
+/// Half of the default number of messages kept for replay. See
 /// [`SessionMachine::owes_much`](super::SessionMachine::owes_much).
 const MUCH_MESSAGES: u64 = 512;
 /// Half of the default number of bytes kept for replay.
 const MUCH_BYTES: u64 = 4 << 20;
 
-/// What a session received.
+/// An item that a session received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Received {
-    /// The next message. It is never received again.
+    /// The next message. It is never returned again.
     Message {
         /// Its number, to be [committed](super::SessionMachine::commit).
         sequence: Sequence,
@@ -39,7 +40,7 @@ pub enum Received {
 
 #[derive(Clone, Debug)]
 pub(super) struct Incoming {
-    /// Whether the consumer commits messages itself, see
+    /// Whether the consumer commits messages itself. See
     /// [`SessionConfig::commits`](super::SessionConfig::commits).
     commits: bool,
     received: Sequence,
@@ -48,10 +49,10 @@ pub(super) struct Incoming {
     /// The number in the last acknowledgement that was sent.
     told: Sequence,
     untold_bytes: u64,
-    /// When the next acknowledgement is due at the latest.
+    /// The latest time at which the next acknowledgement is due.
     due: Option<Duration>,
     has_ended: bool,
-    /// The last acknowledgement may have been lost, so another is due.
+    /// True if the last acknowledgement may have been lost, so that another is due.
     tell_again: bool,
 }
 
@@ -96,7 +97,7 @@ impl Incoming {
         Ok(Some(Received::End))
     }
 
-    /// Returns whether this is the next number; false if it was received before.
+    /// Returns whether this is the next number, or false if it was received before.
     fn is_next(&mut self, sequence: Sequence) -> Result<bool, Violation> {
         if sequence <= self.received {
             self.tell_again = true;
@@ -114,7 +115,7 @@ impl Incoming {
 
     fn took(&mut self, now: Duration, sequence: Sequence) {
         self.received = sequence;
-        // The end itself needs no commit.
+        // The end of input itself needs no commit.
         if !self.commits || (self.has_ended && self.taken + 1 == sequence) {
             self.take(now, sequence);
         }
@@ -136,8 +137,8 @@ impl Incoming {
         }
     }
 
-    /// Forgets the messages received after this one, so that they can be received again. Returns false, and
-    /// does nothing, if they were consumed already, or if this one was never received.
+    /// Forgets the messages received after this one, so that they can be received again. Does nothing
+    /// and returns false if they were already consumed, or if this one was never received.
     pub(super) fn rewind(&mut self, sequence: Sequence) -> bool {
         if sequence < self.taken || sequence > self.received {
             return false;

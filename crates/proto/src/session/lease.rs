@@ -1,26 +1,26 @@
-//! The server's record of who may resume a session.
+//! The server's record of the client that may resume a session.
 
 use std::collections::VecDeque;
 
 use super::{Hello, Position, Refusal, Secret, SessionId, Welcome};
 
-/// How many secrets are remembered that the client may not have seen. Older ones are dropped.
+/// How many secrets that the client may not have seen are remembered. Older ones are dropped.
 const MAX_OFFERS: usize = 8;
 
 /// The server's record of one session: its owner, and the secrets that resume it.
 ///
-/// Each connection gets a new secret. The client may never see it if the connection breaks first, so the
+/// Each connection has a new secret. If the connection breaks early, the client may never see it, so the
 /// previous secret remains valid until a frame arrives that only a client that has seen the last welcome
-/// can have sent. A delayed greeting, from a connection that the client has given up, may arrive after the
-/// greeting of a newer connection, so the secrets offered in between remain valid too.
+/// can have sent. A delayed greeting from a connection that the client has abandoned may arrive after
+/// the greeting of a newer connection, so the secrets offered in between also remain valid.
 #[derive(Clone, Debug)]
 pub struct Lease<P> {
     session: SessionId,
     principal: P,
     /// The last secret that the client has used, or has proven to have seen, with its epoch.
     proven: (Secret, u64),
-    /// The secrets of later welcomes, which the client may not have seen. The last one is that of the current
-    /// connection.
+    /// The secrets of later welcomes, which the client may not have seen. The last secret is that of the
+    /// current connection.
     offered: VecDeque<(Secret, u64)>,
     epoch: u64,
 }
@@ -39,7 +39,7 @@ impl<P: PartialEq> Lease<P> {
     /// Checks whether this greeting may resume the session, without changing anything.
     ///
     /// # Errors
-    /// The reason for refusing it.
+    /// The reason for refusing the greeting.
     pub fn check(&self, hello: &Hello, principal: &P) -> Result<(), Refusal> {
         let Some((session, secret, epoch)) = &hello.resumes else { return Err(Refusal::Unknown) };
         if *session != self.session {
@@ -56,11 +56,12 @@ impl<P: PartialEq> Lease<P> {
         }
     }
 
-    /// Resumes the session for a client whose greeting passes [`check`](Self::check). The epoch increases,
-    /// which fences off the previous connection. `secret` opens the next connection.
+    /// Resumes the session for a client whose greeting passes [`check`](Self::check). The epoch
+    /// increases, which fences off the previous connection. `secret` is for resuming the session on the
+    /// next connection.
     ///
     /// # Errors
-    /// The same as [`check`](Self::check); then nothing has changed.
+    /// The same as [`check`](Self::check). On error, nothing has changed.
     pub fn resume(
         &mut self,
         hello: &Hello,

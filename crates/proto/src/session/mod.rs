@@ -8,13 +8,14 @@
 //! ```
 //!
 //! Each direction numbers its messages and keeps them until the other end has acknowledged them. When a
-//! connection breaks, the client connects again and proves its identity with a secret. Both ends say what
-//! they have received, and each sends what the other has missed. The guarantee: *within a session every
-//! message is delivered once, in order, or the session ends with an error that says what was delivered.*
+//! connection breaks, the client connects again and proves its identity with a secret. Both ends report
+//! the messages that they have received, and each sends the messages that the other has missed. The
+//! guarantee is: *within a session, every message is delivered once and in order, or the session ends
+//! with an error that states which messages were delivered.*
 //!
-//! [`SessionMachine`] holds the messages of one end. [`Ticket`] is the client's right to resume the session,
-//! [`Lease`] is how the server checks it. [`Frame`] is the wire format. Times are durations since any fixed
-//! moment.
+//! [`SessionMachine`] is the state of one end. [`Ticket`] is the client's right to resume the session,
+//! which the server checks with its [`Lease`]. [`Frame`] is the wire format. Times are durations since
+//! any fixed moment.
 
 mod incoming;
 mod lease;
@@ -85,12 +86,12 @@ impl fmt::Debug for Secret {
 /// The configuration of one end of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionConfig {
-    /// How many unacknowledged messages are kept for replay; 1,024 by default. With fewer than 128, sending
-    /// may have to wait 100 ms for an acknowledgement; with fewer than 512 also while the other end has
-    /// many messages to consume.
+    /// How many unacknowledged messages are kept for replay; 1,024 by default. With fewer than 128,
+    /// sending may have to wait 100 ms for an acknowledgement. With fewer than 512, it may also have to
+    /// wait while the other end has many messages to consume.
     pub replay_messages: usize,
     /// How many bytes of unacknowledged messages are kept; 8 MiB by default. An empty buffer accepts one
-    /// message of any size. Less than 1 MiB has the same effect as fewer than 128 messages.
+    /// message of any size. A limit below 1 MiB has the same effect as fewer than 128 messages.
     pub replay_bytes: usize,
     /// Whether a received message is acknowledged only when the consumer [commits](SessionMachine::commit) it, and
     /// not when it is handed to the consumer; false by default.
@@ -103,19 +104,20 @@ impl Default for SessionConfig {
     }
 }
 
-/// How many of the sent messages are known to be delivered.
+/// The numbers of the messages that were delivered and sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivered {
     /// The last acknowledged message.
     pub acknowledged: Sequence,
-    /// The last message that was sent or queued. Messages after `acknowledged` may have arrived or not.
+    /// The last message that was sent or queued. Messages after `acknowledged` may or may not have
+    /// arrived.
     pub sent: Sequence,
 }
 
 /// The state of one end of a session, independent of the connection that carries it.
 ///
-/// After an error from [`receive`](Self::receive) or [`resume`](Self::resume) the session is over: the other
-/// end is not the one that the session was begun with, or it is faulty.
+/// After an error from [`receive`](Self::receive) or [`resume`](Self::resume), the session is over: the
+/// other end is not the one with which the session began, or it is faulty.
 #[derive(Clone, Debug)]
 pub struct SessionMachine {
     outgoing: Outgoing,
@@ -141,7 +143,7 @@ impl SessionMachine {
         self.outgoing.has_room()
     }
 
-    /// Queues a message, which is kept until it is acknowledged. Returns its number, or `None` after
+    /// Queues a message and keeps it until it is acknowledged. Returns its number, or `None` after
     /// [`end`](Self::end).
     ///
     /// Check [`has_room`](Self::has_room) first: this method enforces no limit. A message may itself exceed
@@ -202,9 +204,9 @@ impl SessionMachine {
         self.incoming.is_due(now)
     }
 
-    /// Returns whether so many messages are unacknowledged that the other end may soon have to wait: half
-    /// of what it keeps by default. While received messages are still being consumed, fewer need no
-    /// acknowledgement yet.
+    /// Returns whether so many messages are unacknowledged that the other end may soon have to wait:
+    /// half of the number that it keeps by default. While received messages are still being consumed, a
+    /// smaller number need not be acknowledged yet.
     pub fn owes_much(&self) -> bool {
         self.incoming.owes_much()
     }
@@ -277,20 +279,20 @@ impl SessionMachine {
         }
     }
 
-    /// Commits all messages up to this one: the consumer has processed them and does not need them again. A
-    /// number above the last received one is treated as the last one. Only for sessions that
-    /// [commit](SessionConfig::commits).
+    /// Commits all messages up to this one: the consumer has processed them and does not need them
+    /// again. A number above the last received one is treated as the last one. This is only for sessions
+    /// that [commit](SessionConfig::commits).
     pub fn commit(&mut self, now: Duration, sequence: Sequence) {
         self.incoming.commit(now, sequence);
     }
 
-    /// Forgets the messages received after this number, so that the other end sends them again on the next
-    /// connection. This is for adapters that forward messages and learn from their own consumer how far it
-    /// got.
+    /// Forgets the messages received after this number, so that the other end sends them again on the
+    /// next connection. This is for adapters that forward messages and are told by their own consumer
+    /// how many it has received.
     ///
-    /// Call this only between two connections, and only for sessions that [commit](SessionConfig::commits).
-    /// Returns false, and does nothing, if later messages were committed already, or if the number was never
-    /// received.
+    /// Call this only between two connections, and only for sessions that
+    /// [commit](SessionConfig::commits). Does nothing and returns false if later messages were already
+    /// committed, or if the number was never received.
     pub fn rewind(&mut self, sequence: Sequence) -> bool {
         self.incoming.rewind(sequence)
     }
@@ -310,7 +312,7 @@ impl SessionMachine {
     }
 
     /// Checks that the other end's position matches this one: neither end has lost messages, and neither
-    /// claims to have received what was never sent.
+    /// claims to have received messages that were never sent.
     ///
     /// # Errors
     /// The mismatch, as the code of a refusal.
@@ -321,15 +323,15 @@ impl SessionMachine {
     }
 
     /// Resumes the session on a new connection, on which the other end has the position `theirs`. The
-    /// following calls of [`next`](Self::next) replay, in order, the messages that it has not received.
-    /// Returns how many messages that are.
+    /// following calls of [`next`](Self::next) replay, in order, the messages that the other end has not
+    /// received. Returns their number.
     ///
-    /// An acknowledgement is due at once, even if it contains nothing new. It includes what was consumed
-    /// since the position for the handshake was read, and shows the server that the client has seen the new
-    /// secret.
+    /// An acknowledgement is due at once, even if it contains nothing new. It includes messages consumed
+    /// since the position for the handshake was read, and shows the server that the client has seen the
+    /// new secret.
     ///
     /// # Errors
-    /// The same as [`check`](Self::check); then nothing has changed.
+    /// The same as [`check`](Self::check). On error, nothing has changed.
     pub fn resume(&mut self, theirs: Position) -> Result<u64, Refusal> {
         self.check(theirs)?;
         self.pong = None;
@@ -348,7 +350,7 @@ impl SessionMachine {
         self.outgoing.kept()
     }
 
-    /// Returns the length of the kept message at position `before`, counted from 0, if there is one.
+    /// Returns the length of the kept message before which there are `before` others, if there is one.
     pub fn kept_message(&self, before: u64) -> Option<usize> {
         self.outgoing.kept_message(before)
     }
@@ -356,19 +358,20 @@ impl SessionMachine {
     /// Returns whether both directions have ended and both ends were acknowledged, so that nothing is left
     /// to send.
     ///
-    /// This end's last acknowledgement may be lost with its connection. To let the other end finish too,
-    /// accept another resumption, or send a [`Bye`](Frame::Bye).
+    /// This end's last acknowledgement may be lost with its connection. To let the other end finish as
+    /// well, accept another resumption, or send a [`Bye`](Frame::Bye).
     pub fn is_over(&self) -> bool {
         self.outgoing.is_over() && self.incoming.is_over()
     }
 
-    /// Returns whether this end's direction has ended, and its end and everything before it was acknowledged.
+    /// Returns whether this end's direction has ended, and its end and all messages before it were
+    /// acknowledged.
     pub fn is_settled(&self) -> bool {
         self.outgoing.is_over()
     }
 }
 
-/// What to write next.
+/// The next item to write.
 enum Step {
     /// The message at this position of the replay buffer.
     Message { sequence: Sequence, acknowledged: Sequence, place: usize },

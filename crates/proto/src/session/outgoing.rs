@@ -97,7 +97,7 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Fails if this number was never written to a connection.
+    /// Fails if a message with this number was never written to a connection.
     pub(super) fn refuse_never_sent(&self, sequence: Sequence) -> Result<(), Violation> {
         if sequence > self.shown {
             return Err(Violation::NeverSent { acknowledged: sequence, sent: self.shown });
@@ -146,7 +146,7 @@ impl Outgoing {
     }
 
     pub(super) fn delivered(&self) -> Delivered {
-        // The end is numbered, but is not a message.
+        // The end is numbered but is not a message.
         let sent = self.last_message() - u64::from(self.end == End::Acknowledged);
         Delivered { acknowledged: self.acknowledged.min(sent), sent }
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::VERSION;
 
-/// Why a session is refused.
+/// The reason why a session is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -28,17 +28,17 @@ pub enum Refusal {
     Draining,
     /// The first frame was not a greeting.
     Malformed,
-    /// The first bytes were not a frame: the client uses another protocol and has not asked for a session,
-    /// or the greeting was damaged in transit.
+    /// The first bytes were not a frame: the client uses another protocol and has not requested a
+    /// session, or the greeting was damaged in transit.
     Unasked,
-    /// The listener does not accept processes of the client's user. It sends this before it reads anything,
-    /// also to clients that have not asked for a session.
+    /// The listener does not accept processes of the client's user. It sends this refusal before it
+    /// reads anything, also to clients that have not requested a session.
     User,
     /// A reason that this version does not know.
     Other(u8),
 }
 
-/// Why a frame cannot be decoded.
+/// The reason why a frame cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Malformed {
@@ -48,13 +48,13 @@ pub enum Malformed {
     Short,
     /// It has trailing bytes.
     Long,
-    /// A greeting that does not begin with the magic bytes.
+    /// A greeting does not begin with the magic bytes.
     Magic,
-    /// A greeting of another version.
+    /// A greeting has another version.
     Version(u8),
-    /// A message with the number 0; the first is 1.
+    /// A message has the number 0. The first number is 1.
     Zero,
-    /// A greeting with an unknown flag; the flag is 0 for a new session and 1 to resume one.
+    /// A greeting has an unknown flag. The flag is 0 for a new session and 1 to resume one.
     Flag(u8),
 }
 

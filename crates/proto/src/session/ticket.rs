@@ -1,4 +1,4 @@
-//! The client's record of its session, with which it resumes it.
+//! The client's record of its session, which it needs to resume the session.
 
 use super::{Hello, Position, Secret, SessionId, Violation, Welcome};
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{Malformed, Sequence};
 
-/// How the other end violated the session protocol.
+/// A violation of the session protocol by the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Violation {

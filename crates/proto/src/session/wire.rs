@@ -39,12 +39,12 @@ pub enum Frame {
     Refused {
         /// The reason.
         refusal: Refusal,
-        /// The reason as text for people, with details.
+        /// The reason as readable text, with details.
         text: String,
     },
     /// A message.
     Data {
-        /// Its number.
+        /// The number of the message.
         sequence: Sequence,
         /// The last consumed message of the other direction.
         acknowledged: Sequence,
@@ -53,14 +53,14 @@ pub enum Frame {
     },
     /// The end of this direction. It is numbered and acknowledged like a message.
     End {
-        /// Its number.
+        /// The number of the end.
         sequence: Sequence,
-        /// As in [`Data`](Self::Data).
+        /// The last consumed message of the other direction.
         acknowledged: Sequence,
     },
     /// An acknowledgement on its own.
     Ack {
-        /// As in [`Data`](Self::Data).
+        /// The last consumed message of the other direction.
         acknowledged: Sequence,
     },
     /// A ping, to check that the other end is alive.
@@ -80,9 +80,9 @@ pub enum Frame {
 /// The greeting: requests a new session, or resumes one.
 #[derive(Clone, Debug)]
 pub struct Hello {
-    /// The session to resume, with its secret and epoch; `None` requests a new one.
+    /// The session to resume, with its secret and epoch. `None` requests a new session.
     pub resumes: Option<(SessionId, Secret, u64)>,
-    /// The client's position; all zeros for a new session.
+    /// The client's position. All numbers are 0 for a new session.
     pub position: Position,
 }
 
@@ -99,23 +99,23 @@ pub struct Welcome {
     pub position: Position,
 }
 
-/// How far one end has sent and received.
+/// The progress of one end in sending and receiving.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     /// The last message received.
     pub received: Sequence,
-    /// The last message consumed; never above `received`.
+    /// The last message consumed, which is never above `received`.
     pub acknowledged: Sequence,
     /// The last message that was ever written to a connection.
     pub sent: Sequence,
 }
 
-/// The contents of a [`Bye`](Frame::Bye): why a session is over.
+/// The content of a [`Bye`](Frame::Bye): the reason why a session is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Farewell {
     /// The last message that the sender of the frame has received.
     pub received: Sequence,
-    /// The reason as text for people; empty if the session ended normally.
+    /// The reason as readable text, which is empty if the session ended normally.
     pub text: String,
 }
 
@@ -170,8 +170,8 @@ impl Frame {
         whole.freeze()
     }
 
-    /// Decodes a data frame into its number, its acknowledgement and its message. Returns any other frame,
-    /// and one that is malformed, unchanged as the error.
+    /// Decodes a data frame into its number, its acknowledgement and its message. Any other frame, or a
+    /// malformed one, is returned unchanged as the error.
     #[inline]
     pub(super) fn data(mut frame: Bytes) -> Result<(Sequence, Sequence, Bytes), Bytes> {
         let Some(([DATA, numbers @ ..], _)) = frame.split_first_chunk::<OVERHEAD>() else {
@@ -334,8 +334,8 @@ pub(crate) fn may_be_refusal(start: &[u8]) -> bool {
     start.iter().zip([REFUSED, VERSION]).all(|(byte, expected)| *byte == expected)
 }
 
-/// Returns the refusal if `frame` is the response of a listener to a client that may not have asked for a
-/// session, with text: of a listener for sessions, or of one that does not accept the client's user.
+/// Returns the refusal if `frame` is one, with text, that a listener sends to a client that may not have
+/// requested a session. The listener accepts only sessions, or does not accept the client's user.
 pub(crate) fn refusal_of(frame: &[u8]) -> Option<Refusal> {
     let [REFUSED, VERSION, code, text @ ..] = frame else { return None };
     let is_text = !text.is_empty() && std::str::from_utf8(text).is_ok();
@@ -344,8 +344,8 @@ pub(crate) fn refusal_of(frame: &[u8]) -> Option<Refusal> {
     (is_text && fits).then_some(refusal)
 }
 
-/// Returns the bytes with which a listener refuses a client because of its user, whatever the framing of the
-/// line: a length-prefixed refusal, whose text ends with a line feed for clients that read lines.
+/// Returns the bytes with which a listener refuses a client because of its user, in any framing: a
+/// length-prefixed refusal whose text ends with a line feed for clients that read lines.
 pub fn user_refusal() -> Bytes {
     let text =
         "this server does not accept your user; its owner can start it with --allow-uid UID\n";
@@ -372,7 +372,7 @@ fn number(from: &mut Bytes) -> Result<u64, Malformed> {
     from.try_get_u64().map_err(|_| Malformed::Short)
 }
 
-/// Decodes the number of a message. 0 is invalid: it would count as received from the start.
+/// Decodes the number of a message. 0 is invalid: it would be considered received from the start.
 fn sequence(from: &mut Bytes) -> Result<Sequence, Malformed> {
     match number(from)? {
         0 => Err(Malformed::Zero),
@@ -393,7 +393,7 @@ fn versioned(from: &mut Bytes) -> Result<(), Malformed> {
     }
 }
 
-/// Decodes the rest as text for people: invalid UTF-8 is replaced, and long text is truncated.
+/// Decodes the rest as readable text: invalid UTF-8 is replaced, and long text is truncated.
 fn text(from: &mut Bytes) -> String {
     let all = from.split_off(0);
     String::from_utf8_lossy(all.get(..all.len().min(MAX_TEXT)).unwrap_or_default()).into_owned()

@@ -8,7 +8,7 @@ use memchr::memchr2_iter;
 
 use super::{CR, LF, MAX_NAME};
 
-/// Writes events with an optional name, id and retry time.
+/// An encoder of events with an optional name, id and retry time.
 ///
 /// ```
 /// use bytes::BytesMut;
@@ -52,8 +52,8 @@ impl<'a> Encoder<'a> {
         Self { retry: Some(retry), ..self }
     }
 
-    /// Appends the event with this data to `out`. Each CR, LF and CR LF in the data is received as an LF.
-    /// Every line of the data takes six more bytes.
+    /// Appends the event with this data to `out`. Each CR, LF and CR LF in the data is received as an
+    /// LF. Each line of the data takes six more bytes.
     ///
     /// # Errors
     /// The data is not UTF-8, which event streams require. Nothing is appended.
@@ -92,7 +92,7 @@ pub fn comment(text: &str, out: &mut BytesMut) {
     out.put_u8(LF);
 }
 
-/// Why an event cannot be sent.
+/// The reason why an event cannot be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EncodeError {

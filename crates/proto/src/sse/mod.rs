@@ -8,9 +8,9 @@
 //!   data, event, id, retry     Encoder                  bytes
 //! ```
 //!
-//! This module knows nothing of connections, retries and headers: the code that carries the stream decides
-//! what ids and retry times mean. [`EventSession`] is for streams whose ids are the sequence numbers of a
-//! session.
+//! This module is independent of connections, retries and headers: the code that carries the stream
+//! interprets ids and retry times. [`EventSession`] is for streams whose ids are the sequence numbers of
+//! a session.
 
 mod encoder;
 mod parser;
@@ -28,17 +28,17 @@ pub use session::{EventSession, Stale, Taken};
 use crate::DEFAULT_MAX_MESSAGE;
 use crate::byte_size::ByteSize;
 
-/// The limit on the length of an event's name and of its id, received or sent: 4 KiB each. Both are kept in
-/// memory in addition to the data; real ones have a few dozen bytes.
+/// The limit on the length of an event's name and of its id, received or sent: 4 KiB each. Both are kept
+/// in memory in addition to the data. In practice, they have a few dozen bytes.
 pub const MAX_NAME: ByteSize = ByteSize::kib(4);
 
 /// Limits on the events that a [`Parser`] accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The largest data of an event, including the newlines between its lines; 16 MiB by default.
+    /// The maximum size of an event's data, including the newlines between its lines; 16 MiB by default.
     pub max_data: ByteSize,
-    /// The largest number of fields in an event, including `data` lines; a million by default. Comments and
-    /// unknown fields do not count. Fields are not stored, so this limits time, not memory.
+    /// The maximum number of fields in an event, including `data` lines; a million by default. Comments
+    /// and unknown fields are not counted. Fields are not stored, so this limits time, not memory.
     pub max_fields: usize,
 }
 
@@ -56,27 +56,27 @@ pub enum Item {
     Event(Event),
     /// How long to wait before reconnecting after the stream is lost.
     Retry(Duration),
-    /// An event above a limit, reported as soon as the limit is exceeded. The event is discarded; those after
-    /// it are parsed normally.
+    /// An event above a limit, reported as soon as the limit is exceeded. The event is discarded, and
+    /// later events are parsed normally.
     Lost(Excess),
 }
 
 /// An event of a stream.
 ///
-/// `data` holds the bytes of the stream unchanged. Where they are not UTF-8, the standard replaces them by
+/// `data` contains the bytes of the stream unchanged. The standard replaces bytes that are not UTF-8 by
 /// U+FFFD, as [`String::from_utf8_lossy`] does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Event {
     /// The event's name. Empty means `message`.
     pub event: String,
-    /// The event's data. Its lines are joined by LF, whatever line endings the stream has.
+    /// The event's data. Its lines are joined by LF, for any line endings in the stream.
     pub data: Bytes,
     /// The last id in the stream, set by this event or an earlier one. Empty if there was none, or if it was
     /// reset by an empty id.
     pub id: String,
 }
 
-/// Which limit an event exceeded.
+/// The limit that an event exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Excess {

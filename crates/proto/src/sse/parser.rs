@@ -17,8 +17,8 @@ const LONGEST: usize = 5;
 /// An incremental parser of event streams, which accepts the stream in pieces of any size.
 ///
 /// The parser buffers the data of the current event, up to [`Limits::max_data`], one name and two ids.
-/// Comments and unknown fields are not buffered and can be of any length. As the standard says, an event
-/// that is not followed by an empty line when the stream ends is discarded.
+/// Comments and unknown fields are not buffered and can be of any length. As the standard requires, an
+/// event that is not followed by an empty line when the stream ends is discarded.
 ///
 /// ```
 /// use tieline_proto::sse::{Event, Item, Parser};
@@ -35,7 +35,7 @@ const LONGEST: usize = 5;
 pub struct Parser {
     limits: Limits,
     line: Line,
-    /// The last byte was a CR, so that an LF now is part of the same line ending.
+    /// True if the last byte was a CR, so that a following LF is part of the same line ending.
     is_behind_cr: bool,
     /// The value of the current field, unless it is `data`.
     value: Vec<u8>,
@@ -47,26 +47,27 @@ pub struct Parser {
     next_id: Option<Vec<u8>>,
     id: String,
     fields: usize,
-    /// The current event is above a limit.
+    /// True if the current event is above a limit.
     is_lost: bool,
     /// The first bytes of the most recently discarded data.
     lost_head: Box<[u8]>,
 }
 
-/// The part of the current line that comes next.
+/// The position in the current line.
 #[derive(Clone, Copy, Debug)]
 enum Line {
-    /// The first line of the stream, which may begin with a byte order mark. The number of bytes of it seen.
+    /// At the beginning of the stream, where a byte order mark may be, after this many bytes of the
+    /// mark.
     Marked(usize),
     Name(Name),
-    /// After the colon: one space here is not part of the value.
+    /// After the colon. One space here is not part of the value.
     Colon(Field),
     Value(Field),
     /// A comment or an unknown field.
     Ignored,
 }
 
-/// The beginning of a line: the name of its field, so far.
+/// The name of a field as far as it has been received.
 #[derive(Clone, Copy, Debug, Default)]
 struct Name {
     bytes: [u8; LONGEST],
@@ -110,14 +111,15 @@ impl Parser {
     }
 
     /// Sets the last event id, for a stream that resumes a lost one. It stays in effect until the stream
-    /// sets another.
+    /// sets another id.
     #[must_use]
     pub fn behind(mut self, last_event_id: impl Into<String>) -> Self {
         self.id = last_event_id.into();
         self
     }
 
-    /// Consumes bytes of `input` up to the end of the next item, or all of them if there is none.
+    /// Consumes the bytes of `input` up to the end of the next item and returns the item, or consumes
+    /// all bytes if there is none.
     pub fn parse(&mut self, input: &mut impl Buf) -> Option<Item> {
         while input.has_remaining() {
             let (taken, item) = self.step(input.chunk());
@@ -129,14 +131,14 @@ impl Parser {
         None
     }
 
-    /// Returns the last id that was set by a complete event, from which to resume if the stream is lost. Empty
-    /// if there is none.
+    /// Returns the last id that was set by a complete event, from which to resume if the stream is lost.
+    /// It is empty if there is none.
     pub fn last_event_id(&self) -> &str {
         &self.id
     }
 
-    /// Takes the first bytes of the data of the event that [`Item::Lost`] reported last, at most
-    /// [`FAULT_HEAD`]. Empty if the data was within its limit.
+    /// Takes the first bytes of the data of the event that the last [`Item::Lost`] reported, at most
+    /// [`FAULT_HEAD`]. The result is empty if the data was within its limit.
     pub fn take_lost_head(&mut self) -> Box<[u8]> {
         std::mem::take(&mut self.lost_head)
     }
@@ -167,7 +169,7 @@ impl Parser {
                 self.line = match (length, is_next) {
                     (2, true) | (0, false) => BEGINNING,
                     (_, true) => Line::Marked(length + 1),
-                    // Not a byte order mark after all, so its bytes begin an unknown field.
+                    // These bytes are not a byte order mark, so they begin an unknown field.
                     (_, false) => Line::Ignored,
                 };
                 (usize::from(is_next), None)
@@ -248,7 +250,7 @@ impl Parser {
         }
         self.value_is_too_long = true;
         match field {
-            // A retry time this long is not a usable number, and is ignored.
+            // A retry time of this length is not a usable number and is ignored.
             Field::Retry => None,
             _ => self.lose(Excess::Name),
         }
@@ -268,7 +270,7 @@ impl Parser {
         None
     }
 
-    /// Ends the current event, at an empty line.
+    /// Ends the current event at an empty line.
     fn dispatch(&mut self) -> Option<Item> {
         if let Some(id) = self.next_id.take() {
             self.id = text(id);
@@ -282,7 +284,8 @@ impl Parser {
         })
     }
 
-    /// Discards the current event. Its id stays: otherwise a client would request the event again and again.
+    /// Discards the current event. Its id is kept: otherwise a client would request the event again and
+    /// again.
     fn lose(&mut self, excess: Excess) -> Option<Item> {
         self.data = Vec::new();
         let is_news = !std::mem::replace(&mut self.is_lost, true);
@@ -291,7 +294,7 @@ impl Parser {
 }
 
 impl Name {
-    /// Returns false if the name is longer than every known one.
+    /// Appends to the name. Returns false if it is then longer than all known names.
     fn extend(&mut self, bytes: &[u8]) -> bool {
         let length = self.length + bytes.len();
         let Some(place) = self.bytes.get_mut(self.length..length) else { return false };
@@ -329,7 +332,7 @@ fn extend(buffer: &mut Vec<u8>, bytes: &[u8], limit: usize) -> bool {
     true
 }
 
-/// Parses a number that consists of digits only; one that is too large becomes `u64::MAX`.
+/// Parses a number that consists only of digits. A number that is too large becomes `u64::MAX`.
 fn milliseconds(digits: &[u8]) -> Option<Duration> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;

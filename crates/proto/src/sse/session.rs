@@ -1,4 +1,4 @@
-//! The client side of a session on behalf of a client that only knows event ids.
+//! The client side of a session, on behalf of a client that only knows event ids.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,11 +11,11 @@ use crate::session::{
     Ticket, Violation, Welcome,
 };
 
-/// How many written events without proof of receipt the session's server keeps.
+/// How many events that were written without proof of receipt the session's server keeps.
 const WINDOW: usize = 512;
 /// How many bytes of such events it keeps. Both are half of a session's default replay limits.
 const WINDOW_BYTES: usize = 4 << 20;
-/// A session with default limits accepts no more messages from this many bytes on.
+/// A session with default limits accepts no more messages when it keeps this many bytes.
 const FULL_BYTES: usize = 8 << 20;
 
 /// The client of a [session](crate::session), on behalf of a client that only knows events, such as a
@@ -30,28 +30,30 @@ const FULL_BYTES: usize = 8 << 20;
 ///   posts               ─▶ send() ─▶ next() ─▶ frames ═▶
 /// ```
 ///
-/// It keeps no messages for the client: the session's server numbers, keeps and replays them. Events that
-/// the client proves to have received are acknowledged. A client that never does must not hold up the
-/// session, so of the events [written](Self::wrote) to its connection, all but the last 512 messages or
-/// 4 MiB are acknowledged on its behalf. Once a client [proves](Self::proves) receipt during a connection,
-/// it is expected to continue to do so, and nothing is acknowledged on its behalf any more.
+/// An `EventSession` keeps no messages for the client: the session's server numbers, keeps and replays
+/// them. Events that the client proves to have received are acknowledged. A client that never proves
+/// receipt must not hold up the session, so of the events [written](Self::wrote) to its connection, all
+/// but the last 512 messages or 4 MiB are acknowledged on its behalf. Once a client
+/// [proves](Self::proves) receipt during a connection, it is expected to continue to do so, and no more
+/// events are acknowledged on its behalf.
 ///
-/// A client that reconnects and has missed events that are no longer kept gets [`Stale::Gone`].
+/// If a client reconnects and has missed events that are no longer kept, the error is [`Stale::Gone`].
 #[derive(Clone, Debug)]
 pub struct EventSession {
     session: SessionMachine,
     ticket: Option<Ticket>,
-    /// Numbers and lengths of the events that this connection received and that are not acknowledged.
+    /// The numbers and lengths of the events that this connection received and that are not
+    /// acknowledged.
     unproven: VecDeque<(Sequence, usize)>,
     /// How many of them were written to the client, and their total length.
     written: usize,
     written_bytes: usize,
     proves: bool,
-    /// The number of the end of input from the server, once it was received.
+    /// The number of the server's end of input, once it was received.
     end: Option<Sequence>,
 }
 
-/// What [`EventSession::receive`] received for the client.
+/// An item that [`EventSession::receive`] received for the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Taken {
     /// An event.
@@ -61,7 +63,7 @@ pub enum Taken {
         /// Its data.
         message: Bytes,
     },
-    /// The end of input: no more events follow. It is numbered like an event.
+    /// The end of input, after which no more events follow. It is numbered like an event.
     End {
         /// Its sequence number.
         sequence: Sequence,
@@ -70,19 +72,19 @@ pub enum Taken {
     Bye(Farewell),
 }
 
-/// Why a session cannot resume after the client's last event.
+/// The reason why a session cannot resume after the client's last event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stale {
     /// Later events were acknowledged on the client's behalf and are no longer kept.
     Gone {
-        /// The last event that the client says it received.
+        /// The last event that the client claims to have received.
         last: Sequence,
         /// The first event that is still kept.
         oldest: Sequence,
     },
     /// No event with this number was ever sent.
     NeverSent,
-    /// The session is over, and the client has received all of it.
+    /// The session is over, and the client has received all its events.
     Over,
 }
 
@@ -101,8 +103,8 @@ impl fmt::Display for Stale {
 impl std::error::Error for Stale {}
 
 impl EventSession {
-    /// Creates the client of a session that is yet to be requested. Posted messages are kept for replay
-    /// within `replay_messages` and `replay_bytes` of `config`.
+    /// Creates the client of a session that has not been requested yet. Posted messages are kept for
+    /// replay within `replay_messages` and `replay_bytes` of `config`.
     pub fn new(config: SessionConfig) -> Self {
         let config = SessionConfig { commits: true, ..config };
         Self {
@@ -116,11 +118,11 @@ impl EventSession {
         }
     }
 
-    /// Returns the greeting for a new connection of a client that has received all events up to `last`. After
-    /// this, frames of older connections must not be passed in.
+    /// Returns the greeting for a new connection of a client that has received all events up to `last`.
+    /// After this, do not pass in frames of older connections.
     ///
     /// # Errors
-    /// The session cannot resume after `last`. Nothing has changed.
+    /// The session cannot resume after `last`. On error, nothing has changed.
     pub fn hello(&mut self, now: Duration, last: Sequence) -> Result<Hello, Stale> {
         let Some(ticket) = &self.ticket else {
             return if last == 0 { Ok(Ticket::ask()) } else { Err(Stale::NeverSent) };
@@ -142,7 +144,7 @@ impl EventSession {
         Ok(ticket.present(self.session.position()))
     }
 
-    /// Processes the server's answer to the greeting, for a new or a resumed session.
+    /// Processes the server's response to the greeting of a new or a resumed session.
     ///
     /// # Errors
     /// The session cannot continue: the server violated the protocol, or its position does not match.
@@ -161,7 +163,7 @@ impl EventSession {
     /// Processes a frame received on the current connection, after [`welcome`](Self::welcome).
     ///
     /// # Errors
-    /// The server violated the protocol; the session is over.
+    /// The server violated the protocol, and the session is over.
     pub fn receive(&mut self, now: Duration, frame: Frame) -> Result<Option<Taken>, Violation> {
         Ok(match self.session.receive(now, frame)? {
             Some(Received::Message { sequence, message }) => {
@@ -193,7 +195,8 @@ impl EventSession {
         }
         let mut last = None;
         while self.written > WINDOW || self.written_bytes > WINDOW_BYTES {
-            // A single event is kept even above the window, unless it alone would fill the session.
+            // A single event is kept even if it is above the window, unless it alone would fill the
+            // session.
             if self.written == 1 && self.written_bytes < FULL_BYTES {
                 break;
             }
@@ -234,12 +237,13 @@ impl EventSession {
         Some(number)
     }
 
-    /// Returns whether the end of input was received. Posted messages would no longer be processed.
+    /// Returns whether the end of input was received. If so, posted messages would no longer be
+    /// processed.
     pub fn has_ended(&self) -> bool {
         self.end.is_some()
     }
 
-    /// Returns how many bytes of posted messages it keeps until the session's server has acknowledged them.
+    /// Returns how many bytes of posted messages are kept until the session's server acknowledges them.
     pub fn kept_bytes(&self) -> usize {
         self.session.kept().1
     }
@@ -255,8 +259,8 @@ impl EventSession {
         self.session.send(message).is_some()
     }
 
-    /// Ends the client's direction, and acknowledges every event received for it: the client will not request
-    /// any it has missed.
+    /// Ends the client's direction, and acknowledges every event received for the client, which will not
+    /// request any events that it has missed.
     pub fn finish(&mut self, now: Duration) {
         self.session.end();
         let received = self.session.position().received;

@@ -30,7 +30,7 @@ impl CloseCode {
     /// The peer should try again later.
     pub const TRY_AGAIN: Self = Self(1013);
 
-    /// Creates a code from its number; `None` if a close frame must not carry it.
+    /// Creates a code from its number. Returns `None` if a close frame must not carry it.
     pub const fn new(code: u16) -> Option<Self> {
         match code {
             1000..=1003 | 1007..=1014 | 3000..=4999 => Some(Self(code)),
@@ -72,12 +72,12 @@ impl fmt::Display for CloseCode {
     }
 }
 
-/// The payload of a close frame: why a side has closed the WebSocket.
+/// The payload of a close frame: the reason why a side closed the WebSocket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Close {
     /// The code.
     pub code: CloseCode,
-    /// The reason as text for people, which may be empty. At most 123 bytes of it are sent.
+    /// The reason as readable text, which may be empty. At most 123 bytes of it are sent.
     pub text: String,
 }
 

@@ -15,7 +15,7 @@ use crate::framing::take_message;
 pub const ALLOWANCE: u32 = 1024;
 /// How many tiny frames are added to the allowance per second.
 pub const ALLOWANCE_A_SECOND: u32 = 128;
-/// Fragments of at least this many bytes do not count as tiny frames.
+/// Fragments of at least this many bytes are not tiny frames.
 pub const FREE_FRAGMENT: usize = 32;
 /// How many small fragments of a message are refunded once it is complete.
 const FORGIVEN: u32 = 8;
@@ -35,7 +35,7 @@ pub struct Decoder {
 /// The state of the end of input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// The extension was not negotiated.
+    /// The extension for it was not negotiated.
     Unknown,
     Expected,
     Received,
@@ -46,7 +46,7 @@ struct UnderWay {
     kind: Kind,
     joined: BytesMut,
     utf8: Utf8,
-    /// How much of the allowance its small fragments consumed.
+    /// How much of the allowance the message's small fragments consumed.
     charged: u32,
 }
 
@@ -62,12 +62,12 @@ impl Decoder {
         Self { role, max_message, under_way: None, allowance, refilled, end: End::Unknown }
     }
 
-    /// Accepts one end-of-input frame from now on, after the extension was negotiated.
+    /// Makes the decoder accept one end-of-input frame. Call this after the extension was negotiated.
     pub fn expect_end(&mut self) {
         self.end = End::Expected;
     }
 
-    /// Refills the allowance for tiny frames according to the time elapsed since the last call. `now` is the
+    /// Refills the allowance for tiny frames according to the time since the last call. `now` is the
     /// time since any fixed moment. Call this before each read, or as often as is convenient.
     pub fn refill(&mut self, now: Duration) {
         if self.allowance == ALLOWANCE {
@@ -83,7 +83,7 @@ impl Decoder {
         }
     }
 
-    /// Takes one frame off the allowance, for a message that the caller considers empty.
+    /// Takes one frame off the allowance for a message that the caller considers empty.
     ///
     /// # Errors
     /// The allowance is used up.
@@ -92,8 +92,8 @@ impl Decoder {
         Ok(())
     }
 
-    /// Decodes the next event; returns `None` while it is incomplete. The caller appends to `buffer` and must
-    /// not change what is already in it.
+    /// Decodes the next event. Returns `None` while it is incomplete. The caller appends to `buffer` and
+    /// must not change the bytes that are already in it.
     ///
     /// # Errors
     /// The peer violated the protocol. Nothing may be decoded after that.
@@ -133,7 +133,8 @@ impl Decoder {
         }
     }
 
-    /// Returns how many more bytes the partly received frame needs at least; never above the limit.
+    /// Returns the minimum number of bytes that the partly received frame still needs, which is never
+    /// above the limit.
     pub fn missing(&self, buffer: &BytesMut) -> usize {
         match Header::read(buffer, self.role, self.end != End::Unknown) {
             Ok(Some(header)) => {
@@ -145,7 +146,8 @@ impl Decoder {
         }
     }
 
-    /// Returns how many bytes of an incomplete message were received; `None` if there is no such message.
+    /// Returns how many bytes of an incomplete message were received, or `None` if there is no such
+    /// message.
     pub fn part(&self, buffer: &BytesMut) -> Option<usize> {
         match &self.under_way {
             Some(under_way) => Some(under_way.joined.len() + buffer.len()),
@@ -154,12 +156,12 @@ impl Decoder {
         }
     }
 
-    /// Returns how much memory the fragments joined so far use.
+    /// Returns how much memory the joined fragments use.
     pub fn held(&self) -> usize {
         self.under_way.as_ref().map_or(0, |under_way| under_way.joined.capacity())
     }
 
-    /// Frees the fragments joined so far. Nothing may be decoded after that.
+    /// Frees the joined fragments. Nothing may be decoded after that.
     pub fn release(&mut self) {
         self.under_way = None;
     }
@@ -172,7 +174,7 @@ impl Decoder {
             return Err(Violation::MalformedEnd);
         }
         if header.opcode.is_control() {
-            // At most 125: `Header::read` has checked it.
+            // The length is at most 125, which `Header::read` has checked.
             return Ok(header.length as usize);
         }
         if self.end == End::Received {

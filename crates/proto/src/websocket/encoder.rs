@@ -8,8 +8,8 @@ use crate::byte_size::ByteSize;
 use crate::framing::EncodeError;
 use crate::write_buf::WriteBuf;
 
-/// An encoder that appends frames to a [`WriteBuf`]. A client passes an unpredictable mask with each frame, a
-/// server passes none. Messages are never fragmented.
+/// An encoder that appends frames to a [`WriteBuf`]. A client passes an unpredictable mask with each
+/// frame; a server passes none. Messages are never fragmented.
 #[derive(Clone, Copy, Debug)]
 pub struct Encoder {
     max_message: ByteSize,
@@ -25,7 +25,7 @@ impl Encoder {
     /// kept by reference.
     ///
     /// # Errors
-    /// The message is above the limit; nothing is appended.
+    /// The message is above the limit. Nothing is appended.
     #[inline]
     pub fn message(
         &self,
@@ -61,8 +61,8 @@ impl Encoder {
         control(Opcode::Pong, payload, mask, out);
     }
 
-    /// Appends the end of this side's input. Only if the extension was negotiated. Control frames may still
-    /// follow.
+    /// Appends the end of this side's input. Call this only if the extension was negotiated. Control
+    /// frames may still follow.
     pub fn end(&self, mask: Option<[u8; 4]>, out: &mut WriteBuf) {
         control(Opcode::End, b"", mask, out);
     }

@@ -2,7 +2,7 @@
 
 use super::{Role, Violation};
 
-/// The length of the longest header: two bytes, eight of length, four of mask.
+/// The length of the longest header: two bytes, eight bytes of length, and four bytes of mask.
 pub(super) const LONGEST: usize = 14;
 
 const FIN: u8 = 0x80;
@@ -67,9 +67,9 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Reads the header at the front of `bytes`, which were sent by the peer of `role`. Returns `None` while
-    /// it is incomplete, and an error as soon as a violation can be seen. With `knows_end`, the opcode for
-    /// the end of input is allowed.
+    /// Reads the header at the front of `bytes`, which were sent by the peer of `role`. Returns `None`
+    /// while the header is incomplete, and an error as soon as a violation is visible. With `knows_end`,
+    /// the opcode for the end of input is allowed.
     pub(super) fn read(
         bytes: &[u8],
         role: Role,

@@ -1,4 +1,4 @@
-//! The masking of what a WebSocket's client sends.
+//! The masking of frames that a WebSocket's client sends.
 
 /// Masks or unmasks `bytes`.
 pub(crate) fn apply_mask(mask: [u8; 4], bytes: &mut [u8]) {

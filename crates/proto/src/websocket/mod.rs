@@ -13,10 +13,10 @@
 //!
 //! # Limits
 //! - A frame's length is checked as soon as it is received, together with the earlier fragments of its
-//!   message. Nothing is allocated from it: the caller owns the buffer.
+//!   message. Nothing is allocated on the basis of that length: the caller owns the buffer.
 //! - Tiny frames (pings, pongs, empty messages, fragments shorter than [`FREE_FRAGMENT`]) consume an
-//!   [allowance](Decoder::refill) of [`ALLOWANCE`] at once and [`ALLOWANCE_A_SECOND`] per second. A peer
-//!   that exceeds it loses the line. A few small fragments of a message are refunded once the message is
+//!   [allowance](Decoder::refill) of [`ALLOWANCE`] at once and [`ALLOWANCE_A_SECOND`] per second. If a
+//!   peer exceeds it, the line ends. A few small fragments of a message are refunded once the message is
 //!   complete.
 
 mod close;
@@ -35,7 +35,7 @@ pub use encoder::Encoder;
 pub(crate) use mask::apply_mask;
 pub use violation::Violation;
 
-/// The side of a WebSocket. A client masks the frames it sends, a server does not.
+/// The side of a WebSocket. A client masks the frames that it sends; a server does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The side that requested the WebSocket.
@@ -47,7 +47,7 @@ pub enum Role {
 /// The type of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// UTF-8, which is checked.
+    /// Text in UTF-8, which is checked.
     Text,
     /// Any bytes.
     Binary,
@@ -63,7 +63,7 @@ impl Kind {
 /// A decoded message or control frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A complete message, its fragments joined.
+    /// A complete message with its fragments joined.
     Message(Kind, Bytes),
     /// A ping. Answer it with a pong that has the same payload; after several pings, answering the last one
     /// is enough.
@@ -72,7 +72,8 @@ pub enum Event {
     Pong(Bytes),
     /// The peer sends no more messages, but may still send control frames.
     End,
-    /// The peer's last frame; `None` if it has no code. Nothing may be decoded after it.
+    /// The peer's last frame. The value is `None` if the frame has no code. Nothing may be decoded after
+    /// it.
     Close(Option<Close>),
 }
 

@@ -13,7 +13,7 @@ fn decoder(role: Role) -> Decoder {
     Decoder::new(role, LIMIT)
 }
 
-/// Decodes all events of `bytes`.
+/// Decodes all events in `bytes`.
 fn all(decoder: &mut Decoder, bytes: &[u8]) -> Result<Vec<Event>, Violation> {
     let mut buffer = BytesMut::from(bytes);
     let mut events = Vec::new();
@@ -31,7 +31,7 @@ fn binary(payload: &[u8]) -> Event {
     Event::Message(Kind::Binary, Bytes::copy_from_slice(payload))
 }
 
-/// The examples in RFC 6455, section 5.7.
+/// Tests the examples in RFC 6455, section 5.7.
 #[test]
 fn examples_of_the_rfc_are_decoded() {
     let client = |bytes: &[u8]| all(&mut decoder(Role::Client), bytes).unwrap();
@@ -187,7 +187,7 @@ fn missing_bytes_never_exceed_the_limit() {
     assert_eq!(wanted(b"\x82\x7f\x00\x00\x00\x00\x7f\xff\xff\xff"), LIMIT.bytes());
 }
 
-/// Each kind of tiny frame, up to the allowance.
+/// Tests each kind of tiny frame up to the allowance.
 #[test]
 fn too_many_tiny_frames_are_a_violation() {
     for (frame, begins) in [
@@ -303,7 +303,7 @@ fn any_sent() -> impl Strategy<Value = Sent> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Sent by either side, wherever the bytes are split.
+    /// The frames are sent by either side, and the bytes are split at any position.
     #[test]
     fn encoded_frames_are_decoded(
         all_sent in proptest::collection::vec(any_sent(), 0..12),

@@ -8,7 +8,7 @@ pub(super) struct Utf8 {
 }
 
 impl Utf8 {
-    /// Validates the next piece. Returns false as soon as the text cannot become UTF-8 any more.
+    /// Validates the next piece. Returns false as soon as the text can no longer become valid UTF-8.
     pub(super) fn feed(&mut self, mut piece: &[u8]) -> bool {
         while self.length > 0 {
             let Some((first, rest)) = piece.split_first() else { return true };

@@ -1,11 +1,12 @@
-//! How a peer violates the protocol of WebSocket frames.
+//! Violations of the protocol of WebSocket frames.
 
 use std::fmt;
 
 use crate::byte_size::ByteSize;
 use crate::printable::Count;
 
-/// How the peer violated the protocol. The line must be closed with [`close_code`](Self::close_code).
+/// A violation of the protocol by the peer. The line must be closed with
+/// [`close_code`](Self::close_code).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Violation {
@@ -19,7 +20,7 @@ pub enum Violation {
     FragmentedControl,
     /// A control frame of more than 125 bytes.
     ControlOversize,
-    /// A length that is not in its shortest form, or that has its highest bit set.
+    /// A length that is not in its shortest form or has its highest bit set.
     MalformedLength,
     /// A continuation frame without a message to continue.
     Continuation,
@@ -38,9 +39,9 @@ pub enum Violation {
     },
     /// Too many tiny frames, see [`ALLOWANCE`](super::ALLOWANCE).
     TooManyFrames,
-    /// A text message where only binary messages are accepted.
+    /// A text message on a line that accepts only binary messages.
     Unsupported,
-    /// An end of input with a payload, in the middle of a message, or for the second time.
+    /// An end of input that has a payload, is in the middle of a message, or is repeated.
     MalformedEnd,
     /// A message after the end of input.
     AfterEnd,

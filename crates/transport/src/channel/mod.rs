@@ -118,7 +118,7 @@ pub trait Sender: Send + 'static {
 
     /// Polls until the other side has acknowledged all messages that were sent, or the line has ended.
     /// After that, [`unwritten`](Self::unwritten) returns how many bytes were not delivered. Ready at
-    /// once on lines without acknowledgments, which is the default.
+    /// once on lines without acknowledgements, which is the default.
     fn poll_acknowledged(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let _ = cx;
         Poll::Ready(())
