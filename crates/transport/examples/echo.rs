@@ -1,7 +1,8 @@
-//! Echoes its input byte for byte: the peer in tests on systems without `cat`.
+//! Echoes its input byte for byte. This is the peer in tests on systems without `cat`.
 //!
-//! With `--pids` it first prints its process id and that of another process, which it starts and does not
-//! wait for; with `--surroundings` its arguments, its directory and its environment.
+//! With `--pids`, it first prints its process ID and that of another process, which it starts and does
+//! not wait for. With `--surroundings`, it first prints its arguments, its directory and its
+//! environment.
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};

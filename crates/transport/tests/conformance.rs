@@ -1,4 +1,4 @@
-//! Runs the conformance suite on every transport of this crate, and on the one in `examples/`.
+//! The conformance suite, run on every transport of this crate and on the one in `examples/`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use tieline_testkit::{Subject, conformance};
@@ -91,8 +91,8 @@ mod on_unix {
 
     conformance!(stdio, echoing, over_own_stdio);
 
-    /// A process can take its stdio only once, so each check runs in its own process; this process is its
-    /// peer.
+    /// Runs a check in a process of its own, because a process can take its stdio only once. This
+    /// process is the peer.
     fn over_own_stdio(check: Check) {
         let test = check.test().to_owned();
         let mut helper = helper::with_own_stdio(test, || {
@@ -119,7 +119,7 @@ mod on_windows {
 
     use super::xor::Xor;
 
-    /// Returns a name that only this process uses, and only once.
+    /// Returns a name that only this process uses, and uses only once.
     fn name() -> String {
         use std::sync::atomic::{AtomicU32, Ordering};
         static NEXT: AtomicU32 = AtomicU32::new(0);

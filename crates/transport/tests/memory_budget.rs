@@ -49,7 +49,7 @@ async fn incomplete_message_is_refused_in_every_framing() {
             let mut client = registry.connect_bytes(&endpoint, &options).await.unwrap();
             let (_sender, mut receiver) = acceptor.accept().await.unwrap().split();
             let beginning = beginning(framing);
-            // Only a part of it is read.
+            // Only part of it is read.
             let writing = async {
                 let _ = client.write_all(&beginning).await;
                 std::future::pending().await
@@ -83,7 +83,7 @@ async fn queue_for_a_reader_that_does_not_read_is_refused() {
 }
 
 #[tokio::test]
-async fn messages_within_the_budget_arrive_and_are_uncounted_afterwards() {
+async fn messages_within_the_budget_arrive_and_are_no_longer_counted() {
     let registry = Registry::new();
     let budget = MemoryBudget::new(ByteSize::mib(8));
     let options = Options { memory: Some(budget.clone()), ..Options::default() };
@@ -103,9 +103,9 @@ async fn messages_within_the_budget_arrive_and_are_uncounted_afterwards() {
     assert_eq!(budget.used(), ByteSize::new(0));
 }
 
-/// Its bytes are all there, so nothing holds up its reader but the budget.
+/// All bytes of the message are available, so only the budget can delay its reader.
 #[tokio::test(start_paused = true)]
-async fn a_message_waits_for_a_larger_one_that_has_to_go() {
+async fn message_waits_until_a_larger_revoked_one_is_dropped() {
     const LENGTH: usize = 2 * MIB + 1;
     for leaves in [true, false] {
         let budget = MemoryBudget::new(ByteSize::mib(8));
@@ -123,7 +123,7 @@ async fn a_message_waits_for_a_larger_one_that_has_to_go() {
             }
             Ok::<_, std::io::Error>(buffer.len())
         };
-        // Its line has its turn when the other message has come as far as it can.
+        // The line of the large message is polled when the other message cannot proceed.
         let leaving = async {
             assert!(large.as_ref().unwrap().is_revoked(), "it is the largest");
             large.take_if(|_| leaves);
@@ -134,7 +134,7 @@ async fn a_message_waits_for_a_larger_one_that_has_to_go() {
                 assert_eq!(read.unwrap(), LENGTH);
                 assert_eq!((begun.elapsed(), budget.refused()), (Duration::ZERO, 1));
             }
-            // One that is not polled is not waited for for ever.
+            // If the line of the large message is not polled, the wait ends.
             false => {
                 let refused = MemoryRefused::in_error(&read.unwrap_err()).unwrap();
                 assert_eq!(refused.limit, ByteSize::mib(8));

@@ -1,4 +1,4 @@
-//! What counts as progress of a write, in virtual time.
+//! The definition of a write's progress, tested in virtual time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::io;
@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 const ALMOST: Duration = Duration::from_millis(9_999);
 const A_LITTLE: Duration = Duration::from_millis(2);
 
-/// The value of `room` with which the system has discarded the bytes.
+/// The value of `room` that means that the system has discarded the bytes.
 const GIVEN_UP: usize = usize::MAX;
 
 /// A write half that accepts and forwards only as many bytes as the test allows.
@@ -28,7 +28,7 @@ const GIVEN_UP: usize = usize::MAX;
 struct Hands {
     room: Arc<AtomicUsize>,
     held: Arc<AtomicUsize>,
-    /// What a kernel that reports its fill level still holds.
+    /// How many bytes a kernel that reports its fill level still holds.
     unsent: Arc<AtomicUsize>,
 }
 
@@ -149,7 +149,7 @@ async fn bytes_that_leave_the_write_half_are_progress_of_a_flush() {
         tokio::time::advance(ALMOST).await;
         hands.held.fetch_sub(1, Relaxed);
         assert!(flushes(&mut sender).await.is_none());
-        // Messages queued meanwhile do not hide the progress.
+        // Messages that are queued in the meantime do not hide the progress.
         sender.feed(format!("{number}")).await.unwrap();
     }
     tokio::time::advance(ALMOST).await;
@@ -219,7 +219,7 @@ async fn bytes_that_leave_the_kernel_are_progress_of_a_blocked_write() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn program_stall_timeout_counts_from_the_first_read() {
+async fn program_stall_timeout_starts_with_the_first_read() {
     let hands = Hands::default();
     let mut sender = sender_to(TransportKind::PROCESS, &hands, ChannelConfig::default());
     sender.feed("hello").await.unwrap();

@@ -1,4 +1,4 @@
-//! A process's own stdin and stdout as a line. In each test a helper process has the line, and the test
+//! A process's own stdin and stdout as a line. In each test, a helper process has the line, and the test
 //! has its other end.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -20,14 +20,14 @@ use tieline_transport::{
 };
 use tokio::io::AsyncWriteExt;
 
-/// Takes the line, in the helper process.
+/// Takes the line in the helper process.
 async fn take() -> (impl Sender, impl Receiver) {
     let patient = ChannelConfig { stall_timeout: wait::LIMIT, ..ChannelConfig::default() };
     let connection = Stdio.connect(&StdioConfig).await.unwrap();
     FramedChannel::new(connection, Lines::default(), patient).split()
 }
 
-/// Sends each message back until the input ends, in the helper process.
+/// Sends each message back until the input ends. Runs in the helper process.
 fn echo() {
     block_on(async {
         let (mut sender, mut receiver) = take().await;
@@ -64,7 +64,7 @@ fn all_of(mut stream: impl Read + Send + 'static) -> String {
 #[test]
 fn prints_go_to_stderr_and_not_into_the_stream() {
     let mut helper = helper::with_own_stdio(test_name!(), || {
-        // Still buffered when stdout is taken.
+        // This is still buffered when stdout is taken.
         print!("printed before, ");
         block_on(async {
             let (mut sender, mut receiver) = take().await;
@@ -378,7 +378,7 @@ fn close_does_not_wait_forever_for_a_peer_that_does_not_read() {
     let mut helper = helper::with_own_stdio(test_name!(), || {
         block_on(async {
             let mut connection = Stdio.connect(&StdioConfig).await.unwrap();
-            // More than the pipe holds, but no more than the queue before it takes.
+            // The bytes do not fit into the pipe, but into the queue in front of it.
             connection.write_all(&[b'x'; 100_000]).await.unwrap();
             let reason = connection.close().await;
             assert!(matches!(reason, CloseReason::ByUs), "{reason:?}");

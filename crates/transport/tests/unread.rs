@@ -1,4 +1,4 @@
-//! Counts the bytes that have arrived on a line and were not returned as messages.
+//! The count of bytes that have arrived on a line but were not returned as messages.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -10,11 +10,11 @@ use tieline_transport::{
     Tcp, TcpConfig, Transport, Unix, UnixConfig,
 };
 
-/// A wait that takes longer has failed.
+/// The maximum time for each wait.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Sends three messages, receives one, and counts the rest before and after the sender has ended. The framing
-/// adds `overhead` bytes to each message.
+/// Sends three messages, receives one, and counts the rest. The framing adds `overhead` bytes to each
+/// message.
 async fn counts<T: Transport, F: Framing + Clone>(
     transport: T,
     config: T::Config,
@@ -40,7 +40,7 @@ async fn counts<T: Transport, F: Framing + Clone>(
     sender.close().await.unwrap();
     let Incoming::Message(first) = receiver.recv().await else { panic!("{name}") };
     assert_eq!(first, "one");
-    // Over TCP the bytes arrive a moment later.
+    // Over TCP, the bytes arrive a moment later.
     let all = async {
         while receiver.unread() < rest {
             tokio::task::yield_now().await;

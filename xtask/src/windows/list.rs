@@ -78,7 +78,7 @@ pub(super) const MUST_RUN: &[&str] = &[
     "transport::windows::children::child_has_the_given_environment_and_directory",
     "transport::windows::children::program_is_found_without_its_extension",
     "transport::windows::children::arguments_of_a_batch_file_arrive_or_are_refused",
-    "transport::windows::children::account_counts_how_each_child_ended_and_that_nothing_is_left",
+    "transport::windows::children::account_counts_how_each_child_ended_and_verifies_that_no_process_is_left",
     "transport::windows::children::child_inherits_only_its_own_three_handles",
     "transport::windows::children::two_hundred_rounds_leave_no_process",
     "transport::windows::children::descendants_of_a_killed_program_end_with_it",
@@ -86,7 +86,7 @@ pub(super) const MUST_RUN: &[&str] = &[
     "transport::windows::pipes::a_thousand_rounds_of_fifty_clients_lose_nothing",
     "transport::windows::pipes::there_is_always_an_instance_to_connect_to",
     "transport::windows::pipes::connect_waits_for_a_free_instance_within_its_timeout",
-    "transport::windows::ratios::round_trips_and_streams_work_as_over_raw_pipes",
+    "transport::windows::ratios::round_trips_and_streams_work_like_those_of_raw_pipes",
 ];
 
 #[cfg(test)]

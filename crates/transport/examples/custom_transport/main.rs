@@ -1,11 +1,11 @@
-//! A custom transport: implemented, registered with its scheme, and used like any other.
+//! A custom transport that is registered with its own scheme and used like any other.
 //!
 //! ```console
 //! $ cargo run -p tieline-transport --example custom_transport
 //! xor:7@mem:greeter carried: hello, stranger
 //! ```
 //!
-//! The transport is in `xor.rs`. The conformance suite runs on it, as it should on yours.
+//! The transport is in `xor.rs`. The conformance suite is run on it, and should also be run on yours.
 
 mod xor;
 

@@ -1,8 +1,8 @@
 //! A transport that scrambles the bytes of another one.
 //!
-//! It keeps nothing secret. It shows the parts of a transport, and two things that are easy to get wrong:
-//! a write may accept only a part of its bytes, and what the transport below knows about the peer, its
-//! health and its end must be passed on.
+//! It keeps nothing secret. It shows the parts of a transport, and two points that are easy to get
+//! wrong: a write may accept only some of its bytes, and the information that the transport below has
+//! about the peer, its health and its end must be passed on.
 
 use std::io;
 use std::pin::Pin;
@@ -22,13 +22,13 @@ const KIND: TransportKind = TransportKind::custom("xor");
 /// Scrambling needs a copy, so at most this many bytes are written at a time.
 const LARGEST_WRITE: usize = 64 * 1024;
 
-/// `xor:KEY@ENDPOINT`: the endpoint of the transport below, with its bytes scrambled by a number from 1 to
-/// 255 that both ends know.
+/// The transport for `xor:KEY@ENDPOINT`: the endpoint of the transport below, with its bytes scrambled
+/// by a number from 1 to 255 that both ends know.
 #[derive(Clone)]
 pub(crate) struct Xor<T>(T);
 
 impl<T: Transport> Xor<T> {
-    /// Scrambles the bytes that `below` carries.
+    /// Creates a transport that scrambles the bytes that `below` carries.
     pub(crate) fn over(below: T) -> Self {
         Self(below)
     }
@@ -39,7 +39,7 @@ impl<T: Transport> Xor<T> {
 pub(crate) struct XorConfig<C> {
     key: u8,
     below: C,
-    /// As the user wrote it, for [`info`](Connection::info) and errors.
+    /// The endpoint as the user wrote it, for [`info`](Connection::info) and errors.
     endpoint: Endpoint,
 }
 
@@ -141,7 +141,7 @@ fn scramble<C: Connection>(below: C, key: u8, endpoint: &Endpoint) -> XorConnect
     IoConnection::new(read, write, control.build())
 }
 
-/// Delegates health, stopping and the exit status to the transport below.
+/// A backing that delegates health, stopping and the exit status to the transport below.
 struct Below(Control);
 
 impl Backing for Below {
@@ -177,7 +177,7 @@ pub(crate) struct Scrambled<I> {
     io: I,
     key: u8,
     /// The number of bytes so far. Each byte is scrambled by its position in the stream, so a lost or
-    /// duplicated byte corrupts all that follow.
+    /// duplicated byte corrupts all bytes after it.
     position: u64,
 }
 
@@ -221,7 +221,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Scrambled<I> {
         let mut scrambled = bytes.get(..LARGEST_WRITE).unwrap_or(bytes).to_vec();
         self.apply(&mut scrambled);
         let written = ready!(Pin::new(&mut self.io).poll_write(cx, &scrambled))?;
-        // Only the accepted bytes count; the caller writes the rest again.
+        // Only the accepted bytes are counted; the caller writes the rest again.
         self.position += written as u64;
         Poll::Ready(Ok(written))
     }

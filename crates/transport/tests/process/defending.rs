@@ -18,7 +18,8 @@ fn python(hold: Hold, script: &str, mark: &str) -> ProcessConfig {
     ProcessConfig { guardian: Some(guardian().with_hold(hold)), ..config }
 }
 
-/// Asks its guardian to trace it, twice: it stops for a signal, and for the start of another program.
+/// Requests twice that its guardian traces it. It stops for a signal, and for the start of another
+/// program.
 const TRACED: &str = "
 import ctypes, os, signal
 ptrace = ctypes.CDLL(None).ptrace
@@ -100,7 +101,8 @@ time.sleep(10000)
 #[test]
 fn traced_guardian_is_killed_and_only_root_can_trace_it() {
     let mut helper = helper::plain(test_name!(), || {
-        // A child that existed before means that others may be adopted; then each guardian has a keeper.
+        // A child that existed earlier means that other processes may be adopted, so each guardian has a
+        // keeper.
         let mut before = std::process::Command::new("cat");
         before.stdin(std::process::Stdio::piped());
         let mut before = std::env::var_os("SHARED").map(|_| before.spawn().unwrap());
@@ -135,7 +137,7 @@ fn traced_guardian_is_killed_and_only_root_can_trace_it() {
 #[test]
 fn adopted_unrelated_process_is_not_killed_but_reaped_when_it_ends() {
     let mut helper = helper::plain(test_name!(), || {
-        // Its orphans are adopted by this process, which is the nearest subreaper.
+        // The orphans of this child are adopted by this process, which is the nearest subreaper.
         let strangers = misbehave::new_mark();
         let command = misbehave::command(&strangers, &["read", "daemon", "say=left", "read"]);
         let mut before = std::process::Command::new(&command[0]);
@@ -196,7 +198,7 @@ fn adopted_unrelated_process_is_not_killed_but_reaped_when_it_ends() {
 }
 
 #[test]
-fn guardian_ends_with_its_parent_even_if_another_process_holds_the_line() {
+fn guardian_ends_with_its_parent_even_if_another_process_holds_its_socket() {
     let mark = misbehave::new_mark();
     let mut helper = helper::plain(test_name!(), || {
         let mark = std::env::var("MARK").unwrap();

@@ -1,4 +1,4 @@
-//! How a child's end is noticed and reported.
+//! Noticing and reporting a child's end.
 
 use rustix::process::{Pid, Signal, kill_process};
 use tieline_testkit::wait::block_on;
@@ -9,7 +9,7 @@ use super::*;
 #[test]
 fn exit_is_noticed_at_once_without_a_write() {
     block_on(async {
-        // Nothing here depends on time: the child would outlast the test.
+        // The test does not depend on time: the child would outlive it.
         let config = ProcessConfig { stop: PATIENT, ..shell("echo $$; exec sleep 10000") };
         let (_sender, mut receiver, control) = lines(&config).await;
         let child = pid(&mut receiver).await;
@@ -87,7 +87,7 @@ fn unterminated_line_is_a_message_only_if_the_child_succeeded() {
 #[test]
 fn all_output_written_before_the_exit_arrives() {
     block_on(async {
-        // More than the pipe holds, so the child blocks until it is read.
+        // The output does not fit into the pipe, so the child blocks until it is read.
         let script = "i=0; while [ $i -lt 20000 ]; do echo $i; i=$((i+1)); done; exit 7";
         let (_sender, mut receiver, _) = lines(&shell(script)).await;
         for number in 0..20_000 {
@@ -136,7 +136,7 @@ fn child_that_closes_its_stdin_can_still_send() {
 fn grandchild_that_holds_stdout_does_not_keep_the_line_open() {
     for (script, code) in [
         ("sleep 10000 & echo $!; exit 0", 0),
-        // It holds only stderr, or ignores the signals to terminate.
+        // The grandchild holds only stderr, or ignores the signals to terminate.
         ("sleep 10000 >/dev/null & echo $!; exit 4", 4),
         ("trap '' TERM HUP; sleep 10000 & echo $!; exit 0", 0),
     ] {
@@ -169,7 +169,7 @@ fn output_of_a_grandchild_is_read_after_the_childs_exit() {
     });
 }
 
-/// The writer has left the process group and cannot be killed without a guardian; it ends with the pipe.
+/// The writer has left the process group and cannot be killed without a guardian. It ends with the pipe.
 #[test]
 fn endless_output_of_an_escaped_process_does_not_keep_the_line_open() {
     block_on(async {
@@ -185,7 +185,7 @@ fn endless_output_of_an_escaped_process_does_not_keep_the_line_open() {
     });
 }
 
-/// The kernel reports what is left in the pipe, whether the input was ended before or not.
+/// The kernel reports the bytes that are left in the pipe, even if the input was not ended.
 #[cfg(target_os = "linux")]
 #[test]
 fn exit_reports_how_much_input_was_left_unread() {
@@ -218,7 +218,7 @@ fn exit_reports_how_much_input_was_left_unread() {
     }
 }
 
-/// The stream ends first, and the exit status is known later.
+/// The stream ends before the exit status is known.
 #[test]
 fn stop_returns_the_status_of_a_child_that_had_closed_its_stdout() {
     block_on(async {

@@ -1,4 +1,4 @@
-//! What a guardian adds, and that everything else works unchanged with it.
+//! The additional guarantees of a guardian. Everything else works unchanged with one.
 
 use rustix::process::{
     Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid,
@@ -25,7 +25,7 @@ fn all_other_tests_pass_with_a_guardian() {
             tests.args(["--skip", theirs]);
         }
         if hold == Hold::Isolated {
-            // They ask a child for its process id, which is different outside the namespace.
+            // These tests ask a child for its process ID, which is different outside the namespace.
             for numbered in NUMBERED {
                 tests.args(["--skip", numbered]);
             }
@@ -86,7 +86,7 @@ pub(super) fn until_none_survives(mark: &str) {
 fn sigterm_reaches_processes_outside_the_group() {
     block_on(async {
         let mark = misbehave::new_mark();
-        // The leader of the group ignores it and waits for the other process, which does not.
+        // The leader of the group ignores SIGTERM and waits for the other process, which does not.
         let config = guarded(&mark, &["ignore", "setsid", "polite", "say=up", "stay"]);
         let stop = StopTimeouts { end_of_input: Duration::ZERO, ..PATIENT };
         let (mut sender, mut receiver, control) = lines(&ProcessConfig { stop, ..config }).await;
@@ -99,7 +99,7 @@ fn sigterm_reaches_processes_outside_the_group() {
 }
 
 #[test]
-fn nothing_is_left_after_stop_returns() {
+fn no_process_is_left_after_stop_returns() {
     block_on(async {
         let mark = misbehave::new_mark();
         let stop = StopTimeouts {
@@ -216,7 +216,7 @@ fn stopped_guardian_continues_when_its_parent_is_killed() {
             std::future::pending::<()>().await;
         });
     });
-    // Otherwise the kernel continues stopped processes of an orphaned process group.
+    // Without this, the kernel would continue stopped processes of an orphaned process group.
     set_child_subreaper(Some(getpid())).unwrap();
     helper.env("MARK", &mark).stdout(std::process::Stdio::null());
     let mut started = helper.stderr(std::process::Stdio::piped()).spawn().unwrap();
@@ -263,7 +263,8 @@ fn killed(test: String, hold: Hold) {
                 &["say=up", "echo"],
             ] {
                 let mut config = held(hold, &mark, to_do);
-                // The second program's daemon must stay until all are up, however long that takes.
+                // The second program's daemon must stay until all programs are up, even if that takes
+                // long.
                 config.stop.drain = wait::LIMIT;
                 lines_held.push(lines(&config).await);
                 let (_, receiver, _) = lines_held.last_mut().unwrap();
@@ -323,13 +324,13 @@ fn guardian_with_other_threads_refuses_to_run() {
     assert_eq!(misbehave::survivors(&mark), [0; 0]);
 }
 
-/// Runs as that guardian, in a thread of its own like every test.
+/// Is run as that guardian, in a thread of its own like every test.
 #[test]
 fn called_late() {
     Guardian::of_this_program();
 }
 
-/// Kills the processes that a test has shown to be left.
+/// Kills the processes that a test has shown to survive.
 #[track_caller]
 pub(super) fn end_by_hand(mark: &str) {
     for survivor in misbehave::survivors(mark) {

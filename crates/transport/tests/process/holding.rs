@@ -1,4 +1,5 @@
-//! Cgroups and namespaces: what they add, what they leave unchanged, and the account of what was left.
+//! Cgroups and namespaces: their additional guarantees, their effect on programs, and the account of
+//! ended processes.
 
 use std::fs;
 use std::path::PathBuf;
@@ -29,8 +30,8 @@ fn kill_at_once(started: &mut std::process::Child, guardians: &[u32]) {
     let signal = |pid: &u32, signal| {
         kill_process(Pid::from_raw(*pid as i32).unwrap(), signal).unwrap();
     };
-    // All are stopped first, so that none reacts to the end of another, nor does a process inside a
-    // namespace.
+    // All processes are stopped first, including those inside a namespace, so that none reacts to the
+    // end of another.
     let all = [&[started.id()], guardians].concat();
     all.iter().for_each(|pid| signal(pid, Signal::STOP));
     let below = guardians.iter().flat_map(|guardian| misbehave::children_of(*guardian));
@@ -39,7 +40,7 @@ fn kill_at_once(started: &mut std::process::Child, guardians: &[u32]) {
     started.wait().unwrap();
 }
 
-/// Returns a helper with one misbehaving child, held as its environment says.
+/// Returns a helper with one misbehaving child, contained as the helper's environment specifies.
 fn with_one(test: String) -> Command {
     helper::plain(test, || {
         let mark = std::env::var("MARK").unwrap();
@@ -67,7 +68,7 @@ fn start(helper: &mut Command, mark: &str, hold: Hold) -> (std::process::Child, 
 }
 
 #[test]
-fn isolated_nothing_is_left_when_a_program_and_its_guardian_are_killed_at_once() {
+fn isolated_processes_end_when_a_program_and_its_guardian_are_killed_at_once() {
     let mut helper = with_one(test_name!());
     let rounds = if soaking::is_long() { 500 } else { 10 };
     for round in 0..rounds {
@@ -91,7 +92,7 @@ fn abandoned_cgroup_is_killed_by_the_next_process() {
     let (mut started, guardians) = start(&mut helper, &mark, Hold::Cgroup);
     let groups = misbehave::groups_of(&guardians);
     assert_eq!(groups.len(), 1);
-    // The cgroups of live guardians are left alone.
+    // The cgroups of running guardians are not touched.
     let other = misbehave::new_mark();
     let (mut living, of_living) = start(&mut helper, &other, Hold::Cgroup);
     kill_at_once(&mut started, &guardians);
@@ -133,8 +134,8 @@ fn cgroup_kills_orphans_of_a_killed_guardian_without_adoption() {
     helper::succeeds(&mut helper);
 }
 
-/// A directory in the cgroup file system, which must be empty at the end of the test: a leftover cgroup
-/// would keep it from being removed.
+/// A directory in the cgroup file system. It must be empty at the end of the test: a leftover cgroup
+/// would prevent its removal.
 struct Delegated(PathBuf);
 
 impl Delegated {
@@ -187,12 +188,12 @@ fn all_that_misbehave() {
 }
 
 #[test]
-fn nothing_is_left_in_a_delegated_cgroup_of_an_ordinary_user() {
+fn no_process_is_left_in_a_delegated_cgroup_of_an_ordinary_user() {
     in_a_group(test_name!(), NOBODY, all_that_misbehave);
 }
 
 #[test]
-fn nothing_is_left_in_a_cgroup_of_root() {
+fn no_process_is_left_in_a_cgroup_of_root() {
     in_a_group(test_name!(), 0, all_that_misbehave);
 }
 
@@ -219,7 +220,7 @@ fn nested_cgroups_of_a_program_are_removed() {
     in_a_group(test_name!(), NOBODY, body);
 }
 
-/// Without permission to create a cgroup, `Hold::Cgroup` is an error and `Hold::Auto` works without one.
+/// Without permission to create a cgroup, `Hold::Cgroup` fails, and `Hold::Auto` works without one.
 #[test]
 fn missing_cgroup_is_an_error_only_if_requested() {
     let mut helper = helper::plain(test_name!(), || {
@@ -287,7 +288,7 @@ fn refused_isolation_is_an_error() {
         assert!(!error.is_retryable());
     });
     if is_root() {
-        // In a user namespace that allows no further PID namespaces.
+        // The helper runs in a user namespace that allows no further PID namespaces.
         let script = "echo 0 > /proc/sys/user/max_pid_namespaces && exec \"$0\" \"$@\"";
         let mut command = Command::new("unshare");
         command.args(["--user", "--map-root-user", "sh", "-c", script]);
@@ -308,7 +309,7 @@ fn counted(hold: Hold, to_do: &[&str], how: leaving::End) -> ProcessCounts {
 }
 
 #[test]
-fn account_counts_how_each_child_ended_and_that_nothing_is_left() {
+fn account_counts_how_each_child_ended_and_verifies_that_no_process_is_left() {
     use leaving::End;
     for hold in holds() {
         let counts = |to_do: &[&str], how| {
@@ -357,7 +358,7 @@ fn account_counts_how_each_child_ended_and_that_nothing_is_left() {
         assert_eq!(Exit::from(exit(end(receiver.recv().await))), Exit::code(3, ""));
         let counts = account.settled(wait::LIMIT).await;
         assert_eq!((counts.by_itself, counts.others_killed, counts.none_left()), (1, 1, true));
-        // Without a guardian it is not known whether anything is left.
+        // Without a guardian, it is not known whether a process is left.
         let account = ProcessAccount::default();
         let config = ProcessConfig { account: Some(account.clone()), ..ProcessConfig::new("true") };
         let (_sender, mut receiver, _) = lines(&config).await;
@@ -368,8 +369,8 @@ fn account_counts_how_each_child_ended_and_that_nothing_is_left() {
 }
 
 #[test]
-fn too_large_a_request_is_refused() {
-    // The first exceeds the guardian's own limit of 16 MiB, the second only that of the kernel.
+fn request_that_is_too_large_is_refused() {
+    // The first request exceeds the guardian's own limit of 16 MiB, the second only the kernel's limit.
     for (length, is_ours) in [(17 << 20, true), (3 << 20, false)] {
         let config = ProcessConfig {
             env: Environment::default().with("LONG", "x".repeat(length)),

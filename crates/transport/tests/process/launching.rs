@@ -1,4 +1,4 @@
-//! What a child is started with, and the error of each failure to start one.
+//! The arguments, environment and descriptors of a child, and the error for each failure to start one.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -43,7 +43,7 @@ fn arguments_arrive_unchanged() {
     ];
     let mut words = words.map(OsString::from).to_vec();
     words.push(OsString::from_vec(vec![0xff, 0xfe, 0x80]));
-    // The same through the text of an endpoint, which carries only valid UTF-8.
+    // The text of an endpoint gives the same result, but carries only valid UTF-8.
     let direct = ProcessConfig::new("printf").with_args(["%s\\0"]).with_args(&words);
     assert_eq!(output(&direct), joined(&words));
     words.pop();
@@ -85,7 +85,7 @@ fn relative_program_is_resolved_in_the_childs_directory() {
 
 #[test]
 fn child_inherits_only_the_three_standard_descriptors() {
-    // Other descriptors of this process, including inheritable ones.
+    // This process has other descriptors, including inheritable ones.
     let file = fs::File::open("/dev/null").unwrap();
     let _inheritable = rustix::io::dup(&file).unwrap();
     let (_left, _right) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -251,7 +251,7 @@ fn running_out_of_descriptors_is_retryable_and_leaks_nothing() {
             drop(launch(&shell("cat")).await.unwrap());
             let null = || fs::File::open("/dev/null");
             let mut taken: Vec<_> = std::iter::repeat_with(null).map_while(Result::ok).collect();
-            // One more descriptor each time, so that every step fails once.
+            // One more descriptor is freed each time, so that every step fails once.
             let mut pipes = 0;
             loop {
                 let error = match launch(&shell("cat")).await {

@@ -1,5 +1,5 @@
-//! What is left of misbehaving programs after every kind of end of a line: nothing with a guardian, and
-//! nothing in the process group without one.
+//! The processes that misbehaving programs leave after every kind of end of a line: none with a
+//! guardian, and none in the process group without one.
 
 use std::os::unix::process::CommandExt;
 
@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use super::guarding::{end_by_hand, held, holds, misbehaving, until_none_survives};
 use super::*;
 
-/// What a program does, and how many of its processes then escape its process group.
+/// The actions of a program, and the number of its processes that then escape its process group.
 pub(super) const MISBEHAVING: [(&[&str], usize); 9] = [
     (&["ignore", "daemon", "child", "say=up", "stay"], 1),
     (&["ignore", "holder", "say=up", "stay"], 1),
@@ -61,7 +61,7 @@ pub(super) fn run(config: ProcessConfig, how: End) {
             let _ = sender.close().await;
             control.stop().await;
         }),
-        // Until the end, if it comes.
+        // This reads until the end of the line, if it comes in time.
         End::Read => runtime.block_on(async {
             let _ = sender.close().await;
             let _ = tokio::time::timeout(Duration::from_millis(100), receiver.recv()).await;
@@ -70,7 +70,7 @@ pub(super) fn run(config: ProcessConfig, how: End) {
 }
 
 #[test]
-fn nothing_is_left_under_a_guardian() {
+fn no_process_is_left_under_a_guardian() {
     let mut helper = helper::plain(test_name!(), || {
         for hold in holds() {
             for (to_do, _) in MISBEHAVING {
@@ -89,7 +89,7 @@ fn nothing_is_left_under_a_guardian() {
 }
 
 #[test]
-fn nothing_in_the_group_is_left_without_a_guardian() {
+fn no_process_in_the_group_is_left_without_a_guardian() {
     let mut helper = helper::plain(test_name!(), || {
         for (to_do, beyond) in MISBEHAVING {
             if beyond == usize::MAX {
@@ -99,7 +99,7 @@ fn nothing_in_the_group_is_left_without_a_guardian() {
                 let mark = misbehave::new_mark();
                 run(misbehaving(&mark, to_do), how);
                 wait::until("the end of the group", || misbehave::survivors(&mark).len() <= beyond);
-                // The documented gap is not larger or smaller than documented.
+                // The gap is exactly as large as documented.
                 assert_eq!(misbehave::survivors(&mark).len(), beyond, "{to_do:?} {how:?}");
                 end_by_hand(&mark);
             }

@@ -1,4 +1,4 @@
-//! Child processes as lines: how they start, how they end, and that nothing is left of them.
+//! Child processes as lines: their start, their end, and the absence of processes afterwards.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -26,7 +26,7 @@ use tieline_transport::{
     ReceiverExt, StopTimeouts, Transport, TransportError,
 };
 
-/// Timeouts for lines whose stages must never time out.
+/// Timeouts for tests in which no stage may time out.
 const PATIENT: StopTimeouts = StopTimeouts { end_of_input: LONG, terminate: LONG, drain: LONG };
 const LONG: Duration = Duration::from_secs(10_000);
 
@@ -62,7 +62,7 @@ mod before_main {
     #[unsafe(link_section = ".init_array")]
     static BEFORE_MAIN: extern "C" fn() = {
         extern "C" fn be_guardian() {
-            // With more arguments, a test wants a guardian that is started too late.
+            // With more arguments, a test needs a guardian that is started too late.
             if std::env::args_os().len() == 2 {
                 tieline_transport::Guardian::of_this_program();
             }
@@ -74,7 +74,7 @@ mod before_main {
 type Sender = FramedSender<<ProcessConnection as tieline_transport::Connection>::WriteHalf, Lines>;
 type Recv = FramedReceiver<<ProcessConnection as tieline_transport::Connection>::ReadHalf, Lines>;
 
-/// Returns the two halves of a line to the child, and the handle that outlives them.
+/// Returns the two halves of a line to the child, and its control handle.
 async fn lines(config: &ProcessConfig) -> (Sender, Recv, Control) {
     let patient = ChannelConfig { program_stall_timeout: wait::LIMIT, ..ChannelConfig::default() };
     let connection = launch(config).await.unwrap();

@@ -1,4 +1,4 @@
-//! Reused process ids, forced in a PID namespace: no unrelated process is ever signaled.
+//! Reuse of process IDs, which is forced in a PID namespace. No unrelated process is ever signaled.
 
 use std::fs;
 use std::process::{Child, Command};
@@ -9,8 +9,8 @@ use tieline_transport::{SenderExt, until_children_are_gone};
 
 use super::*;
 
-/// Starts a process with this id, if the kernel assigns it. Another thread of this process may take the
-/// id, so it tries several times.
+/// Starts a process with this ID, if the kernel assigns it. Another thread of this process may get the
+/// ID, so several attempts are made.
 fn stranger(number: u32) -> Option<Child> {
     for _ in 0..20 {
         fs::write("/proc/sys/kernel/ns_last_pid", (number - 1).to_string()).unwrap();

@@ -1,5 +1,5 @@
-//! Repeats starting and ending to detect leaks. `TIELINE_SOAK=1` runs ten thousand lines and five hundred
-//! kills instead of a sample.
+//! Repeated starting and ending, to detect leaks. With `TIELINE_SOAK=1`, ten thousand lines and five
+//! hundred kills are run instead of a sample.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,7 +30,7 @@ impl Holdings {
         for descriptor in fs::read_dir("/proc/self/fd").unwrap() {
             let target = fs::read_link(descriptor.unwrap().path());
             let target = target.map(|it| it.to_string_lossy().into_owned()).unwrap_or_default();
-            // Pipes and sockets each have a number, so only the kind is counted.
+            // Each pipe or socket has its own number, so only the kinds are counted.
             let kind = target.split(':').next().unwrap_or_default().to_owned();
             *descriptors.entry(kind).or_default() += 1;
         }
@@ -39,7 +39,7 @@ impl Holdings {
     }
 }
 
-/// As [`helper::succeeds`], but without its time limit for long runs.
+/// Checks that the helper succeeds, like [`helper::succeeds`], but without a time limit in long runs.
 pub(super) fn succeeds(helper: &mut std::process::Command) {
     match is_long() {
         true => assert_eq!(helper.status().unwrap().code(), Some(42)),

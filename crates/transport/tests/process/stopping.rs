@@ -6,8 +6,8 @@ use tokio::runtime::Runtime;
 
 use super::*;
 
-/// No stage may be skipped, so each stage before the one that works has no time at all, and that one has
-/// unlimited time.
+/// No stage may be skipped. Therefore the stages before the one that works have no time at all, and that
+/// stage has unlimited time.
 #[test]
 fn child_is_stopped_by_the_first_stage_that_works() {
     let end_of_input = StopTimeouts { end_of_input: LONG, ..PATIENT };
@@ -83,7 +83,7 @@ fn stopping_ends_the_whole_group() {
     });
 }
 
-/// A child that ignores every signal but SIGKILL, with a child of its own that does the same.
+/// A child that ignores every signal except SIGKILL and has a child that does the same.
 const STUBBORN: &str =
     "trap '' TERM HUP INT; sleep 10000 & echo $$; echo $!; while :; do sleep 10000; done";
 
@@ -97,7 +97,7 @@ async fn stubborn() -> (Sender, Recv, Control, [u32; 2]) {
 #[track_caller]
 fn assert_gone([child, grandchild]: [u32; 2]) {
     wait::until_reaped(child);
-    // It is reaped by the process that adopted it.
+    // The grandchild is reaped by the process that adopted it.
     wait::until_ended(grandchild);
 }
 
@@ -124,7 +124,7 @@ fn dropping_the_line_works_without_a_runtime() {
                 drop((sender, receiver));
                 assert_gone(pids);
             }
-            // The runtime is gone.
+            // The runtime no longer exists.
             false => {
                 drop(runtime);
                 drop((sender, receiver));
@@ -153,7 +153,7 @@ fn dropped_connect_leaves_no_child() {
     let cwd = Some(directory.path().to_owned());
     let config = ProcessConfig { cwd, ..shell("exec sleep 10000") };
     for _ in 0..50 {
-        // Some attempts are fast enough to connect.
+        // Some attempts are so fast that they connect.
         runtime.block_on(async { drop(wait::poll_once(launch(&config)).await) });
     }
     // The library starts children one after another, so none is started after this one.

@@ -1,4 +1,4 @@
-//! Messages to and from a live child.
+//! Messages to and from a running child.
 
 use tieline_testkit::wait::block_on;
 use tieline_transport::SenderExt;
@@ -38,8 +38,9 @@ fn dropping_recv_within_a_line_loses_nothing() {
 #[test]
 fn flood_on_stderr_does_not_block_the_child() {
     block_on(async {
-        // Hundreds of times the capacity of a pipe without a newline, then 4 MB of short lines. Each time
-        // the pipe is full the two processes wait for each other, which takes long on a busy machine.
+        // The child writes hundreds of times the capacity of a pipe without a newline, then 4 MB of
+        // short lines. Whenever the pipe is full, the two processes wait for each other, which takes
+        // long on a busy machine.
         let script =
             "head -c 20000000 /dev/zero >&2; yes | head -c 4000000 >&2; echo done; read x; exit 3";
         let (mut sender, mut receiver, _) = lines(&shell(script)).await;

@@ -1,4 +1,4 @@
-//! Connecting, and the error of each failure to connect.
+//! Connecting, and the error for each failure to connect.
 
 use std::os::unix::net::{UnixDatagram, UnixListener as StdListener};
 use std::time::Duration;

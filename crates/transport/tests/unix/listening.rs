@@ -1,4 +1,4 @@
-//! What may exist at the path before listening, and what is left there afterwards.
+//! The files that may exist at the path before listening, and those that are left afterwards.
 
 use std::os::unix::net::{UnixDatagram, UnixListener as StdListener, UnixStream};
 use std::sync::Barrier;
@@ -72,7 +72,7 @@ async fn dead_socket_is_replaced() {
     far.unwrap();
 }
 
-/// The kernel lists sockets by the names they were bound to, which other sockets may have, too.
+/// The kernel lists sockets by the names that they were bound to, which other sockets may also have.
 #[tokio::test]
 async fn dead_socket_is_replaced_even_if_live_ones_have_its_name() {
     let (_directory, path) = place();
@@ -88,7 +88,7 @@ async fn dead_socket_is_replaced_even_if_live_ones_have_its_name() {
 }
 
 #[tokio::test]
-async fn files_that_are_not_sockets_are_left_alone() {
+async fn files_that_are_not_sockets_are_not_changed() {
     type Make = fn(&Path);
     let makes: [(&str, Make); 6] = [
         ("a file", |path| std::fs::write(path, "precious").unwrap()),
@@ -213,7 +213,7 @@ async fn dropping_removes_only_its_own_socket() {
     ] {
         let (directory, path) = place();
         let listener = listen(&path).await.unwrap();
-        // Moved rather than removed, so that its inode is not reused.
+        // The socket is moved and not removed, so that its inode is not reused.
         std::fs::rename(&path, directory.path().join("aside")).unwrap();
         replace(&path);
         let before = inode(&path);

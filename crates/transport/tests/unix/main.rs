@@ -1,6 +1,7 @@
-//! Unix sockets: who is admitted, what is never removed, and the error of each failure.
+//! Unix sockets: the users that are admitted, the files that are never removed, and the error for each
+//! failure.
 //!
-//! Tests about other users run a process as another user, which requires root; without root these tests
+//! Tests about other users run a process as another user, which requires root. Without root, these tests
 //! fail with a message.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -24,7 +25,7 @@ use tieline_transport::{
 /// A user that owns no files.
 const NOBODY: u32 = 65_534;
 
-/// The variable with the path that a test passes to its helper process.
+/// The variable that contains the path that a test passes to its helper process.
 const PATH: &str = "TIELINE_TEST_PATH";
 
 fn needs_root(what: &str) {
@@ -32,7 +33,7 @@ fn needs_root(what: &str) {
     assert!(is_root, "this test needs root because {what}; run the tests as root, as CI does");
 }
 
-/// Returns a directory that every user may search, and a path in it where nothing exists.
+/// Returns a directory that every user may search, and a path in it where no file exists.
 fn place() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     set_mode(directory.path(), 0o755);

@@ -1,4 +1,4 @@
-//! The identity of the peer on both sides, and what other users are refused.
+//! The identity of the peer on both sides, and the refusal of other users.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
@@ -95,7 +95,8 @@ fn lock_file_of_another_user_has_its_own_error() {
     });
     needs_root("the lock file belongs to another user");
     block_on(async {
-        // First another user's file where we may write, then ours where another user may not.
+        // First, we try to use another user's file that we may write to. Then another user tries to use
+        // our file, which it may not write to.
         let (_directory, path) = place();
         std::fs::write(lock_file(&path), "").unwrap();
         std::os::unix::fs::chown(lock_file(&path), Some(NOBODY), None).unwrap();
@@ -115,7 +116,7 @@ fn denied_access_of_another_user_is_permission_denied() {
     let mut nobody = helper::plain(test_name!(), || {
         block_on(async {
             let directory = path_of_helper();
-            // Another user's socket, and directories without write or search permission.
+            // These are another user's socket, and directories without write or search permission.
             for (name, connects, listens) in [
                 ("socket", true, false),
                 ("new", false, true),
@@ -131,7 +132,7 @@ fn denied_access_of_another_user_is_permission_denied() {
                     assert_error(&error, &path, is_denied, "check the owner");
                 }
             }
-            // A live socket that this user may not connect to.
+            // This is a live socket that this user may not connect to.
             let path = directory.join("open/socket");
             let is_in_use = |kind: &ErrorKind| matches!(kind, ErrorKind::AddressInUse);
             assert_error(&error_of(listen(&path).await), &path, is_in_use, "another path");

@@ -1,4 +1,4 @@
-//! How a socket's peer goes away, and how that is noticed.
+//! The disappearance of a socket's peer, and how it is noticed.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -31,7 +31,7 @@ fn closed_peer_is_gone_but_one_that_ended_its_direction_is_not() {
         assert!(wait::poll_once(sender.gone()).await.is_none());
         far.shutdown(Shutdown::Write).unwrap();
         assert!(matches!(receiver.recv().await, Incoming::End(CloseReason::ByPeer)));
-        // The end of its direction is an event, too.
+        // The end of its direction is also an event.
         for _ in 0..100 {
             assert!(wait::poll_once(sender.gone()).await.is_none());
             tokio::task::yield_now().await;
@@ -65,7 +65,7 @@ fn polling_gone_takes_no_wakeup_from_writes() {
         let (mut sender, _receiver) = channel.split();
         let message = "x".repeat(1 << 20);
         sender.feed(message.clone()).await.unwrap();
-        // The socket is full now, and both wait for the same event.
+        // The socket is full now, and both calls wait for the same event.
         assert!(wait::poll_once(sender.flush()).await.is_none());
         assert!(wait::poll_once(sender.gone()).await.is_none());
         let reading = tokio::task::spawn_blocking(move || {

@@ -10,7 +10,7 @@ use tieline_testkit::{helper, test_name};
 use super::*;
 
 #[test]
-fn socket_is_private_at_every_moment_whatever_the_umask() {
+fn socket_is_private_at_every_moment_with_any_umask() {
     // The umask applies to the whole process.
     let mut helper = helper::plain(test_name!(), || {
         rustix::process::umask(rustix::fs::Mode::empty());
@@ -43,7 +43,7 @@ fn socket_is_private_at_every_moment_whatever_the_umask() {
 #[test]
 fn another_user_never_connects_during_ten_thousand_binds() {
     let mut connector = helper::plain(test_name!() + "#connector", connect_until_the_end_of_input);
-    // With any other umask the kernel alone would exclude other users.
+    // With any other umask, the kernel alone would exclude other users.
     let mut binder = helper::plain(test_name!() + "#binder", || {
         rustix::process::umask(rustix::fs::Mode::empty());
         block_on(async {

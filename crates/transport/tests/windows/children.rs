@@ -1,4 +1,5 @@
-//! What happens to children and their descendants, and how programs, arguments and environments are passed.
+//! The end of children and their descendants, and the way in which programs, arguments and environments
+//! are passed.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::windows::io::AsRawHandle;
@@ -121,12 +122,12 @@ fn child_that_ignores_the_end_of_its_input_is_killed() {
         let (mut sender, _receiver) = channel.split();
         sender.close().await.unwrap();
         let CloseReason::ChildExited(exit) = control.stop().await else { panic!("{control:?}") };
-        // A code that no program exits with by itself.
+        // This is a code with which no program exits by itself.
         assert_eq!(exit.status.code(), Some(0xE000_0089_u32.cast_signed()), "{exit}");
     });
 }
 
-/// The pipe ends although its other end was inheritable by every process started here.
+/// The pipe ends although its other end could be inherited by every process started here.
 #[test]
 #[allow(unsafe_code)]
 fn child_inherits_only_its_own_three_handles() {
@@ -163,14 +164,14 @@ fn child_has_the_given_environment_and_directory() {
         for expected in expected {
             assert_eq!(line(&mut receiver).await, expected);
         }
-        // Many programs cannot start without it. Wine adds variables of its own.
+        // Many programs cannot start without this variable. Wine adds variables of its own.
         while !line(&mut receiver).await.to_ascii_lowercase().starts_with("systemroot=") {}
     });
 }
 
-/// The system is queried about each job, so this is a checked fact.
+/// The system is queried about each job, so the result is verified.
 #[test]
-fn account_counts_how_each_child_ended_and_that_nothing_is_left() {
+fn account_counts_how_each_child_ended_and_verifies_that_no_process_is_left() {
     block_on(async {
         let account = ProcessAccount::default();
         let config = |arg| ProcessConfig {
@@ -178,7 +179,7 @@ fn account_counts_how_each_child_ended_and_that_nothing_is_left() {
             stop: StopTimeouts { end_of_input: Duration::from_millis(50), ..Default::default() },
             ..ProcessConfig::new(echo()).with_args([arg])
         };
-        // A child that leaves another process, and exits at the end of its input.
+        // This child leaves another process, and exits at the end of its input.
         let asked = ProcessConfig { stop: StopTimeouts::default(), ..config("--pids") };
         let channel = lines(&asked).await;
         let control = channel.control().clone();
@@ -188,7 +189,7 @@ fn account_counts_how_each_child_ended_and_that_nothing_is_left() {
         control.stop().await;
         let running = |pid: &str| is_running(pid.parse().unwrap());
         assert!(!both.split(' ').any(running), "{both}: stop returned before all had ended");
-        // A child that has to be killed, and one whose line is dropped.
+        // These are a child that has to be killed, and one whose line is dropped.
         let channel = lines(&config("--wait")).await;
         channel.control().clone().stop().await;
         drop(channel);
@@ -196,7 +197,7 @@ fn account_counts_how_each_child_ended_and_that_nothing_is_left() {
         let counts = account.settled(Duration::from_secs(50)).await;
         assert!(counts.none_left(), "{counts:?}");
         assert_eq!((counts.started, counts.asked, counts.killed), (3, 1, 2), "{counts:?}");
-        // Under Wine the console server of a program is in its job, too.
+        // Under Wine, the console server of a program is also in its job.
         assert!(counts.others_killed >= 1, "{counts:?}");
         assert!(until_children_are_gone(Duration::from_secs(50)));
     });
@@ -234,7 +235,8 @@ fn arguments_of_a_batch_file_arrive_or_are_refused() {
     let file = folder.join("say.cmd");
     std::fs::write(&file, "@echo off\r\necho 1 %1\r\necho 2 %2\r\n").unwrap();
     block_on(async {
-        // Without its extension, like `npx`. Characters that are special to the shell are quoted.
+        // The program is named without its extension, like `npx`. Characters that are special to the
+        // shell are quoted.
         let program = Path::new(&file).with_extension("");
         let config = ProcessConfig::new(program).with_args(["a b", "c&echo&d"]);
         let (_sender, mut receiver) = lines(&config).await.split();

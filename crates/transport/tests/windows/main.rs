@@ -10,7 +10,7 @@ mod ratios;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Returns a pipe name that only this process uses, and only once.
+/// Returns a pipe name that only this process uses, and uses only once.
 fn name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Who finds an instance of a pipe, who waits for one, and who is refused.
+//! The instances of a pipe, waiting for a free instance, and the refusal of other users.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -17,7 +17,7 @@ use crate::name;
 const BUSY: i32 = 231;
 const INVALID_OWNER: i32 = 1307;
 
-/// Echoes every byte to each client.
+/// Sends each client its own bytes back.
 async fn echo(mut listener: PipeListener) {
     loop {
         let (mut read, mut write) = listener.accept().await.unwrap().into_split();
@@ -64,13 +64,13 @@ fn there_is_always_an_instance_to_connect_to() {
         let mut listener = Pipe.listen(&config).await.unwrap();
         let mut lines = Vec::new();
         for _ in 0..20 {
-            // A client that does not wait. After each accept, the next client can connect before another
-            // accept is called.
+            // This client does not wait. After each accept, the next client can connect before accept is
+            // called again.
             let near = ClientOptions::new().open(&path).unwrap();
             let far = listener.accept().await.unwrap();
             lines.push((near, far));
         }
-        // Without an accept there is one free instance; then the pipe is busy, but not missing.
+        // Without an accept, there is one free instance. After that, the pipe is busy but not missing.
         let _waits = ClientOptions::new().open(&path).unwrap();
         let refused = ClientOptions::new().open(&path).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(BUSY));
@@ -121,7 +121,8 @@ fn client_that_leaves_before_it_is_accepted_is_no_error() {
     });
 }
 
-/// The system completes a read with zero bytes for it, as at the end of a pipe; the raw pipe shows that.
+/// For an empty write, the system completes a read with zero bytes, as at the end of a pipe. The raw
+/// pipe shows that.
 #[test]
 fn empty_write_is_not_the_end() {
     block_on(async {
@@ -186,12 +187,12 @@ fn pipe_of_another_owner_is_refused() {
     });
 }
 
-/// Further instances could not be created, and without this check the server would only notice at the
-/// first client.
+/// No further instances could be created. Without this check, the server would notice that only when the
+/// first client connects.
 #[test]
 fn descriptor_that_excludes_its_own_server_is_refused_at_once() {
     block_on(async {
-        // Admits only LocalSystem.
+        // This descriptor admits only LocalSystem.
         let security = Some("D:P(A;;GA;;;SY)".into());
         let config = PipeConfig { security, ..PipeConfig::new(name()) };
         let error = Pipe.listen(&config).await.err().expect("the descriptor excludes no one");

@@ -1,8 +1,8 @@
-//! Compares a line over a named pipe with tokio's raw pipes in the same run. Under Wine every operation
-//! goes through a server, so only the ratio is meaningful.
+//! A comparison of a line over a named pipe with tokio's raw pipes in the same run. Under Wine, every
+//! operation goes through a server, so only the ratio is meaningful.
 //!
-//! By default both do a little work and the ratio is printed. With `TIELINE_SOAK=1`, on an otherwise idle
-//! machine, the ratio is checked against its limits.
+//! By default, both do a little work, and the ratio is printed. With `TIELINE_SOAK=1`, which needs an
+//! otherwise idle machine, the ratio is checked against its limits.
 
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,8 @@ use tokio::net::windows::named_pipe::{ClientOptions, ServerOptions};
 
 use crate::name;
 
-/// The number of short turns for each. The shortest one counts: other processes use the machine, too, but
-/// one of many turns is undisturbed.
+/// The number of short turns for each side. Only the shortest turn is used: other processes also use the
+/// machine, but at least one of many turns is undisturbed.
 const TURNS: usize = 60;
 const ROUND_TRIPS: usize = 20;
 const STREAMED: usize = 512 * 1024;
@@ -24,7 +24,7 @@ const ROUND_TRIP: f64 = 1.2;
 const STREAM: f64 = 0.8;
 
 #[test]
-fn round_trips_and_streams_work_as_over_raw_pipes() {
+fn round_trips_and_streams_work_like_those_of_raw_pipes() {
     let is_long = std::env::var_os("TIELINE_SOAK").is_some();
     let turns = if is_long { TURNS } else { 3 };
     block_on(async {
@@ -33,7 +33,7 @@ fn round_trips_and_streams_work_as_over_raw_pipes() {
         let shortest = |so_far: &mut Duration, now: Duration| *so_far = now.min(*so_far);
         let (mut raw_best, mut our_best) = ([Duration::MAX; 2], [Duration::MAX; 2]);
         for _ in 0..turns {
-            // Alternating, so that a disturbance affects both.
+            // The turns alternate, so that a disturbance affects both sides.
             shortest(&mut raw_best[0], raw.round_trips().await);
             shortest(&mut our_best[0], ours.round_trips().await);
             shortest(&mut raw_best[1], raw.stream().await);
@@ -78,7 +78,7 @@ async fn raw() -> Near<impl AsyncRead + Unpin, impl AsyncWrite + Unpin> {
     Near { read, write }
 }
 
-/// Returns each message whose first byte is 0; reads a stream after one whose first byte is 1.
+/// Sends each message back. Before that, if the first byte of the message is 1, reads a stream.
 async fn far_side(mut read: impl AsyncRead + Unpin, mut write: impl AsyncWrite + Unpin) {
     let mut message = [0; 64];
     let mut buffer = vec![0; 64 * 1024];
