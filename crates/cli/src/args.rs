@@ -62,7 +62,7 @@ Examples:
   tieline chaos unix:/tmp/bad.sock unix:/tmp/agent.sock --cut-every 5s    simulate lost connections
 
 Endpoints:
-  NAME, of a server that this user runs: `tieline serve --name NAME`, listed by `tieline status`
+  NAME of a server that this user runs (tieline serve --name NAME); `tieline status` lists the names
   unix:PATH  unix:@ABSTRACT  pipe:NAME (Windows)  exec:COMMAND ARG...  exec:[\"COMMAND\",\"ARG\"]  stdio:  tcp:HOST:PORT
   ws://HOST:PORT/PATH  wss://HOST/PATH  ws-unix:PATH
   http://HOST:PORT/sse  https://HOST/sse  http-unix:PATH (server-sent events and POST)
@@ -78,9 +78,9 @@ pub(crate) enum Command {
     ///
     /// Prints each endpoint that it listens on to stdout, one per line; everything else goes to stderr.
     ///
-    /// SIGINT, SIGTERM or SIGHUP stops it: no further client is accepted, each program's input is closed,
-    /// what the program still sends is delivered, and the sockets are removed. A second signal stops
-    /// everything at once.
+    /// SIGINT, SIGTERM or SIGHUP stops the server: no further client is accepted, each program's input
+    /// is closed, the messages that the program still sends are delivered, and the sockets are removed.
+    /// A second signal stops everything at once.
     Serve(Box<Serve>),
     /// Connect to an endpoint: send lines from stdin, print messages to stdout
     ///
@@ -91,8 +91,8 @@ pub(crate) enum Command {
     /// The result goes to stdout: indented on a terminal, on one line elsewhere. An error response goes to
     /// stderr with its code, and the exit status is 1.
     ///
-    /// A program that was started for the call has --stop-timeout to exit after its response; SIGTERM
-    /// follows after half of that, and after 2 s at most.
+    /// A program that was started for the call has --stop-timeout to exit after its response. SIGTERM is
+    /// sent after half of that time, or after 2 s if that is earlier.
     Call(Call),
     /// Forward messages in both directions between two endpoints, converting the framing
     ///
@@ -119,8 +119,8 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Proxy connections and cut, delay, throttle, discard or corrupt their bytes
     ///
-    /// For testing how a client or a server copes with a bad connection. The proxy forwards bytes and does
-    /// not parse messages. Each client gets its own connection to TARGET.
+    /// Use it to test how a client or a server copes with a bad connection. The proxy forwards bytes and
+    /// does not parse messages. Each client gets its own connection to TARGET.
     ///
     /// Prints the endpoint that it listens on to stdout; everything else goes to stderr. With -v this
     /// includes each connection and each cut. SIGINT, SIGTERM or SIGHUP stops the proxy, closes all connections
@@ -134,7 +134,7 @@ Examples:
     DemoAgent,
     /// Write the manual pages, one for each command, into a directory
     ///
-    /// Prints the name of each page, which replaces a file of that name.
+    /// Prints the name of each page. An existing file of that name is replaced.
     #[command(after_help = "\
 Examples:
   mkdir -p ~/.local/share/man/man1 && tieline man ~/.local/share/man/man1
@@ -170,16 +170,17 @@ pub(crate) fn warn_of_old_names() {
     }
 }
 
-/// Redacts the rejected argument: it may be, or contain, a mistyped secret.
+/// Redacts the rejected argument, because it may be or contain a mistyped secret.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
     let option = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
     let typed = error.get(ContextKind::InvalidValue).map(ToString::to_string);
     if let Some(typed) = typed.filter(|typed| !typed.is_empty()) {
         let name = option.split_whitespace().next().unwrap_or_default();
-        // Written as one argument, so that the value of a secret option is redacted completely.
+        // The option and its value form one argument, so that the value of a secret option is redacted
+        // completely.
         let shown = redact(&format!("{name}={typed}"));
         let shown = shown.strip_prefix(&format!("{name}=")).unwrap_or("…");
-        // A secret may contain spaces: do not show the words after the redacted one.
+        // A secret may contain spaces, so do not show the words after the redacted one.
         let shown = if shown.starts_with('…') { "…" } else { shown }.to_owned();
         error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
     }
@@ -193,7 +194,7 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Suggests what to write in place of an argument that does not exist; clap has tips for similar options only.
+/// Adds a tip to the error for an unknown argument. Clap has tips only for similar options.
 fn with_tip(mut error: clap::Error) -> clap::Error {
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return error };
     let usage = error.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
@@ -202,7 +203,7 @@ fn with_tip(mut error: clap::Error) -> clap::Error {
     }
     if let Some(tip) = tip(word, &usage) {
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
-        // Clap suggests to pass an unknown option to the program.
+        // Remove clap's suggestion to pass an unknown option to the program.
         error.remove(ContextKind::TrailingArg);
     }
     error
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn unexpected_arguments_get_a_tip_that_says_what_to_write() {
+    fn errors_for_unexpected_arguments_have_a_tip() {
         for (typed, says) in [
             (&["serve", "--resume", "5m", "--", "cat"][..], "--resume=5m"),
             (&["serve", "--port", "8080", "--", "cat"], "--listen http://127.0.0.1:8080"),

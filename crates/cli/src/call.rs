@@ -36,8 +36,8 @@ pub(crate) async fn run(args: Call, logging: &Logging) -> Result<(), Failure> {
     }
 }
 
-/// Completes when stdout has been closed by its reader, unless no response is expected. As with a signal,
-/// the call then sends a cancellation.
+/// Completes when the reader of stdout has closed it, unless no response is expected. The call then
+/// sends a cancellation, as after a signal.
 async fn is_unread(args: &Call) {
     match args.notify {
         true => std::future::pending().await,
@@ -78,7 +78,8 @@ async fn call(args: &Call, logging: &Logging, signals: &Signals) -> Result<(), F
     let follower = follower(args.follow, &printer);
     let mut peer_options = PeerOptions::new(args.dialect);
     if let Some(timeout) = args.timeout {
-        // Closing counts as well: it waits until the other side has taken a notification and ended.
+        // The timeout includes closing, which waits until the other side has read a notification and
+        // ended.
         peer_options.grace = peer_options.grace.min(timeout.saturating_sub(begun.elapsed()));
     }
     let (peer, driver) = Peer::new(channel, follower, peer_options);
@@ -107,7 +108,7 @@ async fn call(args: &Call, logging: &Logging, signals: &Signals) -> Result<(), F
         let result = match called {
             Ok(result) => result,
             Err(why) => {
-                // Sends a cancellation if the dialect has one.
+                // This sends a cancellation if the dialect has one.
                 let _ = timeout(CANCEL_TIMEOUT, peer.close()).await;
                 return Err(why);
             }
@@ -126,7 +127,7 @@ async fn call(args: &Call, logging: &Logging, signals: &Signals) -> Result<(), F
     Ok(())
 }
 
-/// Describes a failed call: its endpoint, method and cause.
+/// Returns the failure for a call, with its endpoint, method and cause.
 fn failed(args: &Call, error: &CallError, stderr: StderrMode) -> Failure {
     let sentence = format!("{}: {}: {}", args.endpoint.label(), args.method, explain(error));
     let reason = match error {
@@ -138,7 +139,7 @@ fn failed(args: &Call, error: &CallError, stderr: StderrMode) -> Failure {
     Failure::Other { sentence, stderr, hint }
 }
 
-/// Divides `limit` among the stages of stopping a program, for a program whose response has arrived.
+/// Divides `limit` among the stages of stopping a program whose response has arrived.
 fn in_all(limit: Duration) -> StopTimeouts {
     let usual = StopTimeouts::default();
     let end_of_input = usual.end_of_input.min(limit / 2);
@@ -180,7 +181,7 @@ async fn params(text: Option<&str>, limit: ByteSize) -> Result<Option<Vec<u8>>, 
     if text.len() > limit.bytes() {
         return Err(Failure::other(format!("PARAMS are larger than --max-message ({limit})")));
     }
-    // On one line, as the lines framing requires. The message around PARAMS takes one level of nesting.
+    // The `lines` framing requires one line. The message around PARAMS adds one level of nesting.
     let usual = Limits::default();
     let within = Limits { depth: usual.depth.saturating_sub(1), ..usual };
     let text = json::to_one_line(&text, within)

@@ -26,8 +26,8 @@ pub(crate) async fn run(args: Chaos) -> Result<(), Failure> {
         seed: args.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
     };
     let mut options = Options {
-        // A web server authenticates clients itself, so the proxy may listen without a token; on other
-        // interfaces only if the option is given.
+        // A web server authenticates clients itself, so the proxy may listen on loopback without a
+        // token. On other interfaces, it requires the option.
         allow_unauthenticated_tcp: args.allow_unauthenticated_tcp
             || (args.listen.is_web_of_this_machine() && args.target.is_web()),
         ..children::options()
@@ -46,7 +46,7 @@ pub(crate) async fn run(args: Chaos) -> Result<(), Failure> {
         Err(error) => return Err(lookup::explained(error).await),
     };
     let listen = shown(&args.listen, chaos.endpoint(), &args.target)?;
-    // An error is ignored: the proxy also runs if its output is not read.
+    // Errors are ignored, because the proxy also runs if its output is not read.
     let _ = writeln!(std::io::stdout(), "{listen}");
     tracing::info!("forwarding {listen} to {target}; {}", describe(&faults));
     let report = chaos.run(signals.first()).await;

@@ -10,17 +10,18 @@ use tieline_transport::{
 
 use crate::terminal;
 
-/// How long exiting waits for killed processes to be gone.
+/// How long to wait at exit for killed processes to end.
 pub(crate) const KILLED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The environment variable that holds the token, for clients and servers.
 pub(crate) const TOKEN: &str = "TIELINE_TOKEN";
 
-/// The environment variables that hold a client's headers, one on each line, and the password of --basic.
+/// The environment variable that holds a client's headers, one on each line.
 pub(crate) const HEADERS: &str = "TIELINE_HEADERS";
+/// The environment variable that holds the password for --basic.
 pub(crate) const PASSWORD: &str = "TIELINE_PASSWORD";
 
-/// The variables with secrets that are for this program only.
+/// The variables with secrets, which are only for this program.
 const SECRETS: [&str; 3] = [TOKEN, HEADERS, PASSWORD];
 
 /// Returns default options, with a guardian and the environment for child processes.
@@ -28,7 +29,7 @@ pub(crate) fn options() -> Options {
     Options { guardian: Some(guardian()), env: environment(None), ..Options::default() }
 }
 
-/// Returns the guardian for children: this program, as prepared by `main`.
+/// Returns the guardian for children, which is this program, as prepared by `main`.
 pub(crate) fn guardian() -> Guardian {
     Guardian::of_this_program()
 }
@@ -41,10 +42,10 @@ pub(crate) fn environment(passed: Option<&[String]>) -> Environment {
     }
 }
 
-/// What happens to what programs write to stderr.
+/// The ways to handle programs' output on stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StderrMode {
-    /// Written to stderr as it is
+    /// Written to stderr unchanged
     Passthrough,
     /// Logged line by line
     Log,
@@ -52,7 +53,7 @@ pub(crate) enum StderrMode {
     Off,
 }
 
-/// Returns the option of the transport. `account` counts the programs.
+/// Returns the transport's option for this mode. `account` counts the programs.
 pub(crate) fn stderr(mode: StderrMode, account: &ProcessAccount) -> ChildStderr {
     match mode {
         StderrMode::Log => ChildStderr::Log,
@@ -67,8 +68,8 @@ pub(crate) fn stderr(mode: StderrMode, account: &ProcessAccount) -> ChildStderr 
     }
 }
 
-/// Returns what is written to stderr: the lines as they are, with the program's name in front if several run, and
-/// with control characters escaped on a terminal.
+/// Formats a program's lines for stderr. If several programs are running, each line begins with the
+/// program's name and process ID. On a terminal, control characters are escaped.
 fn passed_on(lines: StderrLines<'_>, is_one_of_several: bool, is_terminal: bool) -> Vec<u8> {
     let mut text = Vec::with_capacity(lines.text.len());
     for line in lines.text.split_inclusive(|byte| *byte == b'\n') {
@@ -90,7 +91,7 @@ pub(crate) async fn reap_orphans() {
         return;
     }
     match signal(SignalKind::child()) {
-        // The first call reaps those that have already ended.
+        // The first call reaps orphans that have already ended.
         Ok(mut ended) => while reap_orphans() && ended.recv().await.is_some() {},
         Err(error) => tracing::warn!("orphaned processes will not be reaped: {error}"),
     }
@@ -101,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_for_the_web_reach_a_child_only_if_passed_by_name() {
+    fn web_secrets_are_passed_to_a_child_only_by_name() {
         let secrets = [(TOKEN, "secret"), (HEADERS, "X: secret"), (PASSWORD, "secret")];
         let ours = || {
             let all = [("PATH", "/bin")].into_iter().chain(secrets);

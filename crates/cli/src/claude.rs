@@ -15,7 +15,7 @@ pub(crate) async fn run(args: Claude) -> Result<(), Failure> {
     let signals = Signals::listen()?;
     tokio::select! {
         asked = ask(args) => asked,
-        // Dropping the answer ends the program and its descendants.
+        // Dropping the query ends the program and its descendants.
         () = tieline_transport::stdout_closed() => {
             Err(Failure::other("stdout was closed before the answer was complete"))
         }
@@ -102,7 +102,7 @@ fn failure(error: Error) -> Failure {
     }
 }
 
-/// How the query ended.
+/// The outcome of the query.
 #[derive(Default)]
 struct Outcome {
     answered: bool,
@@ -134,9 +134,9 @@ impl Outcome {
 /// Collects the text of a streamed answer.
 #[derive(Default)]
 struct Text {
-    /// The current message was printed in pieces.
+    /// Whether the current message was printed in pieces.
     in_pieces: bool,
-    /// The last printed line has no line break yet.
+    /// Whether the last printed line has no line break yet.
     open: bool,
 }
 
@@ -152,7 +152,7 @@ impl Text {
                 let is_first = !std::mem::replace(&mut self.in_pieces, true);
                 (if is_first { self.end() } else { "" }, text.to_owned())
             }
-            // Not streamed: print the whole message.
+            // The message was not streamed, so print all of it.
             Message::Assistant(said) => {
                 let text = said.text();
                 if text.is_empty() || std::mem::take(&mut self.in_pieces) {

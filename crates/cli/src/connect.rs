@@ -54,10 +54,10 @@ async fn join(
     let signals = Signals::listen()?;
     line.end_with_parent(&signals)?;
     let options = line.options(logging);
-    // The far side first: nothing is read from the near side before the far side is connected.
+    // Connect the far side first, so that nothing is read from the near side before.
     let far_endpoint = far;
     let far = lookup::connect(registry, &far_endpoint, &options).await?;
-    // Checked first, because connecting takes over stdout.
+    // Check this first, because connecting takes over stdout.
     let is_terminal = matches!(near.address(), Address::Stdio) && std::io::stdout().is_terminal();
     let near_endpoint = near;
     let mut near = lookup::connect(registry, &near_endpoint, &options).await?;

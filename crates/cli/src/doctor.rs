@@ -1,4 +1,4 @@
-//! `tieline doctor`: checks what works on this machine, and says what to do about what does not.
+//! `tieline doctor`: checks what works on this machine, and prints advice for what does not.
 
 #[cfg_attr(windows, path = "doctor/windows.rs")]
 #[cfg_attr(not(windows), path = "doctor/unix.rs")]
@@ -21,11 +21,11 @@ use crate::{children, memory, terminal};
 /// How long one check may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// How well something works.
+/// The state of a feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Ok,
-    /// Something optional does not work, or less well.
+    /// An optional feature does not work, or works less well.
     Warning,
     /// A command will fail.
     Problem,
@@ -46,9 +46,9 @@ impl State {
 struct Finding {
     check: &'static str,
     state: State,
-    /// What was found.
+    /// The result in words.
     found: String,
-    /// What to do about it.
+    /// What to do about a warning or problem.
     advice: Option<String>,
 }
 
@@ -74,7 +74,7 @@ impl Finding {
         Self::bad(check, State::Problem, found, advice)
     }
 
-    /// Formats it as one line.
+    /// Formats the finding as one line.
     fn line(&self) -> String {
         let (state, check, found) = (self.state.name(), self.check, &self.found);
         let advice = self.advice.iter().map(|advice| format!("; {advice}")).collect::<String>();
@@ -137,7 +137,7 @@ impl Report {
     }
 }
 
-/// Starts this program as a child, and calls it.
+/// Starts this program as a child and calls a method. Returns the reason and the advice if that fails.
 async fn start(options: Options) -> Result<(), (String, Option<String>)> {
     let this = std::env::current_exe().map_err(|error| (error.to_string(), None))?;
     let endpoint = Endpoint::exec(this, ["demo-agent"]);
@@ -190,7 +190,7 @@ async fn isolation() -> Finding {
 fn memory() -> Finding {
     const CHECK: &str = "memory";
     let limit = memory::default_limit();
-    // The rest of a mebibyte is of no interest.
+    // Print whole mebibytes.
     let limit = ByteSize::mib(limit.bytes() >> 20);
     let found = format!("limited to {limit} for all lines together (--max-memory)");
     match limit.bytes() < 4 * DEFAULT_MAX_MESSAGE.bytes() {

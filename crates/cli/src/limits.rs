@@ -1,4 +1,5 @@
-//! Checks of process limits at start: the runtime panics if it cannot get a thread or descriptor.
+//! Checks process limits at start, because the runtime panics if it cannot create a thread or
+//! descriptor.
 
 use std::fs::File;
 use std::sync::Mutex;
@@ -8,19 +9,19 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::report::Failure;
 
-/// The smallest stack that is accepted. The main thread needs less, but a debug build overflows 256 KiB.
+/// The minimum size of the stack. The main thread needs less, but a debug build overflows 256 KiB.
 const LEAST_STACK: u64 = 512 * 1024;
 
-/// How many free descriptors any command needs, besides stdin, stdout and stderr.
+/// The number of free descriptors that every command needs, besides stdin, stdout and stderr.
 const LEAST_FILES: usize = 10;
 
-/// How many threads a command may start besides those of its runtime.
+/// The number of threads that a command may start, besides those of its runtime.
 const OWN_THREADS: usize = 4;
 
 /// The stack size of a thread that does nothing.
 const SMALL_STACK: usize = 64 * 1024;
 
-/// Checks the stack size, which even parsing the command line needs.
+/// Checks the stack size. Even parsing the command line needs enough stack.
 pub(crate) fn check_stack() -> Result<(), Failure> {
     match getrlimit(Resource::Stack).current {
         Some(bytes) if bytes < LEAST_STACK => Err(Failure::other(format!(
@@ -55,7 +56,7 @@ fn check_files() -> Result<(), Failure> {
 fn check_threads(count: usize) -> Result<(), Failure> {
     let gate = Mutex::new(());
     let started = thread::scope(|scope| {
-        // Keeps each started thread alive until the count is reached.
+        // While this lock is held, each started thread keeps running.
         let _closed = gate.lock();
         (0..count).try_for_each(|_| {
             let thread = thread::Builder::new().stack_size(SMALL_STACK);

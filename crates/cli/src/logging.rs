@@ -20,7 +20,8 @@ use crate::args::Logging;
 use crate::report::LogFormat;
 use crate::stderr::Stderr;
 
-/// Starts logging. `RUST_LOG`, if set, selects what is logged, for example `info,tieline_gateway=debug`.
+/// Starts logging. If `RUST_LOG` is set, it selects the events to log, for example
+/// `info,tieline_gateway=debug`.
 pub(crate) fn start(logging: &Logging) {
     let (filter, complaint) = match std::env::var("RUST_LOG") {
         Ok(directives) if !directives.is_empty() => match directives.parse::<Targets>() {
@@ -59,7 +60,8 @@ where
     }
 }
 
-/// Writes a field with control characters escaped: much of what is logged comes from other processes.
+/// Writes a field with control characters escaped, because much of the logged text comes from other
+/// processes.
 fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
     let value = format!("{value:?}");
     let value = printable(value.as_bytes());
@@ -76,7 +78,7 @@ fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std
 struct Escaped<W>(W);
 
 impl<W: Write> Write for Escaped<W> {
-    /// Expects one whole line with its newline.
+    /// Writes `line`, which must be one whole line with its newline.
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
         let text = tieline_proto::printable_lines(line);
         self.0.write_all(text.as_bytes())?;

@@ -1,4 +1,4 @@
-//! Connecting and listening where an endpoint may be a server's name.
+//! Connects and listens. Errors about a server's name say which servers are running.
 
 use tieline_transport::{
     BoxChannel, DynAcceptor, Endpoint, ErrorKind, Options, Registry, TransportError,
@@ -9,7 +9,7 @@ use crate::report::Failure;
 use crate::sessions::Served;
 use crate::{sessions, status};
 
-/// Connects. If no server has the name, the failure lists the servers that run.
+/// Connects. If no server has the name, the failure lists the running servers.
 pub(crate) async fn connect(
     registry: &Registry,
     endpoint: &Endpoint,
@@ -24,7 +24,7 @@ pub(crate) async fn connect(
     }
 }
 
-/// Listens. If the name is in use, the failure says by which process.
+/// Listens. If the name is in use, the failure names the process that uses it.
 pub(crate) async fn listen(
     registry: &Registry,
     endpoint: Endpoint,
@@ -50,7 +50,7 @@ pub(crate) async fn check(endpoint: &Endpoint) -> Result<(), Failure> {
     }
 }
 
-/// Adds which servers run to an error that is about a name.
+/// Adds the running servers to an error about a name.
 pub(crate) async fn explained(error: TransportError) -> Failure {
     match (error.endpoint().and_then(Name::at), error.kind()) {
         (Some(name), ErrorKind::AddressInUse) => status::in_use(&name).await,

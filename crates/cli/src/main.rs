@@ -46,11 +46,11 @@ use report::LogFormat;
 use tieline_transport::Address;
 use tieline_transport::Guardian;
 
-/// How long exiting waits for stderr to be written.
+/// How long to wait at exit for stderr to be written.
 const STDERR_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    // Must come first: this program is started again as the guardian of each child.
+    // This must come first: this program is started again as the guardian of each child.
     Guardian::of_this_program();
     #[cfg(unix)]
     tieline_transport::reset_inherited();
@@ -77,7 +77,7 @@ fn main() -> ExitCode {
     status
 }
 
-/// Lets orphans of a killed guardian be reparented to this process, which ends them.
+/// Makes the system reparent orphans of a killed guardian to this process, which ends them.
 fn adopt_orphans() {
     #[cfg(target_os = "linux")]
     if let Err(error) = tieline_transport::adopt_orphans() {
@@ -108,7 +108,7 @@ fn run(args: Args) -> Result<(), Failure> {
     #[cfg(unix)]
     check_stdout(&args.command)?;
     if let Command::Doctor(doctor) = args.command {
-        // Before the limits are checked: it reports them.
+        // Run the doctor before the limits are checked, because it reports them.
         return doctor::run(doctor);
     }
     // A server uses every core; a single line is fastest on the current thread.

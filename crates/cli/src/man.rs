@@ -1,4 +1,4 @@
-//! Manual pages, made from the definition of the command line.
+//! Generates manual pages from the definition of the command line.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,7 +8,7 @@ use clap::{Arg, Command};
 
 use crate::report::Failure;
 
-/// The section of programs that users run.
+/// The section of the manual for user commands.
 const SECTION: u8 = 1;
 
 /// Writes the page of `command` and one for each of its subcommands into `directory`, and returns their names.
@@ -103,7 +103,7 @@ fn options(page: &mut String, command: &Command) {
     }
 }
 
-/// Returns how an argument is written: `-v, --verbose`, `--listen ENDPOINT`.
+/// Formats an argument for a page, like `-v, --verbose` or `--listen ENDPOINT`.
 fn form(argument: &Arg) -> String {
     let bold = |text: String| format!("\\fB{}\\fR", escaped(&text));
     let short = argument.get_short().map(|it| bold(format!("-{it}")));
@@ -124,7 +124,8 @@ fn form(argument: &Arg) -> String {
     text
 }
 
-/// Adds the examples and other sections. `Examples:` begins one, and so does `Exit status: 0 success`.
+/// Adds the examples and other sections. A line such as `Examples:` or `Exit status: 0 success` begins a
+/// section.
 fn after_options(page: &mut String, text: &str) {
     let mut is_open = false;
     for line in text.lines() {
@@ -161,7 +162,7 @@ fn lines(text: &str) -> String {
     text.lines().map(escaped).collect::<Vec<_>>().join("\n")
 }
 
-/// Escapes a line: a hyphen would become a dash, and a dot at its start a request.
+/// Escapes a line: roff would change a hyphen to a dash, and take a dot at the start for a request.
 fn escaped(line: &str) -> String {
     let text = line.replace('\\', "\\e").replace('-', "\\-");
     match text.starts_with(['.', '\'']) {

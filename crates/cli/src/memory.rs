@@ -3,14 +3,14 @@
 use tieline_proto::{ByteSize, MetricsText};
 use tieline_transport::MemoryBudget;
 
-/// The share of available memory that lines may hold is 1 / FRACTION. The rest is for the programs, which are
-/// often in the same cgroup, for memory that is not counted, and for copies made while a buffer grows.
+/// Lines may hold 1 / FRACTION of the available memory. The rest is for the programs, which are often in
+/// the same cgroup, for memory that is not counted, and for copies that are made while a buffer grows.
 const FRACTION: u64 = 4;
 
 /// The limit if the available memory is unknown.
 const UNKNOWN: ByteSize = ByteSize::mib(1024);
 
-/// The smallest limit; with less, no message would pass.
+/// The minimum limit. With less memory, no message could be received.
 const LEAST: ByteSize = ByteSize::mib(1);
 
 /// Returns a quarter of the machine's memory, of the cgroup's limit or of the free space below RLIMIT_AS,
@@ -76,7 +76,7 @@ fn cgroup() -> Option<u64> {
 fn address_space() -> Option<u64> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::As).current?;
     let free = limit.saturating_sub(mapped().unwrap_or_default());
-    // A starting thread briefly reserves more than it keeps, so count at least a quarter as free.
+    // A starting thread briefly reserves more than it keeps, so at least a quarter is taken to be free.
     Some(free.max(limit / 4))
 }
 
@@ -96,7 +96,7 @@ fn address_space() -> Option<u64> {
     None
 }
 
-/// Returns the bytes of a field that a file in `/proc` gives in KiB.
+/// Returns the value in bytes of a field that a file in `/proc` states in KiB.
 #[cfg(target_os = "linux")]
 fn kib_of(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -126,7 +126,8 @@ fn smallest_in(
             }
             _ => continue,
         };
-        // In a container the path may be the host's and not exist; the container's limit is at the root.
+        // In a container, the path may be the host's and may not exist; the container's limit is at the
+        // root.
         let path = std::path::Path::new(path.trim_start_matches('/'));
         for part in path.ancestors() {
             let limit = read(&folder.join(part).join(file));

@@ -1,4 +1,4 @@
-//! Names of servers: the socket or pipe `NAME` of the current user, instead of an endpoint.
+//! Names of servers. A name stands for a socket or pipe of the current user.
 
 mod command;
 #[cfg_attr(windows, path = "names/windows.rs")]
@@ -23,10 +23,10 @@ pub(crate) use place::{directory, existing, path};
 /// The maximum length of a name in bytes.
 const MAX_LENGTH: usize = 40;
 
-/// How many servers with the same default name may run.
+/// The maximum number of servers with the same default name.
 const MAX_NUMBER: u32 = 1000;
 
-/// The length of a default name without its number.
+/// The maximum length of a default name without its number.
 const MAX_STEM: usize = MAX_LENGTH - "-1000".len();
 
 /// The name of a server: letters, digits, `_` and `-`, which needs no quoting in a shell and is never a path.
@@ -34,17 +34,17 @@ const MAX_STEM: usize = MAX_LENGTH - "-1000".len();
 pub(crate) struct Name(String);
 
 impl Name {
-    /// Returns `None` if it is not a name.
+    /// Creates a name, or returns `None` if the text is not valid.
     pub(crate) fn new(text: &str) -> Option<Self> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
         let is_name = (1..=MAX_LENGTH).contains(&text.len())
             && text.bytes().all(plain)
-            // It would be an option on a command line.
+            // On a command line, it would be an option.
             && !text.starts_with('-');
         is_name.then(|| Self(text.to_owned()))
     }
 
-    /// Returns a name that a server may choose.
+    /// Parses a name that a server may use.
     pub(crate) fn to_serve(text: &str) -> Result<Self, String> {
         let name = Self::new(text).ok_or_else(|| {
             format!(
@@ -60,12 +60,12 @@ impl Name {
         }
     }
 
-    /// Returns the default name for a server of `command`, which runs in `directory`.
+    /// Returns the default name for a server whose program is `command`, run in `directory`.
     pub(crate) fn of_command(command: &[OsString], directory: &Path) -> Self {
         Self::from_any(&command::subject(command, directory))
     }
 
-    /// Replaces the characters that a name cannot contain.
+    /// Creates a name from any text by replacing the characters that a name cannot contain.
     fn from_any(text: &str) -> Self {
         let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
         let text: String = text.chars().map(plain).collect();
@@ -79,7 +79,7 @@ impl Name {
         }
     }
 
-    /// Returns the name of the server with this number among those with the same default name.
+    /// Returns the name of the server with this number among the servers with the same default name.
     fn numbered(&self, number: u32) -> Self {
         match number {
             1 => self.clone(),
@@ -87,7 +87,8 @@ impl Name {
         }
     }
 
-    /// Returns true for names that tieline may use itself. Pipes and some file systems ignore the case.
+    /// Returns true for names that tieline may use itself. Case is ignored, as by pipes and some file
+    /// systems.
     fn is_reserved(&self) -> bool {
         let name = self.0.to_ascii_lowercase();
         name == "bus" || name.starts_with("share-")
@@ -102,7 +103,7 @@ impl Name {
         place::endpoint(self)
     }
 
-    /// Returns the name of a server that listens on `endpoint`, if it is one that a name stands for.
+    /// Returns the name that stands for `endpoint`, if there is one.
     pub(crate) fn at(endpoint: &Endpoint) -> Option<Self> {
         place::name_at(endpoint)
     }
@@ -114,8 +115,8 @@ impl fmt::Display for Name {
     }
 }
 
-/// Returns the text of an endpoint for the text on a command line: a name, with or without a prefix such as
-/// `resume+`, is replaced by its endpoint. Other text is returned as it is.
+/// Replaces a name on a command line with its endpoint. The name may have a prefix such as `resume+`.
+/// Returns other text unchanged.
 pub(crate) fn expanded(text: &str) -> String {
     if text.contains(':') {
         return text.to_owned();
@@ -131,7 +132,7 @@ pub(crate) fn expanded(text: &str) -> String {
     }
 }
 
-/// Returns the shortest text for an endpoint on a command line: its name, if it has one.
+/// Returns the shortest text for an endpoint on a command line, which is its name if it has one.
 pub(crate) fn shortened(endpoint: &Endpoint) -> String {
     let text = endpoint.exact().to_string();
     match Name::at(endpoint) {
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn default_names_are_names_that_a_server_may_choose() {
+    fn default_names_are_valid_names_for_servers() {
         let long = "x".repeat(100);
         for (text, name) in [
             ("agent", "agent"),

@@ -1,4 +1,4 @@
-//! Failures of commands, and how they are printed.
+//! Failures of commands, and their output.
 
 use std::error::Error;
 use std::fmt;
@@ -12,7 +12,7 @@ use tieline_transport::{ChildExit, ErrorKind, TransportError};
 use crate::children::StderrMode;
 use crate::terminal;
 
-/// How log lines and the error of a command are printed.
+/// The format of log lines and of a command's error.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub(crate) enum LogFormat {
     /// Readable text
@@ -21,7 +21,7 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Why a command failed.
+/// The reason why a command failed.
 pub(crate) enum Failure {
     /// A transport error.
     Transport(TransportError),
@@ -29,11 +29,11 @@ pub(crate) enum Failure {
     Usage(String),
     /// Any other failure.
     Other {
-        /// What failed, on what, and why.
+        /// One sentence that says what failed, on what, and why.
         sentence: String,
         /// The last lines that a failed program wrote to stderr.
         stderr: Vec<String>,
-        /// What to do about it.
+        /// What to do about the failure.
         hint: Option<String>,
     },
 }
@@ -44,7 +44,7 @@ impl Failure {
         Self::Other { sentence: sentence.into(), stderr: Vec::new(), hint: None }
     }
 
-    /// Returns what failed, on what, and why.
+    /// Returns the sentence that says what failed, on what, and why.
     #[cfg(unix)]
     pub(crate) fn sentence(&self) -> String {
         match self {
@@ -53,7 +53,7 @@ impl Failure {
         }
     }
 
-    /// Prints it on stderr.
+    /// Prints the failure on stderr.
     pub(crate) fn print(&self, format: LogFormat) {
         let text = match format {
             LogFormat::Text => self.text(),
@@ -62,7 +62,7 @@ impl Failure {
         crate::stderr::say(text.as_bytes());
     }
 
-    /// Returns status 2 for usage errors, otherwise 1.
+    /// Returns status 2 for usage errors, and 1 otherwise.
     pub(crate) fn status(&self) -> ExitCode {
         let error = match self {
             Self::Transport(error) => error,
@@ -78,7 +78,7 @@ impl Failure {
         }
     }
 
-    /// Formats it as one JSON line, like the log's.
+    /// Formats the failure as one JSON line, like those of the log.
     fn json(&self) -> String {
         let stderr = match self {
             Self::Other { stderr, .. } if !stderr.is_empty() => Some(stderr.join("\n")),
@@ -101,7 +101,8 @@ impl Failure {
         json_line("ERROR", members)
     }
 
-    /// Formats it as text. Each line is escaped, because it may quote the other side and go to a terminal.
+    /// Formats the failure as text. Each line is escaped, because it may quote the other side and be
+    /// written to a terminal.
     fn text(&self) -> String {
         let mut lines = match self {
             Self::Usage(sentence) => vec![format!("tieline: {sentence}")],
@@ -132,8 +133,8 @@ impl Failure {
     }
 }
 
-/// Returns the last lines of a failed program for the error of a command. None are needed if they were just passed on
-/// to stderr.
+/// Returns the last lines of a failed program for the error of a command. Returns none if they were just
+/// passed on to stderr.
 pub(crate) fn last_lines(exit: Option<&ChildExit>, mode: StderrMode) -> Vec<String> {
     let is_shown = mode == StderrMode::Passthrough;
     exit.filter(|_| !is_shown).map_or_else(Vec::new, ChildExit::last_lines)

@@ -1,4 +1,5 @@
-//! `tieline serve`: listens on endpoints and starts a program for each client, or for several.
+//! `tieline serve`: listens on endpoints and starts a program for each client, or one for several
+//! clients.
 
 use std::ffi::OsString;
 use std::future::pending;
@@ -30,7 +31,7 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     let signals = Signals::listen()?;
     args.line.end_with_parent(&signals)?;
     let mut registry = Registry::new();
-    // Registered so that `--listen ws://…` gets an error that says what to write instead.
+    // Register these schemes, so that the error for `--listen ws://…` says what to write instead.
     tieline_http::register(&mut registry, ClientConfig::default());
     let program = Program::of(&args)?;
     if args.line.is_isolated() {
@@ -49,7 +50,7 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     processes.check(args.anonymous())?;
     server.processes(processes.processes()).map_err(|error| processes.refused(error))?;
     server.account(account.clone());
-    // Otherwise they are in the log already.
+    // In the other modes, the last lines are already on stderr or in the log.
     server.log_last_lines(args.line.stderr(logging) == StderrMode::Off);
     let mcp_dialect = mcp::dialect(dialect, args.framing);
     let mcp_name =
@@ -117,7 +118,8 @@ async fn status_server(registry: &Registry) -> Option<StatusServer> {
     listening.map_err(|why| tracing::warn!("tieline status cannot ask this server: {why}")).ok()
 }
 
-/// Logs how the programs ended, and whether their guardians or jobs have confirmed that no process is left.
+/// Logs how many programs ended in which way, and whether their guardians or jobs have confirmed that no
+/// process is left.
 fn log_programs(programs: ProcessCounts) {
     let ProcessCounts { started, by_itself, asked, terminated, killed, others_killed, .. } =
         programs;
@@ -144,11 +146,11 @@ fn log_programs(programs: ProcessCounts) {
 /// Checks that this machine allows isolation, before the endpoints are announced.
 async fn try_isolation(args: &Serve, program: &Program, logging: &Logging) -> Result<(), Failure> {
     let endpoint = Endpoint::exec("/proc/self/exe", ["--version"]);
-    // The program of the check is not one of those that are served.
+    // The program of the check is not counted, because it is not served.
     let options = Options { account: None, ..args.line.options(logging) };
     match Registry::new().connect(&endpoint, &options).await {
         Ok(line) => drop(line),
-        // The check ran this program, but the error is about the one to be served.
+        // The check started this program, but the error names the program to serve.
         Err(error) => match program.argv.split_first() {
             Some((command, arguments)) => {
                 return Err(error.at(&Endpoint::exec(command, arguments)).into());
@@ -196,12 +198,12 @@ impl Program {
         Ok(Self { argv: args.command.clone(), name, is_demo: false, model })
     }
 
-    /// Returns the name of a server of this program that was given none.
+    /// Returns the name of a server of this program if the command line has none.
     fn default_name(&self, args: &Serve) -> Name {
         if self.is_demo {
             return Name::of_command(&[self.name.clone().into()], Path::new(""));
         }
-        // Without a directory, programs that are named after it have their own name.
+        // If the directory is unknown, programs that would be named after it are named after themselves.
         let directory = std::env::current_dir().unwrap_or_default();
         let directory = directory.join(args.cwd.as_deref().unwrap_or(Path::new("")));
         Name::of_command(&self.argv, &directory)
@@ -234,7 +236,7 @@ async fn listen_all(
         )));
     }
     if served.resume.is_some() {
-        // Checked before anything is opened.
+        // Check this before any listener is opened.
         args.listen.iter().cloned().try_for_each(|it| sessions::resumable(it).map(drop))?;
     }
     let options = client_options(args, logging)?;
@@ -302,7 +304,7 @@ fn announce(
     has_status: bool,
     logging: &Logging,
 ) -> Result<(), Failure> {
-    // Errors are ignored: the server also runs if its output is not read.
+    // Errors are ignored, because the server also runs if its output is not read.
     let mut stdout = std::io::stdout();
     for endpoint in endpoints {
         let _ = writeln!(stdout, "{}", endpoint.exact());
@@ -357,7 +359,8 @@ fn invitation(
     text
 }
 
-/// Returns what clients of `endpoint` may speak, if that is not only the framing of the program.
+/// Returns a line that says which framings clients of `endpoint` may use, if these are not only that of
+/// the program.
 fn framings(endpoint: &Endpoint, program: FramingKind) -> String {
     let same = endpoint.clone().with_framing(program);
     match endpoint.framing() {

@@ -1,4 +1,4 @@
-//! Connecting to and listening on endpoints, with sessions where the endpoint asks for one.
+//! Connects to and listens on endpoints, with sessions if the endpoint requests them.
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use tieline_transport::{
 
 use crate::report::Failure;
 
-/// Returns the endpoint with a session. Refuses an endpoint whose framing the session would replace.
+/// Returns the endpoint with a session. Refuses an endpoint with a framing, which the session would
+/// replace.
 pub(crate) fn resumable(endpoint: Endpoint) -> Result<Endpoint, Failure> {
     match endpoint.framing() {
         None => Ok(endpoint.resumable()),
@@ -31,7 +32,7 @@ pub(crate) async fn connect(
         // A server does not read while its program is busy, so it has the limit of a program.
         options.channel.stall_timeout = options.channel.program_stall_timeout;
     }
-    // An error of an open line, such as its end, does not name the endpoint.
+    // An error of an open line, such as its end, does not contain the endpoint.
     let named = |error: TransportError| match error.endpoint() {
         Some(_) => error,
         None => error.at(endpoint),
@@ -44,7 +45,8 @@ pub(crate) async fn connect(
 /// The session settings of a server.
 #[derive(Clone, Copy)]
 pub(crate) struct Served {
-    /// If set, every endpoint requires sessions, and a session without a connection is kept this long.
+    /// If set, every endpoint requires sessions, and a session without a connection is kept for this
+    /// time.
     pub(crate) resume: Option<Duration>,
     pub(crate) most: usize,
     /// The program's framing.

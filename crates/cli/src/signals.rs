@@ -18,7 +18,7 @@ use crate::report::Failure;
 #[cfg(windows)]
 use windows::next;
 
-/// How long stopping waits for the tap file to be written.
+/// How long to wait for the tap file to be written when stopping.
 const TAP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Counts the signals that stop the program.
@@ -53,7 +53,7 @@ impl Signals {
         })
     }
 
-    /// Does nothing: Windows has no such option, because jobs end processes together there.
+    /// Does nothing: Windows does not have this option, because jobs end all processes together.
     #[cfg(windows)]
     pub(crate) fn end_with(&self, _: Option<std::convert::Infallible>) -> io::Result<()> {
         Ok(())
@@ -87,7 +87,7 @@ impl Signals {
     fn nth(&self, n: u32) -> impl Future<Output = ()> + Send + use<> {
         let mut counted = self.0.subscribe();
         async move {
-            // The task that counts ends with the runtime.
+            // The counting task ends with the runtime.
             if counted.wait_for(|count| *count >= n).await.is_err() {
                 pending::<()>().await;
             }
@@ -98,9 +98,9 @@ impl Signals {
 #[cfg(unix)]
 struct Next {
     terminate: tokio::signal::unix::Signal,
-    /// From the terminal; `None` if it was ignored at start, as with a shell's `&`.
+    /// SIGINT, from the terminal; `None` if it was ignored at start, as with a shell's `&`.
     interrupt: Option<tokio::signal::unix::Signal>,
-    /// The terminal was closed; `None` if it was ignored at start, as with `nohup`.
+    /// SIGHUP, when the terminal is closed; `None` if it was ignored at start, as with `nohup`.
     hangup: Option<tokio::signal::unix::Signal>,
 }
 

@@ -35,7 +35,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The interval of `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Moves the cursor to the top and clears the terminal.
+/// The control sequence that moves the cursor to the top and clears the terminal.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
 pub(crate) async fn run(args: Status) -> Result<(), Failure> {
@@ -91,8 +91,8 @@ async fn look(args: &Status, printer: &Printer) -> Result<(), Failure> {
     }
 }
 
-/// Asks all servers, and returns their status sockets and responses sorted by PID; with `wanted`, only of the
-/// server that listens there.
+/// Asks all servers, and returns their status sockets and responses, sorted by PID. With `wanted`,
+/// returns only those of the server that listens there.
 async fn ask_all(wanted: Option<&Endpoint>) -> Result<Vec<(Endpoint, Value)>, Failure> {
     let mut statuses = Vec::new();
     for (pid, socket, answer) in answers().await? {
@@ -129,14 +129,14 @@ async fn answers() -> Result<Vec<(u32, Endpoint, Answer)>, String> {
 
 enum Answer {
     Status(Value),
-    /// The server has exited, or was killed and left its socket.
+    /// The server has exited, or was killed and left its socket behind.
     Gone,
     Failed(String),
 }
 
 async fn ask(endpoint: &Endpoint, method: &str) -> Answer {
     match ask_once(endpoint, method).await {
-        // Either it has just exited, or it closed this connection to accept others: try once more.
+        // The server has just exited, or has closed this connection to accept others, so try once more.
         None => ask_once(endpoint, method)
             .await
             .unwrap_or(Answer::Failed("it closed the connection".into())),
@@ -144,7 +144,7 @@ async fn ask(endpoint: &Endpoint, method: &str) -> Answer {
     }
 }
 
-/// Returns `None` if the connection was lost.
+/// Asks a server once. Returns `None` if the connection was lost.
 async fn ask_once(endpoint: &Endpoint, method: &str) -> Option<Answer> {
     let options = Options { connect_timeout: RESPONSE_TIMEOUT, ..Options::default() };
     let channel = match Registry::new().connect(endpoint, &options).await {
@@ -159,7 +159,7 @@ async fn ask_once(endpoint: &Endpoint, method: &str) -> Option<Answer> {
     let (peer, driver) = Peer::new(channel, (), PeerOptions::new(Dialect::STRICT));
     let call = peer.method(method).timeout(RESPONSE_TIMEOUT).call::<Value>();
     tokio::select! {
-        // A response that arrived before the end of the connection counts.
+        // Take a response that arrived before the end of the connection.
         biased;
         answer = call => match answer {
             Ok(status) => Some(Answer::Status(status)),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tieline_proto::Count;
 
-/// How many texts wait to be written; further ones are dropped and counted.
+/// The maximum number of texts that wait to be written. Further texts are dropped and counted.
 const QUEUE: usize = 1024;
 
 enum Job {
@@ -19,7 +19,7 @@ enum Job {
 static THREAD: OnceLock<Option<SyncSender<Job>>> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Queues `text` for writing; never waits.
+/// Queues `text` for writing. Never waits.
 pub(crate) fn say(text: &[u8]) {
     match thread() {
         Some(thread) => {
@@ -28,7 +28,7 @@ pub(crate) fn say(text: &[u8]) {
                 DROPPED.fetch_add(lines.max(1) as u64, Relaxed);
             }
         }
-        // The thread could not be started: write here.
+        // The thread could not be started, so write here.
         None => drop(std::io::stderr().write_all(text)),
     }
 }
@@ -82,7 +82,7 @@ fn run(jobs: &Receiver<Job>) {
             );
         }
         match job {
-            // An error means that stderr was closed, so there is nowhere to report it.
+            // An error means that stderr is closed, so it cannot be reported.
             Job::Write(text) => drop(stderr.write_all(&text)),
             Job::Flush(written) => drop(written.try_send(())),
         }

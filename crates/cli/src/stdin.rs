@@ -1,4 +1,4 @@
-//! stdin, read as a whole.
+//! Reads stdin as a whole.
 
 use std::io::Read;
 
@@ -6,7 +6,7 @@ use tieline_proto::ByteSize;
 use tokio::sync::oneshot;
 
 /// Reads stdin to its end, or one byte more than `limit`. A separate thread reads, so that signals are
-/// handled meanwhile.
+/// handled in the meantime.
 pub(crate) async fn read_stdin(limit: ByteSize) -> std::io::Result<Vec<u8>> {
     let (done, wait) = oneshot::channel();
     std::thread::Builder::new().name("tieline-stdin".into()).spawn(move || {

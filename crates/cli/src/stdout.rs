@@ -1,4 +1,4 @@
-//! stdout, written by a separate thread.
+//! Writes stdout from a separate thread.
 
 use std::io::{IsTerminal, Write};
 
@@ -16,7 +16,7 @@ pub(crate) struct Printer {
 }
 
 impl Printer {
-    /// Starts the thread. The second value reports whether everything was printed.
+    /// Starts the thread. Returns the printer, and a value that reports whether everything was printed.
     pub(crate) fn start() -> std::io::Result<(Self, Printed)> {
         let (texts, mut queue) = mpsc::channel::<Vec<u8>>(64);
         let (done, wait) = oneshot::channel();
@@ -53,9 +53,9 @@ impl Printer {
         self.write_as_it_is(if self.is_terminal { terminal::lines(&text) } else { text }).await;
     }
 
-    /// Prints without escaping: only for tieline's own control sequences.
+    /// Prints without escaping. Use it only for tieline's own control sequences.
     pub(crate) async fn write_as_it_is(&self, text: Vec<u8>) {
-        // A failure is reported by `Printed`.
+        // `Printed` reports a failure.
         let _ = self.texts.send(text).await;
     }
 }

@@ -12,7 +12,7 @@ pub(crate) fn line(text: &str) -> String {
     printable(text.as_bytes()).into_owned()
 }
 
-/// Escapes text of several lines, except its line breaks.
+/// Escapes text, except its line breaks.
 pub(crate) fn lines(text: &[u8]) -> Vec<u8> {
     printable_lines(text).into_owned().into_bytes()
 }
@@ -36,7 +36,7 @@ impl Sender for Escaped {
     }
 
     fn pass_on(&mut self, message: Bytes) -> Result<(), SendError> {
-        // Join JSON into one line first: otherwise a CR between its tokens would be escaped.
+        // Join JSON into one line first. Otherwise, a CR between its tokens would be escaped.
         let has_breaks = message.iter().any(|byte| matches!(byte, b'\n' | b'\r'));
         let one_line = has_breaks.then(|| json::to_one_line(&message, Limits::default()).ok());
         let message = one_line.flatten().unwrap_or(message);

@@ -19,10 +19,10 @@ use crate::sessions::Served;
 use crate::shell::{curl, quote, set_variable};
 use crate::status::LoginUrls;
 
-/// How much longer than a program's stall timeout a POST waits, so that it can report the stall.
+/// How much longer than the program's stall timeout a POST waits, so that it can report the stall.
 const TAKE_WAIT: Duration = Duration::from_secs(15);
 
-/// The end of the request in the example for curl.
+/// The end of the request in the example for curl, and for the demo agent.
 const CALL: &str = r#""method":"METHOD""#;
 const DEMO_CALL: &str = r#""method":"add","params":[2,3]"#;
 
@@ -41,22 +41,23 @@ pub(crate) struct Sites {
 pub(crate) struct SiteAcceptors {
     pub(crate) plain: Box<dyn DynAcceptor>,
     pub(crate) sessions: Box<dyn DynAcceptor>,
-    /// That of the sessions of MCP clients.
+    /// The acceptor of MCP clients' sessions.
     pub(crate) mcp: Option<Box<dyn DynAcceptor>>,
 }
 
-/// How long closing waits for clients to disconnect.
+/// How long to wait for clients to disconnect when closing.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 impl Sites {
-    /// Creates a set without listeners, for this program. If its clients may use MCP, they give it `mcp_name`.
+    /// Creates a set without listeners for this program. If MCP clients are accepted, `mcp_name` is
+    /// their name for the server.
     pub(crate) fn of(program: &str, mcp_name: Option<Name>) -> Self {
         let name = Path::new(program).file_name().unwrap_or(program.as_ref());
         let program_name = name.to_string_lossy().into_owned();
         Self { sites: Vec::new(), access: None, public_url: None, program_name, mcp_name }
     }
 
-    /// Returns whether it is a web endpoint.
+    /// Returns whether `endpoint` is a web endpoint.
     pub(crate) fn is_one(endpoint: &Endpoint) -> bool {
         matches!(endpoint.scheme(), "http" | "https" | "http-unix")
     }
@@ -80,9 +81,9 @@ impl Sites {
         config.memory.clone_from(&options.memory);
         self.public_url.clone_from(&args.public_url);
         config.program_name = Some(self.program_name.clone());
-        // A program that accepts any bytes gets each message unchanged.
+        // A program that accepts any bytes receives each message unchanged.
         config.web_socket.verbatim = served.framing == FramingKind::LengthPrefix;
-        // As many connections as lines, and some for pages and health checks.
+        // Permit as many connections as lines, and some more for pages and health checks.
         let most = served.most.saturating_add(64);
         let limits = &mut config.limits;
         // A POST waits as long as the program may be busy.
@@ -113,7 +114,7 @@ impl Sites {
         Ok(SiteAcceptors { plain: Box::new(plain), sessions: Box::new(sessions), mcp })
     }
 
-    /// Exports the server's counters and its memory on `/metrics`.
+    /// Exports the server's counters and memory use at `/metrics`.
     pub(crate) fn export(&self, watch: &ServerWatch, memory: &MemoryBudget) {
         for site in &self.sites {
             let (watch, memory) = (watch.clone(), memory.clone());
@@ -121,7 +122,7 @@ impl Sites {
         }
     }
 
-    /// Returns the start-up text for web clients, including the token if it is a new random one.
+    /// Returns the start-up text for web clients. It includes the token if that is a new random one.
     pub(crate) fn invitation(
         &self,
         tieline: &str,
@@ -182,7 +183,7 @@ impl Sites {
         Ok(text)
     }
 
-    /// Returns what creates new one-time URLs of all sites.
+    /// Returns a function that creates new one-time URLs for all sites.
     pub(crate) fn login_urls(&self) -> LoginUrls {
         let sites: Vec<_> = self.sites.iter().map(HttpServer::login_urls).collect();
         Box::new(move || {
@@ -197,7 +198,7 @@ impl Sites {
         })
     }
 
-    /// Returns the URL for MCP clients; `None` on a Unix socket without a public URL.
+    /// Returns the URL for MCP clients, or `None` for a Unix socket without a public URL.
     fn mcp_url(&self, listener: &Endpoint) -> Option<String> {
         match (&self.public_url, listener.scheme()) {
             (Some(public), _) => Some(format!("{public}mcp")),

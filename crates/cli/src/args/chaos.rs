@@ -40,7 +40,7 @@ pub(crate) struct Chaos {
     /// Limit each direction of each connection to RATE bytes per second, for example 64K or 1M
     #[arg(long, value_name = "RATE")]
     pub(crate) throttle: Option<ByteSize>,
-    /// Accept connections, read and discard everything
+    /// Accept connections, and read and discard all bytes
     ///
     /// Nothing is forwarded, not even an end of input: a connection ends when both sides have ended it.
     #[arg(long)]
@@ -62,7 +62,7 @@ pub(crate) struct Chaos {
     pub(crate) sockets: Sockets,
 }
 
-/// An endpoint, and the endpoint that carries its bytes.
+/// An endpoint on the command line, and the endpoint that carries its bytes.
 #[derive(Clone)]
 pub(crate) struct Bytes {
     /// As given on the command line.
@@ -100,7 +100,7 @@ fn bytes(endpoint: Endpoint) -> Result<Bytes, String> {
         (None, Address::Other { .. }) => {
             let web = WebAddress::of(&endpoint).map_err(|error| error.to_string())?;
             let carrier = match &web.place {
-                // The text form of a place parses again.
+                // The text form of a place can be parsed again.
                 place @ Place::Tcp { .. } => format!("tcp:{place}")
                     .parse()
                     .map_err(|_| format!("{place} is not a host and port"))?,

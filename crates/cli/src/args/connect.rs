@@ -45,7 +45,7 @@ pub(crate) struct Connect {
 pub(crate) struct Screen {
     /// Write messages to a terminal without escaping control characters
     ///
-    /// By default they are escaped, so that a program cannot move the cursor, change the title or hide
+    /// By default, they are escaped, so that a program cannot move the cursor, change the title or hide
     /// text. Output that does not go to a terminal is never changed.
     #[arg(long)]
     #[arg(hide_short_help = true)]

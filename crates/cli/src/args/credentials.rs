@@ -1,5 +1,5 @@
-//! Options for the headers and credentials of outgoing web lines. Values can come from a file or the environment,
-//! because the command line is in the list of processes.
+//! Options for the headers and credentials of outgoing web lines. Values can come from a file or the
+//! environment, because the process list shows the command line.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,18 +12,19 @@ use super::web::{Tokens, variable};
 use crate::children::{HEADERS, PASSWORD};
 use crate::report::Failure;
 
-/// The longest file with headers, and the longest with a password.
+/// The maximum size of a file with headers.
 const LONGEST_HEADERS: u64 = 64 * 1024;
+/// The maximum size of a file with a password.
 const LONGEST_PASSWORD: u64 = 8 * 1024;
 
-/// What a client shows to a web server.
+/// The credentials and headers that a client sends to a web server.
 #[derive(Group)]
 pub(super) struct Credentials {
     #[command(flatten)]
     tokens: Tokens,
     /// Authenticate with a user name and the password from --password-file or TIELINE_PASSWORD
     ///
-    /// Sent as `Authorization: Basic`, in place of the token in TIELINE_TOKEN.
+    /// They are sent as `Authorization: Basic`, instead of the token in TIELINE_TOKEN.
     #[arg(long, value_name = "USER", value_parser = user)]
     #[arg(conflicts_with_all = ["token", "token_file"])]
     basic: Option<String>,
@@ -50,7 +51,7 @@ pub(super) struct Credentials {
 impl Credentials {
     /// Returns these options by name, and whether each is on the command line.
     pub(super) fn given(&self) -> impl Iterator<Item = (&'static str, bool)> {
-        // Destructured, so that a forgotten option is an unused variable.
+        // Destructure all fields, so that a forgotten option is an unused variable.
         let Self { tokens, basic, password_file, header, header_file, send_token_without_tls } =
             self;
         tokens.given().into_iter().chain([
@@ -98,7 +99,7 @@ impl Credentials {
     fn password(&self, user: &str) -> Result<BasicAuth, Failure> {
         let password = match &self.password_file {
             Some(file) => Some(read("--password-file", file, LONGEST_PASSWORD)?),
-            // An empty password is one.
+            // An empty password is valid, too.
             None => variable(PASSWORD)?,
         };
         let Some(password) = password else {
@@ -110,7 +111,8 @@ impl Credentials {
     }
 }
 
-/// Parses headers, one on each line. They are credentials: otherwise they could be on the command line.
+/// Parses headers, one on each line, and marks them as credentials: other headers could be on the
+/// command line.
 fn secret_headers(place: &str, text: &str) -> Result<Vec<RequestHeader>, Failure> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let parsed = lines.map(|(at, line)| {
@@ -139,7 +141,7 @@ fn header(text: &str) -> Result<RequestHeader, String> {
     text.parse().map_err(|error: ConfigError| format!("a header must {}", error.must))
 }
 
-/// Checks a user name. The error does not quote it: it may be followed by a password.
+/// Checks a user name. The error does not quote the text, because it may contain a password.
 fn user(text: &str) -> Result<String, String> {
     match text.contains(':') {
         true => Err("a user name has no colon; pass the password with --password-file".into()),

@@ -1,4 +1,4 @@
-//! Parsers of endpoints, and what to write instead of text that is none.
+//! Parsers of endpoints, whose errors say what to write instead.
 
 use tieline_http::WebAddress;
 use tieline_transport::{Address, Endpoint, TransportError};
@@ -29,7 +29,7 @@ pub(super) fn listener(text: &str) -> Result<Endpoint, String> {
     parse(text, Side::Server)
 }
 
-/// Parses an endpoint to listen on, or the name that the listener gets.
+/// Parses an endpoint to listen on, or a name for the listener.
 pub(super) fn named_listener(text: &str) -> Result<Endpoint, String> {
     match Name::new(text).filter(|_| !is_scheme(text)) {
         Some(_) => Ok(Name::to_serve(text)?.endpoint()),
@@ -67,13 +67,13 @@ fn explained(error: TransportError) -> String {
     }
 }
 
-/// Returns the port of a text that ends its host with a number that is too large.
+/// Returns the port after a host if the number is too large for a port.
 fn excessive_port(text: &str) -> Option<&str> {
     let (head, port) = host_and_port(text)?;
     (port.parse::<u16>().is_err() && !is_without_port(head)).then_some(port)
 }
 
-/// Says what to write instead of `HOST:PORT` and of `SCHEME:PORT`.
+/// Returns the error for `HOST:PORT` or `SCHEME:PORT`, which says what to write instead.
 fn missing_scheme(text: &str, side: Side) -> Option<String> {
     let (head, port) = host_and_port(text)?;
     if WITH_PORT.contains(&head) {
@@ -97,7 +97,7 @@ fn without_scheme(text: &str, address: &str, side: Side) -> String {
     format!("`{text}` has no scheme; write {web}, or tcp:{host}{address} without a web server")
 }
 
-/// Splits a text at its last colon, up to the path of a URL, if a number follows.
+/// Splits text before its path at the last colon, if a number follows the colon.
 fn host_and_port(text: &str) -> Option<(&str, &str)> {
     if text.starts_with('\\') {
         return None;
@@ -120,7 +120,7 @@ fn is_without_port(head: &str) -> bool {
     WITHOUT_PORT.contains(&scheme.rsplit('+').next().unwrap_or_default())
 }
 
-/// Returns whether a word is the scheme of endpoints.
+/// Returns whether a word is the scheme of an endpoint.
 pub(crate) fn is_scheme(word: &str) -> bool {
     WITH_PORT.contains(&word) || WITHOUT_PORT.contains(&word)
 }
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_endpoint_is_answered_by_what_to_write() {
+    fn errors_for_invalid_endpoints_say_what_to_write() {
         for (text, client, server) in [
             (
                 "localhost:8080",
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_for_clients_and_for_the_option_of_servers() {
+    fn only_endpoints_to_connect_to_can_be_names() {
         let agent = Name::new("agent").unwrap().endpoint();
         assert_eq!(endpoint("agent"), Ok(agent.clone()));
         assert_eq!(endpoint("resume+agent"), Ok(agent.clone().resumable()));

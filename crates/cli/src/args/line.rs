@@ -18,7 +18,7 @@ use crate::children::{self, StderrMode};
 use crate::report::Failure;
 use crate::signals::Signals;
 
-/// Options of a line, and where it is recorded.
+/// Options of a line, and the file that records it.
 #[derive(Group)]
 pub(crate) struct Line {
     #[command(flatten)]
@@ -33,7 +33,7 @@ impl Line {
         self.reach.options(logging)
     }
 
-    /// Returns what happens to programs' output on stderr.
+    /// Returns how programs' output on stderr is handled.
     pub(crate) fn stderr(&self, logging: &Logging) -> StderrMode {
         self.reach.stderr(logging)
     }
@@ -61,8 +61,8 @@ impl Line {
         self.reach.for_programs_at(endpoints)
     }
 
-    /// Returns how long messages in flight may be delivered after a stop. It is extended by what
-    /// --stop-timeout gives the program beyond the default.
+    /// Returns how long messages in flight may be delivered after a stop. If --stop-timeout exceeds its
+    /// default, the excess is added.
     pub(crate) fn grace(&self) -> Duration {
         let usual = StopTimeouts::default().terminate;
         tieline_gateway::Bridge::default().grace
@@ -85,17 +85,18 @@ pub(crate) struct Reach {
     pub(crate) stall_timeout: Duration,
     /// End the line of a program or server that has read nothing for TIME
     ///
-    /// A server that tieline connects to has the same limit, whatever --stall-timeout says. Until a program
-    /// reads its first byte, the limit is 10 minutes, or TIME if that is longer.
+    /// A server that tieline connects to has this limit, too, and not that of --stall-timeout. Until a
+    /// program reads its first byte, the limit is 10 minutes, or TIME if that is longer.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = stall_timeout)]
     #[arg(hide_short_help = true)]
     pub(crate) program_stall_timeout: Duration,
     /// Pass on what programs write to stderr (passthrough), log it (log), or discard it (off)
     /// [default: passthrough on a terminal, log elsewhere, off with --quiet]
     ///
-    /// passthrough writes it to tieline's stderr line by line, with the program's name and process ID in front while
-    /// several programs run. On a terminal, control characters are escaped. log writes a log line for each line, at
-    /// most 100 per second. With any MODE, the error of a failed program contains its last lines.
+    /// passthrough writes it to tieline's stderr line by line, after the program's name and process ID
+    /// if several programs are running. On a terminal, control characters are escaped. log writes a log
+    /// line for each line, at most 100 per second. With any MODE, the error for a failed program shows
+    /// its last lines on stderr.
     #[arg(long, value_name = "MODE", hide_possible_values = true)]
     stderr: Option<StderrMode>,
     #[command(flatten)]

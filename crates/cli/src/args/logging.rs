@@ -13,7 +13,7 @@ pub(crate) struct Logging {
     /// Log more: -v for debug messages, -vv for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
-    /// Log errors and failures of programs only
+    /// Log only errors and failures of programs
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
     /// Format of log lines: text or json
@@ -29,12 +29,12 @@ impl Logging {
         self.quiet || self.log_format == LogFormat::Json
     }
 
-    /// Returns what happens to programs' output on stderr without an option.
+    /// Returns how programs' output on stderr is handled if no option says so.
     pub(crate) fn usual_stderr_mode(&self) -> StderrMode {
         match self.log_format {
             _ if self.quiet => StderrMode::Off,
             LogFormat::Text if std::io::stderr().is_terminal() => StderrMode::Passthrough,
-            // In a service's log, each line shows its time and its program.
+            // In the log of a service, each line then has its time and program.
             _ => StderrMode::Log,
         }
     }

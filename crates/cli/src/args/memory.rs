@@ -19,7 +19,7 @@ pub(super) struct Memory {
     #[arg(long, value_name = "SIZE", value_parser = at_least_a_mebibyte)]
     #[arg(hide_short_help = true)]
     max_memory: Option<ByteSize>,
-    /// Created once and shared by all lines.
+    /// The budget, which is created once and shared by all lines.
     #[arg(skip)]
     budget: OnceLock<MemoryBudget>,
 }

@@ -1,4 +1,4 @@
-//! Which clients of `tieline serve` use the same program.
+//! Options for `tieline serve` that say which clients use the same program.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::report::Failure;
 pub(crate) struct ProcessModels {
     /// Clients that use the same program: per-client (none), shared (all) or per-user
     ///
-    /// With shared and per-user, --dialect must be mcp or strict. Responses, progress and
-    /// updates of subscribed resources go to the clients that asked for them; other notifications reach all
-    /// clients. The program's own requests go to the only client with a call in flight; otherwise they get
-    /// an error.
+    /// With shared and per-user, --dialect must be mcp or strict. Responses, progress and updates of
+    /// subscribed resources go to the clients that asked for them; other notifications reach all
+    /// clients. The program's own requests go to the only client with a call in flight; otherwise, they
+    /// are answered with an error.
     #[arg(long, value_name = "MODEL", default_value = "per-client", value_parser = process_model)]
     process: ProcessModel,
     /// Stop a shared program that has had no client for TIME
@@ -40,8 +40,10 @@ impl ProcessModels {
         Processes { model, idle_timeout, max_programs: self.max_programs }
     }
 
+    /// Checks that the model can be used with all listeners.
+    ///
     /// # Errors
-    /// The model needs to tell clients apart, and those of `anonymous` have no identity.
+    /// The model depends on the identity of clients, but the clients of `anonymous` have none.
     pub(crate) fn check(&self, anonymous: Option<&str>) -> Result<(), Failure> {
         match anonymous.filter(|_| self.process == ProcessModel::PerUser) {
             Some(anonymous) => Err(Failure::Usage(format!(
@@ -52,7 +54,7 @@ impl ProcessModels {
         }
     }
 
-    /// Returns the error of a model that the dialect does not allow.
+    /// Returns the failure for a model that the dialect does not allow.
     pub(crate) fn refused(&self, error: NotShareable) -> Failure {
         let hint = match error {
             NotShareable::NoDialect => "Add --dialect mcp, or use --process per-client",

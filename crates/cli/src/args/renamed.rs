@@ -1,14 +1,14 @@
-//! Old names of options. An option that is renamed keeps its old name as a hidden alias for one release
-//! (`#[arg(alias = "old-name")]`), and each use of it logs a warning.
+//! Old names of options. A renamed option keeps its old name as a hidden alias for one release
+//! (`#[arg(alias = "old-name")]`), and each use of the old name logs a warning.
 
 use std::ffi::OsString;
 
 use clap::Command;
 
-/// Returns a warning for each old name among the typed arguments, of which the first is the program.
+/// Returns a warning for each old name in `typed`, which begins with the name of this program.
 pub(super) fn warnings(command: &Command, typed: &[OsString]) -> Vec<String> {
     let words: Vec<_> = typed.iter().skip(1).map(|word| word.to_string_lossy()).collect();
-    // What follows `--` belongs to another program.
+    // The words after `--` belong to another program.
     let words = words.split(|word| word == "--").next().unwrap_or_default();
     let subcommand = words.iter().find_map(|word| command.find_subcommand(&**word));
     let arguments =

@@ -53,14 +53,14 @@ pub(crate) struct Serve {
     pub(crate) framing: FramingKind,
     /// JSON-RPC dialect of the program: strict, lsp, mcp, mcp-2025-03-26, acp or xi
     ///
-    /// When the program ends, open requests are answered with an error. A restarted program gets the
-    /// recorded handshake first. Lines that are not JSON are not sent to the client. With xi nothing is
-    /// added to the stream.
+    /// When the program ends, open requests are answered with an error. The recorded handshake is sent
+    /// to a restarted program first. Lines that are not JSON are not sent to the client. With xi,
+    /// nothing is added to the stream.
     #[arg(long, value_name = "DIALECT", value_parser = dialect)]
     pub(crate) dialect: Option<Dialect>,
     /// Restart the program when it ends while its client is connected: no, on-failure or always
     ///
-    /// At most five times in ten seconds.
+    /// It is restarted at most five times in ten seconds.
     #[arg(long, value_name = "POLICY", default_value = "no", value_parser = restart_policy)]
     pub(crate) restart: RestartPolicy,
     #[command(flatten)]
@@ -71,9 +71,9 @@ pub(crate) struct Serve {
     pub(crate) max_connections: usize,
     /// Policy for a client that reads too slowly: wait, drop-oldest, drop-newest or disconnect
     ///
-    /// With wait, the program waits for its client. With the others, 256 messages are queued; after that
-    /// the oldest or the newest is dropped, or the client is disconnected. With --dialect, only
-    /// notifications are dropped.
+    /// With wait, the program waits for its client. With the other policies, 256 messages are queued;
+    /// after that, the oldest or the newest is dropped, or the client is disconnected. With --dialect,
+    /// only notifications are dropped.
     #[arg(long, value_name = "POLICY", default_value = "wait", value_parser = overflow)]
     #[arg(hide_short_help = true)]
     pub(crate) slow_client: Overflow,
@@ -135,14 +135,14 @@ impl Serve {
     /// Returns the options for listening.
     pub(crate) fn listen_options(&self, logging: &Logging) -> Result<Options, Failure> {
         let mut options = self.line.options(logging);
-        // A name is that of a socket.
+        // A name stands for a socket.
         let has_socket =
             self.name.is_some() || self.listen.is_empty() || self.listen.iter().any(is_unix_socket);
         self.sockets.set(&mut options, has_socket)?;
         Ok(options)
     }
 
-    /// Returns what admits clients that cannot be told apart.
+    /// Returns the option or listener that admits clients without an identity, if there is one.
     pub(crate) fn anonymous(&self) -> Option<&'static str> {
         let has_tcp = self.listen.iter().any(|it| it.scheme() == "tcp");
         match self.web.admits_anybody() {
@@ -151,8 +151,8 @@ impl Serve {
         }
     }
 
-    /// Returns the program's environment: first variables are passed on, then removed, then set. The
-    /// program itself is looked up in tieline's own `PATH`.
+    /// Returns the program's environment. Variables are first passed on, then removed, and then set. The
+    /// program itself is found in tieline's own `PATH`.
     pub(crate) fn environment(&self) -> Environment {
         let Variables { env, unset_env, clear_env, pass_env } = &self.environment;
         let passed = (*clear_env || !pass_env.is_empty()).then_some(pass_env.as_slice());

@@ -24,7 +24,7 @@ pub(crate) struct Status {
     /// Print one JSON object, {"serves": [...]}, on one line
     #[arg(long)]
     pub(crate) json: bool,
-    /// Print again every second, in place on a terminal, until Ctrl-C
+    /// Print again every second until Ctrl-C, in place on a terminal
     #[arg(long)]
     pub(crate) watch: bool,
 }

@@ -20,14 +20,14 @@ pub(super) struct System {
     allow_uid: Vec<u32>,
     /// Give a program TIME to exit between SIGTERM and SIGKILL, for example 500ms, 10s or 5m
     ///
-    /// SIGTERM follows 2 s after the end of the program's input. At most a day.
+    /// SIGTERM is sent 2 s after the end of the program's input. TIME is at most a day.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = up_to_a_day)]
     #[arg(hide_short_help = true)]
     pub(super) stop_timeout: Duration,
     /// Start each program in its own PID namespace, which the kernel ends as a whole
     ///
-    /// No process is left even if tieline and the program's guardian are killed at the same moment. Fails
-    /// where namespaces are not allowed.
+    /// No process is left even if tieline and the program's guardian are killed at the same moment. This
+    /// fails where namespaces are not allowed.
     #[cfg(target_os = "linux")]
     #[arg(long)]
     #[arg(hide_short_help = true)]
@@ -65,7 +65,7 @@ impl System {
     }
 }
 
-/// Which users may connect to the sockets that are listened on.
+/// Options that say which users may connect to the sockets.
 #[derive(Group)]
 pub(crate) struct Sockets {
     /// Create Unix sockets with these permission bits, for example 660 [default: 600]
@@ -82,7 +82,7 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// Sets the options, or refuses them when there is no Unix socket to apply them to.
+    /// Sets the options, or refuses them if there is no Unix socket to which they apply.
     pub(crate) fn set(&self, options: &mut Options, has_socket: bool) -> Result<(), Failure> {
         let given = match (self.socket_mode, self.socket_group) {
             (Some(_), _) => "--socket-mode",

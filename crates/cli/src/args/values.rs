@@ -29,7 +29,7 @@ pub(super) fn framing(name: &str) -> Result<FramingKind, tieline_proto::UnknownF
     name.parse()
 }
 
-/// Returns a parser of existing directories.
+/// Returns a parser that accepts only existing directories.
 pub(super) fn directory() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().try_map(|text| {
         let path = PathBuf::from(text);
@@ -91,7 +91,8 @@ pub(super) fn stall_timeout(text: &str) -> Result<Duration, String> {
     Ok(stall_timeout)
 }
 
-/// Returns the error without the field's name, which is not the option's.
+/// Validates a configuration. The error does not contain the field's name, which differs from that of
+/// the option.
 fn valid(config: ChannelConfig) -> Result<(), String> {
     config.validate().map_err(|error| format!("must {}", error.must))
 }

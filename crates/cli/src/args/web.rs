@@ -22,8 +22,8 @@ use crate::report::Failure;
 pub(super) struct Tokens {
     /// Authenticate with TOKEN
     ///
-    /// Other users of this machine can see it in the process list: prefer --token-file, or the environment
-    /// variable TIELINE_TOKEN.
+    /// Other users of this machine can see the token in the process list: prefer --token-file, or the
+    /// environment variable TIELINE_TOKEN.
     #[arg(long, value_name = "TOKEN", value_parser = token, conflicts_with = "token_file")]
     token: Option<Token>,
     /// Read the token from FILE, which contains nothing else
@@ -41,7 +41,7 @@ impl Tokens {
         token.map_err(|why| Failure::Usage(format!("{TOKEN}: {why}")))
     }
 
-    /// Returns the token of an option, not that of the environment.
+    /// Returns the token from an option, not from the environment.
     pub(super) fn on_command_line(&self) -> Result<Option<Token>, Failure> {
         match (&self.token, &self.token_file) {
             (Some(token), _) => Ok(Some(token.clone())),
@@ -67,15 +67,15 @@ pub(super) fn variable(name: &str) -> Result<Option<String>, Failure> {
     match std::env::var(name) {
         Ok(text) => Ok(Some(text)),
         Err(VarError::NotPresent) => Ok(None),
-        // The error would quote the value.
+        // The standard error would quote the value.
         Err(VarError::NotUnicode(_)) => Err(Failure::Usage(format!("{name} is not UTF-8"))),
     }
 }
 
-/// The longest token file: the longest token and its line ending fit.
+/// The maximum size of a token file. The longest token and a line ending fit.
 const LONGEST_FILE: u64 = 1024;
 
-/// Parses a token. The error does not quote the text: it may be a mistyped secret.
+/// Parses a token. The error does not quote the text, because it may be a mistyped secret.
 fn token(text: &str) -> Result<Token, String> {
     Token::new(text).map_err(|error| format!("a token must {}", error.must))
 }
@@ -96,7 +96,7 @@ pub(crate) struct WebClient {
     credentials: Credentials,
     /// Offer a WebSocket subprotocol, for example mcp; may be repeated, preferred first
     ///
-    /// Fails if the server selects none of those offered.
+    /// Connecting fails if the server selects none of them.
     #[arg(long, value_name = "NAME", value_parser = subprotocol)]
     #[arg(hide_short_help = true)]
     subprotocol: Vec<Subprotocol>,
@@ -105,7 +105,7 @@ pub(crate) struct WebClient {
     tls_ca: Option<PathBuf>,
     /// Accept every certificate of a server: anyone on the network path can read and change everything
     ///
-    /// Only for tests. Prefer --tls-ca with the server's own certificate or its issuer.
+    /// Use it only for tests. Prefer --tls-ca with the certificate of the server or its issuer.
     #[arg(long, conflicts_with = "tls_ca")]
     #[arg(hide_short_help = true)]
     accept_any_certificate: bool,
@@ -118,11 +118,11 @@ pub(crate) struct WebClient {
 }
 
 impl WebClient {
-    /// Refuses options of these that have no effect on a line between these endpoints. The environment does not
-    /// count: it may be meant for other commands.
+    /// Refuses options that have no effect on a line between these endpoints. Environment variables are
+    /// not checked, because they may be meant for other commands.
     pub(crate) fn check_for(&self, endpoints: &[&Endpoint]) -> Result<(), Failure> {
-        // Destructured, so that a forgotten option is an unused variable. The one that is left out requires
-        // --tls-cert.
+        // Destructure all fields, so that a forgotten option is an unused variable. The ignored one
+        // requires --tls-cert.
         let Self { credentials, subprotocol, tls_ca, accept_any_certificate, tls_cert, tls_key: _ } =
             self;
         let has = |schemes: &[&str]| endpoints.iter().any(|it| schemes.contains(&it.scheme()));
@@ -144,13 +144,13 @@ impl WebClient {
         }
     }
 
-    /// Returns a registry with all transports, including the web's.
+    /// Returns a registry with all transports, including those of the web.
     pub(crate) fn registry(&self) -> Result<Registry, Failure> {
         self.registry_for(FramingKind::Lines)
     }
 
-    /// Like [`registry`](Self::registry), for a line whose other side uses `framing`: with a framing that
-    /// carries any bytes, WebSocket messages are passed unchanged.
+    /// Returns the same [registry](Self::registry) for a line whose other side uses `framing`. With a
+    /// framing that can carry any bytes, WebSocket messages are passed on unchanged.
     pub(crate) fn registry_for(&self, framing: FramingKind) -> Result<Registry, Failure> {
         let mut registry = Registry::new();
         let identity = match (&self.tls_cert, &self.tls_key) {
@@ -195,7 +195,7 @@ pub(crate) struct WebServer {
     allow_origin: Vec<String>,
     /// URL of the server behind a reverse proxy, for example https://example.org/agents/one/
     ///
-    /// Its host and origin are accepted, and it is printed at start.
+    /// The URL's host and origin are accepted, and the URL is printed at start.
     #[arg(long, value_name = "URL", value_parser = public_url)]
     pub(crate) public_url: Option<PublicUrl>,
     /// Accept this WebSocket subprotocol, besides mcp and acp; may be repeated
@@ -236,11 +236,11 @@ impl WebServer {
         self.allow_unauthenticated_web
     }
 
-    /// Returns the first of these options that is on the command line. The environment variable does not
-    /// count: it may be meant for other commands.
+    /// Returns the first of these options that is on the command line. The environment variable is
+    /// ignored, because it may be meant for other commands.
     pub(crate) fn first_given(&self) -> Option<&'static str> {
-        // Destructured, so that a forgotten option is an unused variable. The two that are left out require
-        // --tls-cert.
+        // Destructure all fields, so that a forgotten option is an unused variable. The two ignored ones
+        // require --tls-cert.
         let Self {
             tokens,
             allow_unauthenticated_web,
@@ -268,7 +268,7 @@ impl WebServer {
         given.find(|(_, is_given)| *is_given).map(|(option, _)| option)
     }
 
-    /// Returns the configuration of a server on `endpoint` that admits clients by `access`.
+    /// Returns the configuration of a server on `endpoint` that authenticates clients with `access`.
     pub(crate) fn config(
         &self,
         endpoint: &Endpoint,

@@ -12,8 +12,8 @@ use crate::report::Failure;
 pub(super) struct System {
     /// Give a program TIME to exit after CTRL_BREAK before it is killed, for example 500ms, 10s or 5m
     ///
-    /// CTRL_BREAK follows 2 s after the end of the program's input, and only if there is a console. At most
-    /// a day.
+    /// CTRL_BREAK is sent 2 s after the end of the program's input, and only if there is a console. TIME
+    /// is at most a day.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = up_to_a_day)]
     #[arg(hide_short_help = true)]
     pub(super) stop_timeout: Duration,
@@ -25,7 +25,7 @@ pub(super) struct System {
     allow_uid: Vec<u32>,
 }
 
-/// Unix socket options, which exist here only to suggest the Windows option.
+/// Options for Unix sockets, which exist here only to suggest the Windows option.
 #[derive(Group)]
 pub(crate) struct Sockets {
     #[arg(long, hide = true, value_parser = no_such_users)]

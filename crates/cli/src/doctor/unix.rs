@@ -8,18 +8,19 @@ use rustix::process::{Resource, getrlimit};
 use super::Finding;
 use crate::{limits, names};
 
-/// What holds a program.
+/// How the processes of a program are contained.
 pub(super) const HELD: &str = if cfg!(target_os = "linux") {
     "started under a guardian, which ends everything that they start"
 } else {
     "started under a guardian, which ends their process group"
 };
 
-/// The descriptors of a client with a program, and those of a server without clients.
+/// The number of descriptors for a client with a program.
 const FILES_PER_CLIENT: u64 = 5;
+/// The number of descriptors of a server without clients.
 const FILES_OF_SERVER: u64 = 24;
 
-/// Checks the limits of this process, without threads or descriptors.
+/// Checks the limits of this process. The check itself needs no runtime.
 pub(super) fn limits() -> Vec<Finding> {
     let files = getrlimit(Resource::Nofile);
     vec![files_for(files.current, files.maximum), threads()]
@@ -51,14 +52,14 @@ fn threads() -> Finding {
     }
 }
 
-/// Checks where lines can be.
+/// Checks that lines can be created.
 pub(super) async fn lines() -> Vec<Finding> {
     let mut findings = Vec::new();
     const CHECK: &str = "runtime directory";
     match names::directory() {
         Ok(directory) => {
             findings.push(Finding::ok(CHECK, directory.display().to_string()));
-            // As long as the socket of the longest name.
+            // The name is as long as that of a socket with the longest name.
             let name = format!("{:x<40}.sock", format!(".doctor-{}", std::process::id()));
             let path = directory.join(name);
             let listening = UnixListener::bind(&path);
@@ -118,7 +119,7 @@ fn abstract_sockets() -> Finding {
     }
 }
 
-/// Checks what else holds programs.
+/// Checks the other ways to contain programs.
 pub(super) async fn containment() -> Vec<Finding> {
     #[cfg(target_os = "linux")]
     return vec![orphans(), cgroups(), super::isolation().await];

@@ -5,7 +5,7 @@ use tokio::time::timeout;
 
 use super::{Finding, LIMIT};
 
-/// What holds a program.
+/// How the processes of a program are contained.
 pub(super) const HELD: &str = "they start in a job, which ends everything that they start";
 
 pub(super) fn limits() -> Vec<Finding> {

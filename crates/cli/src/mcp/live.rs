@@ -1,4 +1,4 @@
-//! One session: its machine, its line, and the tasks between them.
+//! One session: its state machine, its line, and the tasks between them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Sessions;
 
-/// An idle stream gets a comment after this time.
+/// After this time, a comment is sent on an idle stream.
 const QUIET: Duration = Duration::from_secs(15);
 
 /// A session that is in use.
@@ -24,15 +24,15 @@ pub(super) struct Live {
     line: RouteLine,
     clock: Instant,
     state: Mutex<State>,
-    /// Only the holder puts messages into the line.
+    /// Only the task that holds this lock queues messages for the line.
     posting: AsyncMutex<()>,
-    /// Wakes the task of the session: there may be room, another deadline, or an end.
+    /// Wakes the task of the session if there may be room, another deadline, or an end.
     changed: Notify,
 }
 
 struct State {
     session: Session,
-    /// Wake the connections of the streams.
+    /// The notifications that wake the connections of the streams.
     streams: HashMap<u64, Arc<Notify>>,
 }
 
@@ -42,7 +42,7 @@ impl State {
     }
 }
 
-/// Why a POST was not taken.
+/// The reason why a POST was not accepted.
 pub(super) enum Unposted {
     Refused(Refusal),
     /// The program does not read.
@@ -74,7 +74,7 @@ impl Live {
         self.clock.elapsed()
     }
 
-    /// Takes a POST. Returns where its response comes from, if it has requests.
+    /// Handles a POST. Returns the stream of the response if there are requests.
     pub(super) async fn post(
         self: &Arc<Self>,
         head: &Head,
@@ -82,7 +82,8 @@ impl Live {
         take_wait: Duration,
     ) -> Result<Option<Attached>, Unposted> {
         let is_opening = posted.opening().is_some();
-        // Before anything is taken, so that a client that leaves meanwhile has posted nothing.
+        // Wait before any message is taken, so that a client that disconnects during the wait has posted
+        // nothing.
         let turn = timeout(take_wait, async {
             let turn = self.posting.lock().await;
             self.line.room().await;
@@ -97,13 +98,13 @@ impl Live {
         drop(state);
         let is_taken = accepted.messages.into_iter().all(|message| self.line.push(message));
         match attached {
-            // The line has ended, and the session ends with it. A request gets its response from the stream.
+            // The line has ended, and the session ends with it. Requests are answered on their stream.
             None if !is_taken => Err(Unposted::Refused(Refusal::unknown_session())),
             attached => Ok(attached),
         }
     }
 
-    /// Takes a GET.
+    /// Handles a GET.
     pub(super) fn get(self: &Arc<Self>, head: &Head) -> Result<Attached, Refusal> {
         let mut state = self.state();
         let (place, missing) = state.session.get(self.now(), head)?;
@@ -122,7 +123,7 @@ impl Live {
         Attached { live: self.clone(), place, more, is_opening }
     }
 
-    /// Ends the session: its client has left.
+    /// Ends the session of a client that has left.
     pub(super) fn end(&self) {
         self.state().session.end();
         self.changed.notify_one();
@@ -186,7 +187,7 @@ impl Live {
     }
 }
 
-/// Waits until a time of the clock, or forever if there is none.
+/// Waits until this time of the clock, or forever if there is none.
 async fn until(clock: Instant, time: Option<Duration>) {
     match time.and_then(|time| clock.checked_add(time)) {
         Some(moment) => sleep_until(moment).await,
@@ -199,7 +200,7 @@ pub(super) struct Attached {
     live: Arc<Live>,
     place: Place,
     more: Arc<Notify>,
-    /// The client does not know the session's id before the response.
+    /// Whether the client does not know the session's id yet, which is in the response.
     is_opening: bool,
 }
 
@@ -208,12 +209,12 @@ impl Attached {
         &self.live.id
     }
 
-    /// Records that the client gets the session's id.
+    /// Records that the client receives the session's id.
     pub(super) fn delivered(&mut self) {
         self.is_opening = false;
     }
 
-    /// Waits until it is known what the response is.
+    /// Waits until the form of the response is known.
     pub(super) async fn answer(&mut self) -> Answer {
         loop {
             let answer = self.live.state().session.answer(self.live.now(), self.place);
@@ -225,7 +226,7 @@ impl Attached {
         }
     }
 
-    /// Writes the events of the stream until it ends or the client is gone.
+    /// Writes the events of the stream until it ends or the client disconnects.
     pub(super) async fn deliver(mut self, mut writer: EventWriter) {
         self.delivered();
         let mut event = BytesMut::new();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   POST, GET, DELETE ─▶ McpRoute ─▶ Live, one for each session ─▶ RouteLine ⇄ EventChannel ─▶ McpAcceptor
-//!                                    a machine under a lock                                     │
+//!                                    a state under a lock                                       │
 //!                                                                             the gateway's Server ─▶ program
 //! ```
 
@@ -32,11 +32,12 @@ use tokio::time::Instant;
 use self::live::{Attached, Live, Unposted};
 pub(crate) use self::snippet::snippet;
 
-/// The path.
+/// The path of the route.
 const MCP_PATH: &str = "/mcp";
 
-/// Returns the dialect of the clients at `/mcp`: that of the program if it is MCP, and MCP if nothing is known of
-/// the program but that its messages are lines. `None` if the program does not speak MCP.
+/// Returns the dialect of the clients at `/mcp`. It is the program's dialect if that is MCP, and MCP if
+/// the program has no known dialect and its messages are lines. Returns `None` if the program does not
+/// speak MCP.
 pub(crate) fn dialect(of_program: Option<Dialect>, framing: FramingKind) -> Option<Dialect> {
     match of_program {
         None => (framing == FramingKind::Lines).then_some(Dialect::MCP),
@@ -44,19 +45,19 @@ pub(crate) fn dialect(of_program: Option<Dialect>, framing: FramingKind) -> Opti
     }
 }
 
-/// How many new sessions may wait for the gateway.
+/// The maximum number of new sessions that wait for the gateway.
 const BACKLOG: usize = 64;
 
-/// What the sessions of a server need.
+/// The options for the sessions of a server.
 pub(crate) struct McpOptions {
-    /// The highest number of sessions.
+    /// The maximum number of sessions.
     pub(crate) most: usize,
     /// How long a POST waits until the program reads.
     pub(crate) take_wait: Duration,
     pub(crate) memory: Option<MemoryBudget>,
 }
 
-/// Creates the route, and what its lines arrive on.
+/// Creates the route, and the receiver of its lines.
 pub(crate) fn route(options: McpOptions) -> (Route, mpsc::Receiver<EventChannel>) {
     let (lines, arrivals) = mpsc::channel(BACKLOG);
     let handler = McpRoute { sessions: Arc::default(), lines, options, clock: Instant::now() };
@@ -70,7 +71,7 @@ pub(crate) fn route(options: McpOptions) -> (Route, mpsc::Receiver<EventChannel>
     (route, arrivals)
 }
 
-/// Yields a line for each session.
+/// An acceptor that yields a line for each session.
 pub(crate) struct McpAcceptor {
     pub(crate) arrivals: mpsc::Receiver<EventChannel>,
     pub(crate) endpoint: Endpoint,
@@ -189,7 +190,7 @@ impl McpRoute {
         }
     }
 
-    /// Waits for the response to a POST with requests, or for what makes it an event stream.
+    /// Waits for the response to a POST with requests, or until the response becomes an event stream.
     async fn answer(
         &self,
         request: &RouteRequest,
@@ -221,7 +222,7 @@ impl McpRoute {
         Ok(request.empty(204))
     }
 
-    /// Opens a session, whose line goes to the gateway.
+    /// Opens a session, and passes its line to the gateway.
     fn open(&self, request: &RouteRequest, session: Session) -> Result<Arc<Live>, Refused> {
         let busy = || request.busy("too many clients are connected or waiting; try again later");
         let place = self.lines.try_reserve().map_err(|_| busy())?;
@@ -242,7 +243,8 @@ impl McpRoute {
     }
 }
 
-/// A session whose first request is not taken yet. Dropping this ends it: its client will never know its id.
+/// A session whose first request was not accepted yet. Dropping this ends the session, because the
+/// client will never know its id.
 struct Unopened(Option<Arc<Live>>);
 
 impl Drop for Unopened {

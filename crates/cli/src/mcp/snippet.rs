@@ -1,12 +1,12 @@
-//! What a person pastes into the configuration of an MCP client.
+//! Text that users paste into the configuration of an MCP client.
 
 use tieline_proto::json::escape;
 
 use crate::names::Name;
 use crate::shell::quote;
 
-/// Returns the start-up text for MCP clients of the server at `url`. `token` is what the client has to send, if
-/// anything.
+/// Returns the start-up text for MCP clients of the server at `url`. `token` is the token that the
+/// client has to send, if any.
 pub(crate) fn snippet(name: &Name, url: &str, token: Option<&str>) -> String {
     let header = token.map(|token| format!("Authorization: Bearer {token}"));
     let argument = header.map_or_else(String::new, |it| format!(" --header {}", quote(&it)));

@@ -1,4 +1,4 @@
-//! What a command runs, as text for a default name: the script, package or image, not the interpreter.
+//! Finds what a command runs, for a default name: the script, package or image, not the interpreter.
 
 mod tools;
 
@@ -7,13 +7,14 @@ use std::path::{Component, Path};
 
 use tools::{Argument, Found, TOOLS};
 
-/// File names that say nothing about a program; the folder's name is used instead.
+/// File names that do not identify a program. The folder's name is used instead.
 const GENERIC_FILES: &[&str] = &["index", "main", "__main__", "Cargo"];
 
-/// Folders that say nothing about a program.
+/// Folder names that do not identify a program.
 const GENERIC_FOLDERS: &[&str] = &["src", "dist", "build", "lib", "bin", "out"];
 
-/// Returns the name of what `command` runs in `directory`, with any characters.
+/// Returns the name of the script, package, image or program that `command` runs in `directory`. It may
+/// contain any characters.
 pub(super) fn subject(command: &[OsString], directory: &Path) -> String {
     let words: Vec<_> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let mut words = &words[..];
@@ -28,12 +29,12 @@ pub(super) fn subject(command: &[OsString], directory: &Path) -> String {
     }
 }
 
-/// What a program runs.
+/// The thing that a program runs.
 enum Run<'a> {
     Subject(String),
     /// Another command.
     Command(&'a [String]),
-    /// Itself, or code without a name.
+    /// The program itself, or code without a name.
     Unknown,
 }
 
@@ -64,8 +65,8 @@ fn run_by<'a>(program: &str, arguments: &'a [String], directory: &Path) -> Run<'
     name.filter(|name| !name.is_empty()).map_or(Run::Unknown, Run::Subject)
 }
 
-/// Returns a program's file name without what Windows and versions add: `python3.12` and `python.exe` are
-/// `python`.
+/// Returns a program's file name without a version or Windows extension: `python` for `python3.12` and
+/// `python.exe`.
 fn tool_name(program: &str) -> String {
     let name = Path::new(program).file_name().map(lossy).unwrap_or_default().to_ascii_lowercase();
     let name =
@@ -73,7 +74,8 @@ fn tool_name(program: &str) -> String {
     name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.').to_owned()
 }
 
-/// Returns the name of a script's file or, if that says nothing, of the nearest folder that does.
+/// Returns the name of a script's file. If that does not identify the script, returns the name of the
+/// nearest folder that does.
 fn script(path: &str, directory: &Path) -> Option<String> {
     if path.starts_with("npm:") || path.starts_with("jsr:") {
         return package(path);
@@ -92,7 +94,7 @@ fn script(path: &str, directory: &Path) -> Option<String> {
     folders.next().filter(|_| is_generic).or(Some(file))
 }
 
-/// Returns a package's name without scope, version and extras: `@scope/pkg@1.2` is `pkg`.
+/// Returns a package's name without scope, version and extras: `pkg` for `@scope/pkg@1.2`.
 fn package(text: &str) -> Option<String> {
     let name = text.rsplit(['/', ':']).next()?;
     let name = name.split(['@', '=', '<', '>', '~', '[', '#']).next()?;
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn scripts_give_their_name_not_their_interpreters() {
+    fn script_is_named_after_itself_not_its_interpreter() {
         assert_names(&[
             ("python3 agent.py", "agent"),
             ("python agent.py --port 1", "agent"),
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn files_with_general_names_give_the_name_of_their_folder() {
+    fn file_with_a_general_name_is_named_after_its_folder() {
         assert_names(&[
             ("node agent/index.js", "agent"),
             ("node /srv/agent/dist/index.js", "agent"),
@@ -179,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn packages_and_images_give_their_name_without_scope_and_version() {
+    fn packages_and_images_are_named_without_scope_and_version() {
         assert_names(&[
             ("npx agent", "agent"),
             ("npx -y @modelcontextprotocol/server-everything stdio", "server-everything"),
@@ -215,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn wrappers_give_the_name_of_the_command_that_they_run() {
+    fn wrapper_is_named_after_the_command_that_it_runs() {
         assert_names(&[
             ("env agent", "agent"),
             ("env A=1 B=2 python3 agent.py", "agent"),
@@ -243,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn other_programs_give_their_own_name() {
+    fn other_programs_are_named_after_themselves() {
         assert_names(&[
             ("cat", "cat"),
             ("./target/debug/my-agent --verbose", "my-agent"),
@@ -256,7 +258,7 @@ mod tests {
 
     #[cfg(windows)]
     #[test]
-    fn windows_programs_are_known_without_their_extension() {
+    fn windows_programs_are_recognized_without_their_extension() {
         assert_names(&[
             (r"C:\Python\python.exe C:\srv\agent.py", "agent"),
             ("npx.cmd -y @scope/agent", "agent"),

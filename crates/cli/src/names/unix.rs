@@ -1,4 +1,4 @@
-//! Where names are on Unix: sockets `NAME.sock` in the user's runtime directory.
+//! Names on Unix: sockets `NAME.sock` in the user's runtime directory.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -22,23 +22,23 @@ pub(super) fn name_at(endpoint: &Endpoint) -> Option<Name> {
     Name::new(name).filter(|_| socket.parent() == Some(&path()))
 }
 
-/// Makes listening possible.
+/// Creates the directory for the sockets if necessary.
 pub(crate) fn prepare() -> Result<(), String> {
     directory().map(drop)
 }
 
-/// Checks that the sockets are the user's own, if there are any.
+/// Checks that the directory of the sockets, if it exists, belongs to the user.
 pub(crate) fn check_owner() -> Result<(), String> {
     existing().map(drop)
 }
 
-/// Returns true if there is a socket with this name, although no process may listen on it.
+/// Returns true if there is a socket with this name. A process need not listen on it.
 pub(crate) fn exists(name: &Name) -> bool {
     socket(name).symlink_metadata().is_ok()
 }
 
-/// Returns the PID and the program of the process that uses the name, from the lock of its socket. Processes
-/// of other PID namespaces are not found.
+/// Returns the PID and the program of the process that uses the name, according to the lock of its
+/// socket. Processes in other PID namespaces are not found.
 #[cfg(target_os = "linux")]
 pub(crate) fn holder(name: &Name) -> Option<(u32, String)> {
     let lock = path().join(format!("{name}{EXTENSION}.lock")).symlink_metadata().ok()?;
@@ -60,8 +60,8 @@ pub(crate) fn holder(_: &Name) -> Option<(u32, String)> {
     None
 }
 
-/// Returns the user's runtime directory ([`path`]). Creates it if necessary, and refuses it if it belongs
-/// to or is open to another user.
+/// Returns the user's runtime directory ([`path`]). Creates it if necessary, and refuses it if it
+/// belongs to another user or is accessible to others.
 pub(crate) fn directory() -> Result<PathBuf, String> {
     let directory = path();
     let made = std::fs::DirBuilder::new().mode(0o700).create(&directory);
@@ -73,7 +73,7 @@ pub(crate) fn directory() -> Result<PathBuf, String> {
     }
 }
 
-/// Like [`directory`], but does not create it.
+/// Returns the same directory as [`directory`], or `None` if it does not exist.
 pub(crate) fn existing() -> Result<Option<PathBuf>, String> {
     let directory = path();
     match std::fs::symlink_metadata(&directory) {
@@ -100,7 +100,8 @@ fn uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// Checks owner and mode: in a directory that all users can write to, another user may have created it.
+/// Checks the owner and mode: if all users can write to the parent directory, another user may have
+/// created this one.
 fn check(directory: &Path, uid: u32) -> Result<(), String> {
     let shown = directory.display();
     let metadata =
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_of_or_open_to_another_user_is_refused() {
+    fn directory_that_another_user_owns_or_can_access_is_refused() {
         let base = tempfile::tempdir().unwrap();
         let uid = rustix::process::geteuid().as_raw();
         let said = |path: &Path, uid| check(path, uid).unwrap_err();

@@ -1,10 +1,10 @@
-//! Where names are on Windows: pipes with a prefix, because all pipes of a machine share one namespace.
+//! Names on Windows: pipes with a prefix, because all pipes of a machine share one namespace.
 
 use tieline_transport::{Address, Endpoint};
 
 use super::Name;
 
-/// The prefix of pipes. Status pipes have it too, and a `.`, which no name has.
+/// The prefix of pipes. Status pipes have it, too, but contain a `.`, which no name does.
 pub(crate) const PREFIX: &str = "tieline-";
 
 /// The directory of all pipes of this machine.
@@ -21,7 +21,7 @@ pub(super) fn name_at(endpoint: &Endpoint) -> Option<Name> {
     }
 }
 
-/// Makes listening possible.
+/// Does nothing: pipes need no directory.
 pub(crate) fn prepare() -> Result<(), String> {
     Ok(())
 }
@@ -33,13 +33,13 @@ pub(crate) fn check_owner() -> Result<(), String> {
 
 /// Returns true if there is a pipe with this name, or if the pipes cannot be listed.
 pub(crate) fn exists(name: &Name) -> bool {
-    // Asking for the pipe itself would connect to it.
+    // Opening the pipe would connect to it, so list the pipes.
     let pipe = pipe(name);
     let is_it = |entry: std::fs::DirEntry| entry.file_name().eq_ignore_ascii_case(&pipe);
     std::fs::read_dir(PIPES).map_or(true, |entries| entries.flatten().any(is_it))
 }
 
-/// Returns `None`: the process behind a pipe is only known to its clients.
+/// Returns `None`, because only clients can ask which process serves a pipe.
 pub(crate) fn holder(_: &Name) -> Option<(u32, String)> {
     None
 }

@@ -11,8 +11,9 @@ pub(crate) fn set_variable(name: &str, value: &str) -> String {
     format!("export {name}={value}")
 }
 
-/// Returns a command that posts a JSON-RPC request to `url`, with the token in the variable `token` if there is one.
-/// `more` are further arguments, and `call` is the end of the request. Both arguments must be quoted.
+/// Returns a command that posts a JSON-RPC request to `url`, with the token in the variable `token` if
+/// there is one. `more` has further arguments, and `call` is the end of the request. `more` and `url`
+/// must be quoted.
 pub(crate) fn curl(more: &str, url: &str, token: Option<&str>, call: &str) -> String {
     let header = token.map(|name| format!(" -H \"Authorization: Bearer ${name}\""));
     let header = header.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Watching for the end of the process named by `--with-parent`.
+//! Watches for the end of the process named by `--with-parent`.
 
 use std::fmt;
 use std::io;
@@ -9,7 +9,7 @@ use rustix::process::{Pid, getppid};
 /// The process to watch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Watched {
-    /// The parent at the time when watching starts.
+    /// The parent process at the time when watching starts.
     Parent,
     /// Any process that is visible to this user.
     Process(Pid),
@@ -36,8 +36,7 @@ impl fmt::Display for Number {
     }
 }
 
-/// Calls `then` from another thread when the process has ended, or at once if it already has. The thread
-/// runs until then.
+/// Starts a thread that calls `then` when the process has ended, or at once if it has already ended.
 pub(crate) fn watch(
     watched: Watched,
     then: impl FnOnce(Number) + Send + 'static,
@@ -55,7 +54,7 @@ pub(crate) fn watch(
     let is_parent = parent == Some(pid);
     let process = Process::open(pid)?;
     std::thread::Builder::new().name("tieline-parent".into()).spawn(move || {
-        // A parent's PID can be reused only after this process has been given another parent.
+        // The parent's PID can be reused only after this process has been reparented.
         let is_it = !is_parent || getppid() == Some(pid);
         if let Some(process) = process.filter(|_| is_it) {
             process.wait();
@@ -70,7 +69,7 @@ struct Process(std::os::fd::OwnedFd);
 
 #[cfg(target_os = "linux")]
 impl Process {
-    /// Returns `None` if it has already ended.
+    /// Opens the process, or returns `None` if it has already ended.
     fn open(pid: Pid) -> io::Result<Option<Self>> {
         use rustix::process::{PidfdFlags, pidfd_open};
         match pidfd_open(pid, PidfdFlags::empty()) {
@@ -92,7 +91,7 @@ struct Process(Pid);
 
 #[cfg(not(target_os = "linux"))]
 impl Process {
-    /// Returns `None` if it has already ended.
+    /// Opens the process, or returns `None` if it has already ended.
     fn open(pid: Pid) -> io::Result<Option<Self>> {
         Ok(Self(pid).is_there().then_some(Self(pid)))
     }

@@ -9,8 +9,8 @@ use crate::report::Failure;
 /// The JSON-RPC method that returns new one-time URLs.
 pub(super) const METHOD: &str = "login_urls";
 
-/// Returns a new one-time URL of each web listener of this user's servers, one per line; with `wanted`, only those
-/// of the server that listens there.
+/// Returns a new one-time URL for each web listener of this user's servers, one per line. With `wanted`,
+/// returns only those of the server that listens there.
 pub(super) async fn urls(wanted: Option<&Endpoint>) -> Result<String, Failure> {
     let mut text = String::new();
     for (socket, _) in ask_all(wanted).await? {

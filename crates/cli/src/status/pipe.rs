@@ -1,4 +1,4 @@
-//! The pipe that receives status requests: named after the server's PID.
+//! The pipe that receives status requests. It is named after the server's PID.
 
 use tieline_transport::{
     Address, BoxChannel, DynAcceptor, Endpoint, Options, Registry, TransportError,
@@ -6,17 +6,18 @@ use tieline_transport::{
 
 use crate::names::{PIPES, PREFIX};
 
-/// The suffix of status pipes, whose prefix is that of all pipes. Pipes with names never end with it.
+/// The suffix of status pipes, which have the same prefix as all pipes. Pipes with a server's name never
+/// end with it.
 const SUFFIX: &str = ".status";
 
-/// How many status pipes are considered.
+/// The maximum number of status pipes that are considered.
 const MAX_NAMES: usize = 4096;
 
 /// This server's pipe. Windows removes it when the process ends.
 pub(super) struct StatusSocket(Box<dyn DynAcceptor>);
 
 impl StatusSocket {
-    /// Listens.
+    /// Starts listening.
     pub(super) async fn take(registry: &Registry) -> Result<Self, String> {
         let name = format!("{PREFIX}{}{SUFFIX}", std::process::id());
         let endpoint = Endpoint::new(Address::Pipe(name));
@@ -30,12 +31,12 @@ impl StatusSocket {
     }
 }
 
-/// Returns the name of the directory in which servers are looked for, for messages.
+/// Returns the name of the directory of status pipes, for messages.
 pub(super) fn directory_name() -> String {
     PIPES.into()
 }
 
-/// Returns the PIDs and status endpoints of all servers; those of other users refuse the connection.
+/// Returns the PIDs and status endpoints of all servers. Servers of other users refuse the connection.
 pub(super) fn all() -> Result<Vec<(u32, Endpoint)>, String> {
     let entries = std::fs::read_dir(PIPES).map_err(|error| format!("{PIPES}: {error}"))?;
     let found = entries.flatten().filter_map(|entry| {

@@ -1,5 +1,5 @@
-//! The status response. Empty fields are left out and unknown fields are ignored, so that clients and
-//! servers of different versions understand each other.
+//! The status response. Empty fields are omitted and unknown fields are ignored, so that clients and
+//! servers of different versions can communicate.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,10 @@ use super::StatusSource;
 use crate::names::Name;
 use crate::terminal;
 
-/// How many lines a response lists; the rest are counted.
+/// The maximum number of lines in a response. Further lines are only counted.
 const MAX_LINES: usize = 1024;
 
-/// How many characters of the reason why a program ended are sent.
+/// The maximum number of characters of the reason why a program ended.
 const CAUSE: usize = 300;
 
 #[derive(Default, Deserialize, Serialize)]
@@ -30,22 +30,22 @@ pub(super) struct ServerStatus {
     /// The name that clients may use instead of an endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) name: Option<String>,
-    /// When the server started, in RFC 3339, as all times here.
+    /// When the server started. This and all other times are in RFC 3339 format.
     pub(super) since: String,
-    /// The program that is served, without its arguments, which may hold secrets.
+    /// The served program, without its arguments, which may contain secrets.
     pub(super) command: String,
     pub(super) listeners: Vec<String>,
     pub(super) connections: Connections,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) memory: Option<Memory>,
-    /// The breaker for starting programs; absent while it is closed.
+    /// The circuit breaker for starting programs; absent while it is closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) breaker: Option<Breaker>,
     /// The programs that clients share; absent if each client has its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) programs: Option<Programs>,
     pub(super) lines: Vec<Line>,
-    /// How many lines beyond [`MAX_LINES`] are not listed.
+    /// The number of lines beyond [`MAX_LINES`], which are not listed.
     #[serde(skip_serializing_if = "is_zero")]
     pub(super) lines_left_out: usize,
     pub(super) totals: Totals,
@@ -61,7 +61,7 @@ pub(super) struct Memory {
     pub(super) refused: u64,
 }
 
-/// A breaker that prevents or limits starts, because too many programs failed while starting.
+/// A circuit breaker that prevents or limits starts, because too many programs failed while starting.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Breaker {
@@ -117,15 +117,17 @@ pub(super) struct Line {
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Session {
-    /// The number of its current or last connection, counted from 1.
+    /// The number of the session's current or last connection, counted from 1.
     pub(super) epoch: u64,
     pub(super) connected: bool,
-    /// Messages to the client that it has not acknowledged, and their size.
+    /// The number of messages that the client has not acknowledged.
     pub(super) kept_messages: usize,
+    /// The size of these messages.
     pub(super) kept_bytes: usize,
-    /// Messages from the client that the program has not taken.
+    /// The number of messages from the client that the program has not taken.
     pub(super) waiting_messages: usize,
-    /// The number of messages whose time to acknowledgement was measured, and the quantiles of that time.
+    /// The number of messages for which the time until the acknowledgment was measured. The next fields
+    /// are quantiles of this time.
     pub(super) measured: u64,
     pub(super) latency_p50_us: u64,
     pub(super) latency_p99_us: u64,
@@ -141,7 +143,7 @@ pub(super) struct Identity {
     pub(super) uid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) gid: Option<u32>,
-    /// Only on Windows.
+    /// The user; only on Windows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) user: Option<String>,
 }
@@ -154,10 +156,10 @@ pub(super) struct Program {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pid: Option<u32>,
     pub(super) restarts: u64,
-    /// The time until it is restarted, in milliseconds.
+    /// The time until the program is restarted, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) retry_in_ms: Option<u64>,
-    /// Why it is not running.
+    /// The reason why the program is not running.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cause: Option<String>,
 }
@@ -172,9 +174,11 @@ pub(super) struct Totals {
     pub(super) bytes_out: u64,
     pub(super) faults: u64,
     pub(super) restarts: u64,
-    /// Lines that have ended, how many of them failed, and the messages lost on them.
+    /// The number of lines that have ended.
     pub(super) served: u64,
+    /// The number of these lines that failed.
     pub(super) failed: u64,
+    /// The number of messages that were lost on these lines.
     pub(super) lost: u64,
 }
 
@@ -219,7 +223,7 @@ impl ServerStatus {
 }
 
 impl ServerStatus {
-    /// Parses as much as is understood, with control characters escaped.
+    /// Parses the known fields of a response, and escapes control characters.
     pub(super) fn parse(answer: &Value) -> Self {
         let mut answer = answer.clone();
         escape(&mut answer);
@@ -259,7 +263,8 @@ fn millis(time: Duration) -> u64 {
 
 impl Line {
     fn of(LineView { id, client, program, .. }: LineView, source: &StatusSource) -> Self {
-        // Computed from the start, so that a change of the system clock does not move times already sent.
+        // Compute times from the start of the server, so that a change of the system clock does not
+        // change times that were already sent.
         let (begin, at_begin) = source.since;
         let time = |moment: Instant| rfc3339(at_begin + moment.saturating_duration_since(begin));
         Self {
@@ -340,8 +345,8 @@ pub(super) fn listens_at(status: &Value, endpoint: &Endpoint) -> bool {
     listeners.into_iter().any(|it| place(it.address()) == wanted)
 }
 
-/// Normalizes an address for comparison: a socket's path without symbolic links, and for a web endpoint
-/// its host and port or its socket, without the URL's path.
+/// Normalizes an address for comparison. Resolves symbolic links in a socket's path, and reduces a web
+/// endpoint to its host and port or its socket.
 fn place(address: &Address) -> Address {
     let web = WebAddress::of(&Endpoint::new(address.clone())).ok().map(|web| web.place);
     match (address, &web) {
@@ -360,7 +365,7 @@ pub(super) fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(tieline_gateway::printable(time)).to_string()
 }
 
-/// Returns the time that has passed since `time`; `None` if it is not a time.
+/// Returns the time that has passed since `time`, or `None` if the text is not a time.
 pub(super) fn ago(time: &str) -> Option<Duration> {
     let time = humantime::parse_rfc3339(time).ok()?;
     Some(SystemTime::now().duration_since(time).unwrap_or_default())

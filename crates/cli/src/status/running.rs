@@ -1,4 +1,4 @@
-//! Says which servers run, where a name is not found or in use.
+//! Failures for names that are not found or in use, with the running servers.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use crate::args::is_scheme;
 use crate::names::{self, Name};
 use crate::report::Failure;
 
-/// How many names an error lists; the others are counted.
+/// The maximum number of names in an error. Further names are only counted.
 const MAX_SHOWN: usize = 3;
 
-/// Returns the failure for a name without a server. `why` says how connecting failed.
+/// Returns the failure for a name without a server. `why` is the reason why connecting failed.
 pub(crate) async fn not_running(name: &Name, why: &str) -> Failure {
     let sentence =
         format!("no server with the name `{name}` is running: {}: {why}", name.endpoint());
@@ -67,7 +67,7 @@ fn start(name: &Name) -> Option<String> {
     can_start.then(|| format!("start one with `tieline serve --name {name} -- COMMAND`"))
 }
 
-/// Says what to write if the word was not meant as a name.
+/// Returns a hint that says what to write if the word was not meant as a name.
 fn other_meaning(name: &Name) -> Option<String> {
     let word = name.as_str();
     if is_scheme(word) {
@@ -95,7 +95,7 @@ async fn running() -> Option<String> {
     (!shown.is_empty()).then(|| format!("running servers: {}{more}", shown.join(", ")))
 }
 
-/// Returns the status of each server that answers, as it came and as far as it is understood.
+/// Returns the status of each server that answers, both as received and parsed.
 async fn servers() -> Vec<(serde_json::Value, ServerStatus)> {
     let answers = answers().await.unwrap_or_default().into_iter();
     let statuses = answers.filter_map(|(_, _, answer)| match answer {

@@ -1,4 +1,4 @@
-//! The server's side: answers status requests of its own user.
+//! The server's side: answers status requests from the server's own user.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -18,13 +18,14 @@ use super::login;
 use super::response::ServerStatus;
 use super::socket::StatusSocket;
 
-/// How many connections are kept; for one more, the oldest is closed, which is most likely idle.
+/// The maximum number of connections. For a further connection, the oldest one is closed, which is most
+/// likely idle.
 const MAX_CONNECTIONS: usize = 16;
 
 /// How long a connection is kept.
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(5);
 
-/// How long to wait after a failed accept.
+/// How long to wait before the next attempt after `accept` has failed.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The sources of a status response.
@@ -37,12 +38,12 @@ pub(crate) struct StatusSource {
     pub(super) login_urls: LoginUrls,
 }
 
-/// Creates new one-time URLs.
+/// A function that creates new one-time URLs.
 pub(crate) type LoginUrls = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 
 impl StatusSource {
-    /// Describes a server that starts now. `command` is the name to print; `listeners` must be absolute
-    /// endpoints.
+    /// Creates the source for a server that starts now. `command` is the name to print; `listeners` must
+    /// be absolute endpoints.
     pub(crate) fn new(
         command: String,
         listeners: &[Endpoint],
@@ -60,12 +61,12 @@ impl StatusSource {
 pub(crate) struct StatusServer(StatusSocket);
 
 impl StatusServer {
-    /// Starts to listen for this user only, whichever users are served.
+    /// Starts listening for this user only, even if other users are served.
     pub(crate) async fn listen(registry: &Registry) -> Result<Self, String> {
         StatusSocket::take(registry).await.map(Self)
     }
 
-    /// Answers requests until it is dropped, which closes all connections.
+    /// Answers requests until the future is dropped, which closes all connections.
     pub(crate) async fn run(mut self, source: StatusSource) -> Infallible {
         let source = Arc::new(source);
         let mut asking = JoinSet::new();
@@ -100,7 +101,7 @@ async fn answer(channel: BoxChannel, source: Arc<StatusSource>) {
     let of_login = source.clone();
     let router = Router::new()
         .raw_request(METHOD, move |_, _| respond(&ServerStatus::of(&source)))
-        // The socket is accessible to the server's own user only.
+        // The socket is accessible only to the server's own user.
         .raw_request(login::METHOD, move |_, _| respond(&(of_login.login_urls)()));
     let (_peer, driver) = Peer::new(channel, router, PeerOptions::default());
     let _ = timeout(CONNECTION_LIFETIME, driver).await;

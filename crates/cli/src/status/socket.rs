@@ -1,4 +1,5 @@
-//! The socket that receives status requests: named after the server's PID, in the user's runtime directory.
+//! The socket that receives status requests. It is named after the server's PID and is in the user's
+//! runtime directory.
 
 use std::path::{Path, PathBuf};
 
@@ -8,28 +9,29 @@ use tieline_transport::{
 
 use crate::names;
 
-/// The suffix of status sockets. Sockets with names never end with it.
+/// The suffix of status sockets. Sockets with a server's name never end with it.
 const ENDING: &str = ".status";
 
-/// How many processes with the same PID may share the directory, from different containers.
+/// The maximum number of processes with the same PID, in different containers, that share the directory.
 const MAX_ATTEMPTS: u32 = 8;
 
-/// How many status sockets in the directory are considered.
+/// The maximum number of status sockets in the directory that are considered.
 const MAX_NAMES: usize = 4096;
 
 /// This server's socket. Dropping it removes the socket and its lock file.
 pub(super) struct StatusSocket {
-    /// `Some` until it is dropped.
+    /// The acceptor, which is `Some` until this is dropped.
     acceptor: Option<Box<dyn DynAcceptor>>,
     lock: PathBuf,
 }
 
 impl StatusSocket {
-    /// Listens, and removes the sockets of servers that were killed.
+    /// Starts listening, and removes the sockets of servers that were killed.
     pub(super) async fn take(registry: &Registry) -> Result<Self, String> {
         let directory = names::directory()?;
         for (_, path) in in_directory(&directory) {
-            // Fails if its server is running; otherwise, dropping it removes the files.
+            // Listening fails if the socket's server is running. Otherwise, dropping the listener
+            // removes the files.
             drop(Self::listen(registry, path).await);
         }
         let pid = std::process::id();
@@ -65,13 +67,14 @@ impl StatusSocket {
 impl Drop for StatusSocket {
     fn drop(&mut self) {
         self.acceptor = None;
-        // Other lock files are kept because another process may be about to take them. Only this process
-        // uses a name with its PID, and a kept file would remain for every server that ever ran.
+        // Lock files are normally kept, because another process may be about to lock them. Here, only
+        // this process uses a name with its PID, and otherwise one file would remain for every server
+        // that ever ran.
         let _ = std::fs::remove_file(&self.lock);
     }
 }
 
-/// Returns the name of the directory in which servers are looked for, for messages.
+/// Returns the name of the directory of status sockets, for messages.
 pub(super) fn directory_name() -> String {
     names::path().display().to_string()
 }

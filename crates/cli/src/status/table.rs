@@ -1,4 +1,4 @@
-//! Status responses as text for people.
+//! Formats status responses as text.
 
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ fn of_session(line: u64, session: &Session) -> [String; 5] {
     let state = if session.connected { "connected" } else { "disconnected" };
     let time = |micros: u64| {
         let time = Duration::from_micros(micros);
-        // Three significant digits.
+        // Keep three significant digits.
         let step = 10_u64.pow(micros.checked_ilog10().unwrap_or_default().saturating_sub(2));
         let rounded = Duration::from_micros(micros / step * step);
         humantime::format_duration(if micros < 1_000 { time } else { rounded }).to_string()
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_of_other_versions_are_shown_as_far_as_understood() {
+    fn known_fields_of_responses_from_other_versions_are_shown() {
         let newer = json!({ "pid": 7, "command": "agent", "sessions": 3, "lines": [
             { "id": 1, "kind": "unix", "latency": {}, "program": { "state": "backoff",
               "retry_in_ms": 1500, "restarts": 2, "cause": "the child ended" } },

@@ -1,6 +1,6 @@
-//! Programs that run something else: interpreters, package runners and wrappers.
+//! Programs that run other code: interpreters, package runners and wrappers.
 
-/// What the first argument after the options stands for, or the value of an option.
+/// The meaning of the first argument after the options, or of an option's value.
 #[derive(Clone, Copy)]
 pub(super) enum Argument {
     /// A file to run.
@@ -11,7 +11,7 @@ pub(super) enum Argument {
     Image,
     /// A name.
     Name,
-    /// Nothing that names the program: it is named after the directory.
+    /// It does not name the program, which is named after the directory.
     Folder,
     /// Another command, after variables and this many other words.
     Command {
@@ -20,15 +20,15 @@ pub(super) enum Argument {
     },
 }
 
-/// A program that runs something else. Short options are written with one dash and one letter.
+/// A program that runs other code. Short options are written with one dash and one letter.
 pub(super) struct Tool {
     pub(super) programs: &'static [&'static str],
-    /// The subcommands that this row is for; empty if it is for all arguments.
+    /// The subcommands to which this row applies; empty if it applies to all arguments.
     subcommands: &'static [&'static str],
     pub(super) argument: Argument,
     /// Options that take the next word as their value.
     valued: Valued,
-    /// Options whose value says what is run.
+    /// Options whose value names the code to run.
     naming: &'static [(&'static str, Argument)],
     /// Options whose value is code.
     code: &'static [&'static str],
@@ -216,13 +216,13 @@ const NPM: Valued = These(&[
     "--registry",
 ]);
 
-/// What a tool's arguments say about the program that it runs.
+/// The part of a tool's arguments that names the program to run.
 pub(super) enum Found<'a> {
     /// The value of an option.
     Value(Argument, &'a str),
     /// The arguments from the first one that is not an option.
     Words(&'a [String]),
-    /// It runs code that is given as an argument.
+    /// The tool runs code that is given as an argument.
     Code,
 }
 
@@ -234,7 +234,8 @@ enum Kind {
 }
 
 impl Tool {
-    /// Returns the arguments after the subcommand; `None` if it is not one of this row.
+    /// Returns the arguments after the subcommand, or `None` if this row does not apply to the
+    /// subcommand.
     pub(super) fn after_subcommand<'a>(&self, arguments: &'a [String]) -> Option<&'a [String]> {
         if self.subcommands.is_empty() {
             return Some(arguments);
@@ -248,7 +249,7 @@ impl Tool {
         })
     }
 
-    /// Skips options up to the first word that says what is run.
+    /// Skips options up to the first word that names the code to run.
     pub(super) fn find<'a>(&self, arguments: &'a [String]) -> Found<'a> {
         let mut rest = arguments;
         while let Some((word, after)) = rest.split_first() {
@@ -275,8 +276,8 @@ impl Tool {
         Found::Words(&[])
     }
 
-    /// Returns the kind of an option, or of the first in a cluster of short ones that is not a flag, and its
-    /// value if that is in the same word.
+    /// Returns the kind of an option, and its value if that is in the same word. In a cluster of short
+    /// options, this is the first one that is not a flag.
     fn option<'a>(&self, word: &'a str) -> (Kind, Option<&'a str>) {
         if word.starts_with("--") {
             return match word.split_once('=') {
