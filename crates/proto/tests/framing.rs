@@ -1,4 +1,5 @@
-//! Every framing yields the same messages, faults and ending, wherever the stream is split.
+//! Tests that every framing yields the same messages, faults and ending, no matter where the stream is
+//! split.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -11,7 +12,7 @@ use tieline_proto::{
     WriteBuf,
 };
 
-/// Everything that a decoder returns for a stream.
+/// All that a decoder returns for a stream.
 #[derive(Debug, PartialEq)]
 struct Seen {
     frames: Vec<Frame>,
@@ -48,7 +49,8 @@ fn decode<'a>(mut framing: impl Framing, pieces: impl IntoIterator<Item = &'a [u
     Seen { frames, end: Ok(ending) }
 }
 
-/// Decodes the stream whole, byte by byte, and split in two at every offset; the results must be equal.
+/// Decodes the stream as a whole, byte by byte, and split in two at every offset. The results must be
+/// equal.
 fn decode_every_way(framing: impl Framing, stream: &[u8]) -> Seen {
     let whole = decode(framing.clone(), [stream]);
     assert_eq!(decode(framing.clone(), stream.chunks(1)), whole, "byte by byte");
@@ -365,7 +367,7 @@ fn any_codec() -> impl Strategy<Value = Codec> {
     proptest::sample::select(FramingKind::ALL.to_vec()).prop_map(|kind| kind.codec(limit(64)))
 }
 
-/// Splits `stream` into pieces, whose lengths are `cuts`, repeated.
+/// Splits `stream` into pieces with the lengths `cuts`, which are repeated.
 fn pieces<'a>(mut stream: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
     let mut pieces = Vec::new();
     for cut in cuts.iter().cycle() {

@@ -1,5 +1,4 @@
-//! A message limit that changes while the line is up, as it does between a session's greeting and its
-//! messages.
+//! Message limits that change while the line is up, as between a session's greeting and its messages.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -66,7 +65,7 @@ fn missing_bytes_never_exceed_a_lowered_limit() {
     assert_eq!(framing.missing(&announced.into()), 0);
 }
 
-/// Returns the peer's framing, with the usual limit.
+/// Returns the peer's framing with the usual limit.
 fn framing_of(kind: FramingKind) -> impl Framing {
     kind.codec(USUAL)
 }

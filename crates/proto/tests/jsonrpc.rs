@@ -1,5 +1,5 @@
-//! JSON-RPC messages: the examples of the specification, messages that are almost valid, and random ones
-//! compared with a simple implementation based on serde_json.
+//! JSON-RPC messages: the examples of the specification, messages that are almost valid, and random
+//! messages, which are compared with a simple implementation based on serde_json.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -39,9 +39,9 @@ fn show(message: &Message) -> String {
     }
 }
 
-/// Section 7 of the specification, requests and responses.
+/// The messages are from section 7 of the specification.
 #[test]
-fn examples_of_the_specification() {
+fn examples_of_the_specification_are_classified() {
     for (message, expected) in [
         (
             r#"{"jsonrpc": "2.0", "method": "subtract", "params": [42, 23], "id": 1}"#,
@@ -197,9 +197,9 @@ fn unusual_responses_of_other_implementations_are_accepted() {
     }
 }
 
-/// Which calls an invalid message answers, and whether it may be a response.
+/// Each case contains the calls that the message answers, and whether it may be a response.
 #[test]
-fn invalid_messages_tell_which_calls_they_answer() {
+fn calls_answered_by_invalid_messages_are_found() {
     use tieline_proto::jsonrpc::Answers::{self, Call, OnlyCall};
     let deep = "[".repeat(200);
     let limited = format!(r#"{{"jsonrpc":"2.0","id":7,"result":{deep}"#);

@@ -20,7 +20,7 @@ fn invalid(message: &str) -> Invalid {
 
 #[test]
 fn the_default_limits_are_128_levels_and_100000_members() {
-    // The message itself is the first level, and has four members.
+    // The message itself is the first level and has four members.
     let deep = |levels| {
         let (open, close) = ("[".repeat(levels), "]".repeat(levels));
         format!(r#"{{"jsonrpc":"2.0","id":5,"method":"m","params":{open}{close}}}"#)
@@ -64,12 +64,13 @@ fn text_that_is_not_json_is_a_parse_error_with_a_null_id() {
 }
 
 #[test]
-fn last_of_two_ids_counts() {
+fn last_of_two_ids_is_used() {
     let invalid = invalid(r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"m"}"#);
     assert_eq!((invalid.code(), invalid.id()), (-32600, &b"2"[..]));
 }
 
-/// Name, `jsonrpc` member, batches, how a call is cancelled, the error code of a cancelled call.
+/// Each row contains the name, whether there is a `jsonrpc` member, whether there are batches, and how a
+/// call is cancelled.
 #[test]
 fn dialects_are_as_specified() {
     let mcp = Some(("notifications/cancelled", "requestId", None));

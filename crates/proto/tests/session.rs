@@ -42,7 +42,7 @@ fn only_missing_messages_are_replayed() {
     for word in ["three", "four"] {
         a.send(word.into());
     }
-    // The first is lost with the connection, the second was never written.
+    // The first message is lost with the connection, and the second was never written.
     assert!(matches!(a.next(NOW), Some(Frame::Data { sequence: 3, .. })));
 
     let (of_a, of_b) = (a.position(), b.position());
@@ -67,7 +67,7 @@ fn gap_forged_acknowledgement_and_message_after_the_end_are_violations() {
 }
 
 #[test]
-fn secret_is_invalid_once_the_next_was_seen() {
+fn secret_is_invalid_once_the_next_one_was_seen() {
     let id = SessionId([7; 16]);
     let secret = |byte| Secret([byte; 16]);
     let (mut lease, welcome) = Lease::new(id, 1000, secret(1));
@@ -118,10 +118,10 @@ fn delayed_greeting_does_not_invalidate_newer_secrets() {
     let greeting = ticket.present(Default::default());
     let of_second = lease.resume(&greeting, &(), secret(2), Default::default()).expect("admitted");
     ticket.renewed(&of_second).expect("newer");
-    // The delayed greeting of the first connection, which the client has given up.
+    // This is the delayed greeting of the first connection, which the client has abandoned.
     lease.resume(&greeting, &(), secret(3), Default::default()).expect("admitted");
     assert_eq!(lease.check(&ticket.present(Default::default()), &()), Ok(()));
-    // Many of them displace the oldest offered secret, but never the proven one.
+    // Many such greetings displace the oldest offered secret, but never the proven one.
     for byte in 4..40 {
         lease.resume(&greeting, &(), secret(byte), Default::default()).expect("admitted");
     }

@@ -1,5 +1,5 @@
-//! Session frames decode to what was encoded, nothing else is decoded, and any frame of a hostile peer either
-//! ends the session or is a valid event.
+//! Tests that session frames are decoded as they were encoded, that no other bytes are decoded, and that
+//! any frame of a hostile peer either ends the session or is a valid event.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::time::Duration;
@@ -64,7 +64,7 @@ fn frame() -> impl Strategy<Value = Frame> {
     ]
 }
 
-/// Returns the length of the fixed part of frames that end with a variable one.
+/// Returns the length of the fixed part of frames that end with a part of variable length.
 fn fixed_part(frame: &Frame) -> Option<usize> {
     match frame {
         Frame::Data { .. } => Some(17),
@@ -83,7 +83,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn frame_decodes_to_what_was_encoded_and_a_part_of_it_is_malformed(frame in frame(), more in 1..9_usize) {
+    fn encoded_frame_is_decoded_and_a_part_of_it_is_malformed(frame in frame(), more in 1..9_usize) {
         let whole = frame.clone().to_bytes();
         let read = Frame::decode(whole.clone());
         prop_assert!(read.is_ok_and(|read| same(read, frame.clone())));
@@ -172,7 +172,8 @@ proptest! {
                 Ok(_) => {}
             }
             session.commit(now, u64::MAX);
-            // However many frames were received, those to be sent are bounded by the messages sent here.
+            // The number of frames to be sent is bounded by the messages sent here, for any number of
+            // received frames.
             let frames = std::iter::from_fn(|| session.next(now)).take(100).count();
             prop_assert!(frames <= sent + 3, "{frames} frames");
             prop_assert!(session.kept().0 <= sent);
@@ -210,7 +211,7 @@ fn long_text_is_truncated_at_a_character_boundary() {
     assert_eq!(bytes.len(), 9 + 1023);
     let Ok(Frame::Bye(read)) = Frame::decode(bytes) else { panic!("no farewell") };
     assert!(text.starts_with(&read.text));
-    // A longer text that is not UTF-8 takes no more memory either.
+    // A longer text that is not UTF-8 does not take more memory either.
     let flood = [&[0x15; 9][..], &vec![0xff; 1 << 20]].concat();
     let Ok(Frame::Bye(read)) = Frame::decode(flood.into()) else { panic!("no farewell") };
     assert_eq!(read.text.chars().count(), 1024);

@@ -1,4 +1,4 @@
-//! `Lease` compared with a simple model: a list of valid secrets.
+//! A comparison of `Lease` with a simple model, which is a list of valid secrets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use proptest::prelude::*;

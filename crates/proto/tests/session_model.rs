@@ -1,4 +1,5 @@
-//! `Session` compared with a simple model: a list of all messages and a few numbers.
+//! A comparison of `SessionMachine` with a simple model, which is a list of all messages and a few
+//! numbers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tieline_proto::session::{
 /// The data of a large message. Two of them exceed the bytes that may remain unacknowledged.
 static LARGE: [u8; 600_000] = [3; 600_000];
 
-/// A step of the test. Its numbers are relative to the state of the model, and are occasionally invalid.
+/// A step of the test. Its numbers are relative to the state of the model and are occasionally invalid.
 #[derive(Clone, Debug)]
 enum Step {
     Send(usize),
@@ -48,14 +49,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The model of a session: every message ever sent, and the position of each end.
+/// The model of a session: all messages ever sent, and the position of each end.
 struct Model {
     config: SessionConfig,
     sent: Vec<Bytes>,
     has_ended: bool,
     shown: u64,
     acknowledged: u64,
-    /// The last number that was written to this connection, or that the other end had received before.
+    /// The last number that was written to this connection or that the other end had already received.
     given: u64,
     received: u64,
     has_their_end: bool,
@@ -63,7 +64,7 @@ struct Model {
     told: u64,
     told_bytes: usize,
     received_bytes: usize,
-    /// Since when a consumed message has not been acknowledged.
+    /// The time since which a consumed message has not been acknowledged.
     untold_since: Option<u64>,
     must_tell: bool,
     pong: Option<u64>,
@@ -182,15 +183,16 @@ fn bytes(frame: Option<Frame>) -> Option<Bytes> {
     frame.map(Frame::to_bytes)
 }
 
-/// Returns a number near `number`, or the largest one.
+/// Returns a number near `number`, or the largest number.
 fn near(number: u64, offset: i64) -> u64 {
     if offset == 3 { u64::MAX } else { number.saturating_add_signed(offset).max(1) }
 }
 
-/// Applies a step to both. Returns false if the session is over, because the other end violated the protocol.
+/// Applies a step to both. Returns false if the session is over because the other end violated the
+/// protocol.
 fn run(session: &mut SessionMachine, model: &mut Model, step: Step) -> Result<bool, TestCaseError> {
     let now = |model: &Model| Duration::from_millis(model.now);
-    // Usually a number that was sent, occasionally one more.
+    // This is usually a number that was sent, and occasionally the next one.
     let ack = |model: &Model, ack: u64| {
         if ack == 7 { model.shown + 1 } else { model.shown.saturating_sub(ack) }
     };

@@ -1,5 +1,5 @@
-//! The session protocol tested with another implementation, in Python, over Unix sockets that either side
-//! closes again and again, between frames and within them.
+//! Tests of the session protocol with another implementation, in Python, over Unix sockets that either
+//! side closes again and again, between frames and within them.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -41,7 +41,7 @@ impl Drop for Folder {
     }
 }
 
-/// The Python process, killed on drop, or when the deadline has passed.
+/// The Python process, which is killed on drop or when the deadline has passed.
 struct Python {
     child: Arc<Mutex<Child>>,
     is_late: Arc<AtomicBool>,
@@ -65,7 +65,7 @@ impl Python {
             if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
                 late.store(true, Ordering::SeqCst);
                 let _ = hung.lock().unwrap().kill();
-                // Wakes a test that waits for the process to connect.
+                // This wakes a test that waits for the process to connect.
                 let _ = UnixStream::connect(place);
             }
         });
@@ -82,20 +82,21 @@ impl Python {
         line.trim_end().to_owned()
     }
 
-    /// Writes all messages to the process, with commands to cut the connection, and then the end of input.
+    /// Writes all messages to the process, with commands to cut the connection, and then ends the input.
     fn feed(&mut self) {
         let mut lines = String::new();
         for at in 0..MESSAGES {
             lines += &format!("send {}\n", message("python", at));
             match at % 60 {
                 20 => lines += "cut\n",
-                // Cut within the frames that follow: before, in and after the head of one.
+                // The connection is cut within the following frames: before, in and after the head of
+                // one.
                 40 => lines += &format!("cut {}\n", 1 + at / 4),
                 _ => {}
             }
         }
         let mut input = self.input.take().unwrap();
-        // The process reads them as its session has room, so another thread waits for that.
+        // The process reads the lines when its session has room, so another thread waits for that.
         std::thread::spawn(move || input.write_all(lines.as_bytes()).unwrap());
     }
 
@@ -137,14 +138,15 @@ impl Line {
         Self { stream, framing, received, begun: Instant::now() }
     }
 
-    /// Writes a frame; returns false if the connection is closed.
+    /// Writes a frame. Returns false if the connection is closed.
     fn write(&mut self, frame: Frame) -> bool {
         let mut out = WriteBuf::new();
         self.framing.encode(&frame.to_bytes(), &mut out).unwrap();
         self.stream.write_all(&out.to_bytes()).is_ok()
     }
 
-    /// Reads the next frame: `None` if the read timed out, an error if the connection is closed.
+    /// Reads the next frame. Returns `None` if the read timed out, and an error if the connection is
+    /// closed.
     fn frame(&mut self) -> Result<Option<Frame>, ()> {
         loop {
             assert!(self.begun.elapsed() < PATIENCE, "no frame arrived in time");
@@ -174,8 +176,8 @@ impl Line {
     }
 }
 
-/// Our end, which sends its messages as there is room, and closes the connection after every 70th message
-/// received.
+/// Our end, which sends its messages when there is room, and closes the connection after every 70th
+/// received message.
 struct Ours {
     session: SessionMachine,
     sent: usize,
@@ -194,7 +196,8 @@ impl Ours {
         }
     }
 
-    /// Exchanges frames until the connection is closed, or the session is over: then it returns true.
+    /// Exchanges frames until the connection is closed or the session is over. Returns true if the
+    /// session is over.
     fn exchange(&mut self, line: &mut Line, mut seen: impl FnMut()) -> bool {
         loop {
             while self.sent < MESSAGES && self.session.has_room() {
@@ -239,7 +242,8 @@ impl Ours {
         assert!(messages.eq(&ours), "{output:?}");
         let count = |word: &str| output.iter().filter(|line| line.starts_with(word)).count();
         assert_eq!((count("ended 301"), count("over")), (1, 1), "{output:?}");
-        // It closes ten times and we close four times, many of them at the same moment.
+        // The process closes the connection ten times and we close it four times, often at the same
+        // moment.
         assert!(count("closed") >= 5 && count("open ") >= count("closed"), "{output:?}");
     }
 }
@@ -276,7 +280,7 @@ fn python_client_sends_and_receives_each_message_once() {
                 lease.resume(&hello, &(), secret, ours.session.position()).unwrap()
             }
         };
-        // Some welcomes are lost, so that the next greeting has the previous secret.
+        // Some welcomes are lost, so that the next greeting contains the previous secret.
         if number % 5 == 3 {
             continue;
         }
@@ -307,7 +311,7 @@ fn python_server_sends_and_receives_each_message_once() {
         };
         shown.push(hello.clone());
         line.write(Frame::Hello(hello));
-        // Some connections are given up before the response arrives.
+        // Some connections are abandoned before the response arrives.
         if number % 5 == 3 {
             continue;
         }
@@ -320,7 +324,7 @@ fn python_server_sends_and_receives_each_message_once() {
             }
         }
         if ours.exchange(&mut line, || ()) {
-            // Refused: an old secret, a wrong one, another session, and a second session.
+            // An old secret, a wrong secret, another session, and a second session are refused.
             let wrong = |of: &Ticket| {
                 let mut hello = of.present(Position::default());
                 hello.resumes = hello.resumes.map(|(id, _, epoch)| (id, Secret([0; 16]), epoch));
