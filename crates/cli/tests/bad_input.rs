@@ -1,4 +1,4 @@
-//! Invalid, incomplete and oversize messages.
+//! Tests of `tieline serve` and `tieline connect` with invalid, incomplete and oversize messages.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use support::{Client, Finished, Program, Serve, Talk, request, sh, tieline, usage};
 
 #[test]
-fn nonsense_is_answered_by_the_agent_and_the_line_goes_on() {
+fn the_agent_answers_invalid_messages_and_the_line_stays_open() {
     let serve = Serve::start::<&str>([]);
     let mut client = serve.client();
     let parse_error = |answer: &Value| answer["error"]["code"] == -32700 && answer["id"].is_null();
@@ -22,7 +22,8 @@ fn nonsense_is_answered_by_the_agent_and_the_line_goes_on() {
     client.send_raw(b"{\"id\":1,\"method\":\"\xff\"}\n");
     let answer = client.json();
     assert!(parse_error(&answer), "{answer}");
-    // JSON that is not a request, or exceeds a limit, is answered with its id if it has one.
+    // The answer to JSON that is not a request, or that exceeds a limit, has the ID of that message if
+    // there is one.
     let bomb =
         format!(r#"{{"jsonrpc":"2.0","id":9,"method":"echo","params":{}"#, "[".repeat(100_000));
     for (request, code, id) in [
@@ -44,7 +45,7 @@ fn nonsense_is_answered_by_the_agent_and_the_line_goes_on() {
 }
 
 #[test]
-fn half_a_line_at_the_end_of_the_input_is_a_message() {
+fn an_unterminated_line_at_the_end_of_the_input_is_a_message() {
     let serve = Serve::start::<&str>([]);
     let mut client = serve.client();
     client.send_raw(br#"{"jsonrpc":"2.0","id":1,"method":"add","params":[2,3]}"#);
@@ -61,7 +62,7 @@ fn half_a_line_at_the_end_of_the_input_is_a_message() {
 }
 
 #[test]
-fn half_a_frame_at_the_end_of_the_input_is_reported_as_lost() {
+fn an_incomplete_frame_at_the_end_of_the_input_is_reported_as_lost() {
     let serve = Serve::in_framings(&["content-length+"], ["--", "cat"]);
     for half in ["Content-Length: 10\r\n\r\n{\"a\"", "Content-Length: 10\r\n", "Conten"] {
         let mut client = serve.client();
@@ -79,7 +80,7 @@ fn half_a_frame_at_the_end_of_the_input_is_reported_as_lost() {
 }
 
 #[test]
-fn a_line_of_a_gibibyte_costs_that_line_and_no_memory() {
+fn a_line_of_a_gibibyte_is_discarded_without_using_memory() {
     let serve = Serve::start(["--", "cat"]);
     let mut client = serve.client();
     client.send("before");
@@ -112,7 +113,7 @@ fn announced_gibibyte_is_refused_without_allocating_it() {
         let reason = "announced a message of 1073741824 bytes, above the limit of 16MiB";
         serve.program.wait_stderr_times(reason, endpoint + 1);
     }
-    // Sixteen clients announce the largest size, and send one byte.
+    // Sixteen clients announce a message of the largest size, and send one byte of it.
     let mut waiting: Vec<Client> = (0..16).map(|_| serve.client()).collect();
     for client in &mut waiting {
         client.send_raw(b"Content-Length: 16777216\r\n\r\n{");
@@ -257,7 +258,7 @@ fn a_mebibyte_of_headers_is_refused() {
 }
 
 #[test]
-fn a_broken_answer_ends_the_line_and_the_program() {
+fn an_answer_with_broken_framing_ends_the_line_and_the_program() {
     let script = "printf 'Content-Length: 2\\r\\n\\r\\n{}oops, a stray print\\n'; exec cat";
     let serve = Serve::start([&["--framing", "content-length"], &sh(script)[..]].concat());
     assert_eq!(serve.client().rest(), b"{}\n");

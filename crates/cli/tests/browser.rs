@@ -1,4 +1,4 @@
-//! The page of `tieline serve` in a real Chromium.
+//! Tests of the page of `tieline serve` in a real Chromium.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -40,7 +40,7 @@ fn one_time_url_admits_one_browser_and_the_page_talks_to_the_program() {
     assert_eq!(browser.run(&format!("{up}{up}{up}{up}{up} return text.value")), "hello");
     assert_eq!(browser.run(&format!("{down}{down}{down} return text.value")), messages[3]);
     assert_eq!(browser.run(&format!("{down} return text.value")), "");
-    // The same browser may open it again; for any other it is used up.
+    // The same browser may open the URL again. Other browsers are refused, because it is already used.
     assert_eq!(browser.open(&key_url), 200);
     browser.wait(CONNECTED);
     browser.ask(json!(["stranger"]));
@@ -55,7 +55,7 @@ fn one_time_url_admits_one_browser_and_the_page_talks_to_the_program() {
     site.stop();
 }
 
-/// The form works without a script: the page's policy forbids all.
+/// The form works without a script, because the page's policy forbids all scripts.
 #[test]
 fn the_token_can_be_entered_in_a_form_on_a_phone() {
     let site = WebSite::start(&[], &["cat"]);
@@ -73,7 +73,7 @@ fn the_token_can_be_entered_in_a_form_on_a_phone() {
         browser.ask(json!(["look", 360, 640, scheme, picture.path()]));
         let is_wide = browser.run("return document.documentElement.scrollWidth > innerWidth");
         assert_eq!(is_wide, false, "wider than the screen");
-        // The style is applied although the policy allows only this one.
+        // The style is applied, so the policy allows it.
         let color = browser.run("return getComputedStyle(document.body).backgroundColor");
         assert_eq!(color, paper);
     }
@@ -102,7 +102,7 @@ fn the_page_says_how_its_program_failed() {
         "the last lines that it wrote to stderr:\nfirst line\n  last <line>",
     ];
     assert_eq!(browser.shown("bad"), bad);
-    // The reloaded page has another program, and still shows how the first one failed.
+    // The reloaded page starts another program, and still shows how the first one failed.
     browser.reload();
     browser.wait(CONNECTED);
     assert_eq!(browser.shown("bad"), bad);
@@ -141,7 +141,8 @@ fn json_on_several_lines_is_one_message_and_other_lines_are_one_each() {
     let expected = ["{ \"a\": 9007199254740993, \"b\": \"x  y\" }", "[1]", "plain text"];
     assert_eq!(browser.shown("in"), expected);
     assert_eq!(browser.shown("out"), expected);
-    // Enter sends, Shift+Enter does not. The arrow keys move the cursor in a text of several lines.
+    // Enter sends the text, and Shift+Enter does not. In a text of several lines, the arrow keys move
+    // the cursor.
     let press = |key: &str, shift: bool| {
         let event = format!("{{ key: '{key}', shiftKey: {shift}, cancelable: true }}");
         format!("return text.dispatchEvent(new KeyboardEvent('keydown', {event}))")
@@ -196,7 +197,7 @@ fn a_reloaded_page_resumes_its_process() {
     for round in 0..3 {
         browser.say(&format!("round {round}"));
         if round > 0 {
-            // The answer arrives on this page or on the next.
+            // The answer arrives before or after the page is reloaded.
             browser.reload();
         }
     }
@@ -207,7 +208,7 @@ fn a_reloaded_page_resumes_its_process() {
     assert_eq!(answers, expected);
     assert_eq!(browser.shown("out"), ["round 0", "round 1", "round 2"]);
     site.wait_clients(1);
-    // The end button ends the session and the process; the next page starts another.
+    // The end button ends the session and the process. The next page starts another process.
     browser.run("end.click()");
     browser.wait("document.querySelector('#state.ended')");
     site.serve.wait_nothing_left();
@@ -226,7 +227,7 @@ fn the_page_shows_the_last_thousand_lines_also_after_a_reload() {
     let site = WebSite::start(&[], &["sh", "-c", program]);
     let mut browser = Browser::start(&[]);
     browser.open(&site.key_url());
-    // It is also reloaded while lines arrive.
+    // The page is also reloaded while lines arrive.
     for lines in [100, 500, 1000] {
         browser.wait(&format!("document.querySelectorAll('li').length >= {lines}"));
         browser.reload();
@@ -241,14 +242,14 @@ fn the_page_shows_the_last_thousand_lines_also_after_a_reload() {
     site.stop();
 }
 
-/// The page stops listening in mid-stream, wherever it is by then.
+/// The page is reloaded while further messages arrive.
 #[test]
 fn a_page_reloaded_in_mid_stream_loses_and_repeats_no_line() {
     const LINES: u32 = 10_000;
     let program = format!("i=0; while [ $i -lt {LINES} ]; do echo $$ $i; i=$((i+1)); done; cat");
     let site = WebSite::start(&[], &["sh", "-c", &program]);
     let mut browser = Browser::start(&[]);
-    // A script of the test replaces the usual page.
+    // The test runs a script of its own instead of the usual page.
     let page = format!("{}/page.css", site.url());
     assert_eq!(browser.open(&page), 401);
     // Unlike the login page, this response has no policy that forbids requests.
@@ -311,8 +312,8 @@ fn a_page_of_a_restarted_server_says_what_to_do() {
     site.stop();
 }
 
-/// Page, style, script, cookie and WebSocket work behind a proxy that strips a prefix, with and without a
-/// public URL. Without one, the test puts the proxy's address into the one-time URL.
+/// The page, style, script, cookie and WebSocket work behind a proxy that strips a prefix, with and
+/// without a public URL. Without one, the test puts the proxy's address into the one-time URL.
 #[test]
 fn the_page_works_below_a_path_prefix() {
     for has_public_url in [true, false] {

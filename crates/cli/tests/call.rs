@@ -1,4 +1,4 @@
-//! `tieline call`: results and failures.
+//! Tests of the results and failures of `tieline call`.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -218,9 +218,9 @@ fn the_call_ends_with_the_response_although_the_line_stays_open() {
     drop(stream);
 }
 
-/// Stays after its response. Writes to the file `$1` on SIGTERM.
+/// A program that keeps running after its response, and writes to the file `$1` on SIGTERM.
 const STAYS: &str = r#"
-    trap 'echo told > "$1"; exit 0' TERM
+    trap 'echo stopped > "$1"; exit 0' TERM
     read line
     echo '{"jsonrpc":"2.0","id":1,"result":5}'
     while :; do sleep 0.05; done"#;
@@ -231,18 +231,19 @@ fn a_program_that_stays_after_its_response_is_stopped_within_the_stop_timeout() 
     let note = folder.path().join("note");
     let endpoint = format!("exec:{}", serde_json::json!(["sh", "-c", STAYS, "sh", note]));
     let args = ["call", &endpoint, "m", "--stop-timeout", "1h"];
-    // SIGTERM does not follow after half of the hour, but after 2 s.
+    // SIGTERM is sent after 2 s, and not after half of the hour.
     let finished = Program::run(&mut tieline(args), "");
     assert_eq!((finished.code, &*finished.stdout), (Some(0), "5\n"), "{finished:?}");
-    assert_eq!(std::fs::read_to_string(&note).unwrap(), "told\n");
-    let deaf = STAYS.replace("trap 'echo told > \"$1\"; exit 0' TERM", "trap '' TERM");
+    assert_eq!(std::fs::read_to_string(&note).unwrap(), "stopped\n");
+    let deaf = STAYS.replace("trap 'echo stopped > \"$1\"; exit 0' TERM", "trap '' TERM");
     let endpoint = format!("exec:{}", serde_json::json!(["sh", "-c", deaf]));
     let args = ["call", &endpoint, "m", "--stop-timeout", "100ms"];
     let finished = Program::run(&mut tieline(args), "");
     assert_eq!((finished.code, &*finished.stdout), (Some(0), "5\n"), "{finished:?}");
 }
 
-/// Lines that are not JSON-RPC are not answered, because such a program would print a line about each answer.
+/// Lines that are not JSON-RPC are not answered, because a program that prints such lines would print
+/// another one about each answer.
 #[test]
 fn a_program_that_prints_a_banner_can_be_called() {
     const CHATTY: &str = r#"

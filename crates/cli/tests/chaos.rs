@@ -1,4 +1,5 @@
-//! `tieline chaos` between clients and servers: transparent without faults, and with each fault.
+//! Tests of `tieline chaos` between clients and servers: without faults, when it is transparent, and
+//! with each fault.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -48,7 +49,7 @@ impl Chaos {
         Program::run(&mut tieline(["call", &self.endpoint, "add", "[2,3]"]), "")
     }
 
-    /// Stops it with this signal, and checks that its socket is removed.
+    /// Stops the proxy with this signal, and checks that its socket is removed.
     #[track_caller]
     fn stop(mut self, signal: Signal) -> Finished {
         self.program.signal(signal);
@@ -112,7 +113,7 @@ fn a_cut_ends_both_sides_of_each_new_connection() {
 }
 
 #[test]
-fn the_printed_seed_flips_the_same_bits_again() {
+fn the_same_seed_flips_the_same_bits() {
     let sent = vec![0; 20_000];
     let through = |more: &[&str]| {
         let chaos = Chaos::start("exec:cat", &[&["--corrupt", "0.01"], more].concat());

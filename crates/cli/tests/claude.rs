@@ -1,4 +1,4 @@
-//! `tieline claude`, with the real Claude CLI and a fake service on loopback.
+//! Tests of `tieline claude` with the real Claude CLI and a fake service on loopback.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -73,14 +73,14 @@ fn an_error_result_is_reported() {
 }
 
 #[test]
-fn an_unknown_option_is_reported_in_the_words_of_the_program() {
+fn the_programs_own_error_for_an_unknown_option_is_shown() {
     let finished = ask("http://127.0.0.1:9", &["-p", "hello", "--", "--no-such-option"]);
     assert_eq!(finished.code, Some(1));
     assert!(finished.stderr.contains("unknown option '--no-such-option'"), "{}", finished.stderr);
 }
 
 #[test]
-fn a_missing_program_is_searched_in_every_usual_directory() {
+fn the_program_is_searched_for_in_every_usual_directory() {
     let home = tempfile::tempdir().unwrap();
     let mut command = tieline(["claude", "-p", "hello"]);
     command.env("PATH", home.path().join("bin")).env("HOME", home.path());
@@ -95,7 +95,7 @@ fn a_missing_program_is_searched_in_every_usual_directory() {
 }
 
 #[test]
-fn the_program_is_not_told_that_it_runs_inside_itself() {
+fn the_program_does_not_inherit_the_variables_that_mark_nested_runs() {
     let home = tempfile::tempdir().unwrap();
     let program = home.path().join("program");
     // The program prints its environment as a result message.
@@ -131,7 +131,7 @@ fn error_text_of_the_program_is_escaped() {
 fn the_program_is_stopped_when_stdout_is_closed() {
     let home = tempfile::tempdir().unwrap();
     let said = r#"{"type":"assistant","message":{"content":"and so on\n"}}"#;
-    // It prints forever and ignores SIGPIPE and SIGTERM.
+    // The program prints forever, and ignores SIGPIPE and SIGTERM.
     let script =
         format!("trap '' PIPE TERM; while :; do printf '%s\\n' '{said}'; done 2>/dev/null");
     let mut command = scripted(home.path(), &script);
@@ -145,7 +145,7 @@ fn the_program_is_stopped_when_stdout_is_closed() {
         }
     }
     let mut started = Started(command.spawn().unwrap());
-    // Closes our copy of the writing end.
+    // Dropping the command closes this process's copy of the writing end.
     drop(command);
     let mut read = BufReader::new(read);
     read.read_line(&mut String::new()).unwrap();
@@ -160,7 +160,7 @@ fn the_program_is_stopped_when_stdout_is_closed() {
 
 #[test]
 fn an_interrupted_prompt_leaves_no_process() {
-    // The service sends the first words, and then nothing.
+    // The service sends the beginning of an answer, and then nothing more.
     let service = service(|_| said("once upon a time\n", false));
     let home = tempfile::tempdir().unwrap();
     let mut program = Program::start(&mut asking(home.path(), &service, &["-p", "a story"]));
@@ -173,7 +173,8 @@ fn an_interrupted_prompt_leaves_no_process() {
     until("its child processes have ended", || children.iter().all(|child| !is_running(*child)));
 }
 
-/// Starts a service that responds to each request with the result of `mind`; `None` is an error response.
+/// Starts a service that responds to each request with the result of `mind`, or with an error if that is
+/// `None`.
 fn service(mind: impl Fn(&Value) -> Option<String> + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -181,7 +182,7 @@ fn service(mind: impl Fn(&Value) -> Option<String> + Send + Sync + 'static) -> S
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let mind = mind.clone();
-            // An interrupted client has closed the connection.
+            // Writing fails if an interrupted client has closed the connection.
             std::thread::spawn(move || answer(stream, &*mind).ok());
         }
     });

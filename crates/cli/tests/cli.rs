@@ -1,4 +1,4 @@
-//! The command line: options, help, exit status, log lines, the tap.
+//! Tests of the command line: options, help, exit status, log lines and the tap.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -106,14 +106,14 @@ fn completions_are_scripts_for_their_shells() {
             assert!(finished.stdout.contains(word), "no {word} for {shell}");
         }
         if shell == "bash" {
-            // bash is the one shell that is always installed.
+            // Only bash is installed on every machine that runs the tests.
             let check = Program::run(std::process::Command::new("bash").arg("-n"), finished.stdout);
             assert_eq!((check.code, &*check.stderr), (Some(0), ""), "{check:?}");
         }
     }
 }
 
-/// Serves two messages, of which the second makes the program fail, so that there is something to log.
+/// Serves two messages. The second one makes the program fail, so that there is something to log.
 fn serve_and_fail(serve: Serve) -> Finished {
     let mut client = serve.client();
     client.send("ok");
@@ -158,7 +158,7 @@ fn log_lines_are_json_objects_with_log_format_json() {
     let word = log.iter().find(|line| line["target"] == "tieline::child").unwrap();
     assert_eq!((&word["message"], &word["child"]), (&json!("ok"), &json!("sh")));
 
-    // The error of a failing command is a JSON line, too.
+    // The error of a command that fails is a JSON line, too.
     let args = ["connect", "--log-format", "json", "unix:/no/such.sock"];
     let failed = Program::run(&mut tieline(args), "");
     assert_eq!(failed.code, Some(1));
@@ -209,7 +209,7 @@ fn no_escape_sequences_are_printed_without_a_terminal() {
 }
 
 #[test]
-fn it_serves_although_its_output_is_not_read() {
+fn a_server_whose_output_is_not_read_still_serves() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.sock");
     let listen = format!("unix:{}", path.display());

@@ -1,4 +1,4 @@
-//! `tieline connect` and `tieline bridge` in a shell pipeline.
+//! Tests of `tieline connect` and `tieline bridge` in shell pipelines.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -35,7 +35,7 @@ fn a_last_line_without_newline_is_sent() {
 }
 
 #[test]
-fn connecting_to_nothing_says_what_to_do() {
+fn the_error_for_an_address_without_a_server_says_what_to_do() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| format!("unix:{}", directory.path().join(name).display());
     tieline_testkit::wait::leave_dead_socket(&directory.path().join("dead"));
@@ -80,7 +80,7 @@ fn connect_ends_when_the_server_stops() {
     connect.send("hello");
     assert_eq!(connect.line().as_deref(), Some("hello"));
     serve.stop();
-    // Its stdin is still open.
+    // The stdin of `connect` is still open.
     let finished = connect.wait();
     assert_eq!((finished.code, &*finished.stdout), (Some(0), "hello\n"), "{finished:?}");
 }
@@ -91,7 +91,7 @@ fn closing_stdout_early_ends_connect_without_a_panic() {
         let mut connect = tieline(["connect", &endpoint]);
         connect.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut connect = connect.spawn().unwrap();
-        // It may exit before reading all of this.
+        // `connect` may exit before it has read everything.
         let _ = std::io::Write::write_all(
             connect.stdin.as_mut().unwrap(),
             b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"count\",\"params\":[1000000]}\n",
@@ -99,9 +99,9 @@ fn closing_stdout_early_ends_connect_without_a_panic() {
         let mut head = Command::new("head");
         let said = head.arg("-1").stdin(connect.stdout.take().unwrap()).output().unwrap();
         assert!(!said.stdout.is_empty());
-        // The command holds the pipe's end until it is dropped.
+        // The command keeps its end of the pipe open until it is dropped.
         drop(head);
-        // Its stdin is still open: only the closed stdout can end it.
+        // The stdin of `connect` is still open, so only the closed stdout can end it.
         let mut stderr = String::new();
         let pipe = connect.stderr.as_mut().unwrap();
         std::io::Read::read_to_string(pipe, &mut stderr).unwrap();
@@ -122,9 +122,9 @@ fn an_output_error_on_stdout_is_named_as_the_reason() {
 }
 
 #[test]
-fn own_stdio_can_be_one_end_only() {
+fn stdio_can_be_only_one_of_the_two_sides() {
     for line in [&["bridge", "stdio:", "stdio:"][..], &["connect", "stdio:"]] {
-        // stdin stays open, so that waiting for its end would hang the test.
+        // stdin stays open, so the test would hang if the command waited for its end.
         let mut program = Program::start(&mut tieline(line));
         let finished = program.wait();
         assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{line:?}: {finished:?}");
@@ -149,7 +149,7 @@ fn a_stopped_bridge_ends_the_input_of_both_servers() {
     let near = Serve::in_framings(&["length-prefix+"], ["--", "cat"]);
     let far = Serve::in_framings(&["content-length+"], ["--", "cat"]);
     for _ in 0..5 {
-        // Both servers echo, so a message would circulate forever: none is sent.
+        // No message is sent, because both servers echo, so it would circulate forever.
         let mut bridge = Program::start(&mut tieline(["bridge", near.endpoint(), far.endpoint()]));
         near.wait_processes(1);
         far.wait_processes(1);
@@ -158,13 +158,14 @@ fn a_stopped_bridge_ends_the_input_of_both_servers() {
         near.wait_nothing_left();
         far.wait_nothing_left();
     }
-    // The program saw the end of its input, and not only a disconnected client.
+    // No program failed, so each one received the end of its input, and its client did not just
+    // disconnect.
     let finished = far.stop();
     assert!(finished.stderr.contains("served=5 refused=0 failed=0"), "{finished:?}");
 }
 
 #[test]
-fn lines_pass_a_chain_of_framings_unchanged() {
+fn lines_pass_through_a_chain_of_framings_unchanged() {
     let serve =
         Serve::in_framings(&["length-prefix+"], ["--framing", "content-length", "--", "cat"]);
     let message = json!({ "text": "ünï\n\"x\"\u{7f}", "n": 12345678901234567890u64, "e": 1e-7 });
@@ -185,7 +186,7 @@ fn a_message_of_the_largest_size_passes() {
 
 #[test]
 fn a_slow_reader_loses_nothing() {
-    // Reads slowly while far more output waits than all buffers hold.
+    // The client reads slowly, and far more output is waiting than all buffers can hold.
     let serve = Serve::start(["--", "seq", "1", "300000"]);
     let mut client = serve.client();
     for number in 1..=1000 {
@@ -210,7 +211,7 @@ fn demo_agent() -> String {
     format!("exec:{}", json!([env!("CARGO_BIN_EXE_tieline"), "demo-agent"]))
 }
 
-/// Endpoints without a listener.
+/// The errors of endpoints without a listener name them as the user wrote them.
 #[test]
 fn errors_name_the_endpoint_as_it_was_written() {
     let directory = tempfile::tempdir().unwrap();
@@ -257,7 +258,7 @@ fn status_is_1_if_the_program_fails_after_closing_stdout() {
         assert_eq!((finished.code, &*finished.stdout), (Some(1), "answer\n"), "{finished:?}");
         assert!(finished.stderr.contains("exit status: 5"), "{finished:?}");
     }
-    // A last line without a newline is delivered, and changes nothing.
+    // A last line without a newline is delivered, and does not change the exit status.
     let script = "trap 'exit 5' TERM; printf answer; exec >&-; sleep 1000 & wait";
     let finished = Program::run(&mut tieline(["connect", &sh(script)]), "");
     assert_eq!((finished.code, &*finished.stdout), (Some(1), "answer\n"), "{finished:?}");
@@ -278,7 +279,8 @@ fn status_is_1_if_the_program_left_input_unread() {
         let finished = Program::run(&mut tieline(["connect", &reads_one_line]), &input);
         assert_eq!((finished.code, &*finished.stdout), (Some(1), "answer\n"), "{finished:?}");
     }
-    // Every byte is accounted for: read by the program, in its pipe, waiting to be written, or not passed on.
+    // Every byte of the input was read by the program, is in its pipe, is waiting to be written, or was
+    // not passed on.
     let input = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&input, format!("{}\n", "x".repeat(99)).repeat(20_000)).unwrap();
     let mut connect = tieline(["-v", "connect", &reads_one_line]);
@@ -326,7 +328,7 @@ fn commands_that_write_to_stdout_fail_if_it_is_closed_from_the_start() {
         assert_eq!(finished.code, Some(1), "{args}: {finished:?}");
         assert!(finished.stderr.contains("stdout is closed"), "{args}: {finished:?}");
     }
-    // The null device accepts output, also if it was opened for reading and writing.
+    // The null device accepts output, even if it was opened for reading and writing.
     for redirected in [">/dev/null", "1<>/dev/null"] {
         let finished = run("connect exec:cat", redirected);
         assert_eq!((finished.code, &*finished.stderr), (Some(0), ""), "{finished:?}");

@@ -1,4 +1,4 @@
-//! `tieline doctor`: what it finds on this machine, and what it says about a machine that lacks something.
+//! Tests of `tieline doctor` on this machine, and with limits and directories that cause problems.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -13,14 +13,14 @@ use std::process::Command;
 use serde_json::Value;
 use support::{Finished, Program, copied, tieline};
 
-/// Runs it with a runtime directory of its own.
+/// Returns a `tieline doctor` command with its own runtime directory.
 fn doctor(runtime: &Path, args: &[&str]) -> Command {
     let mut command = tieline(["doctor"]);
     command.args(args).env("XDG_RUNTIME_DIR", runtime);
     command
 }
 
-/// Returns the state and the line of a check.
+/// Returns the state of a check, and its line.
 #[track_caller]
 fn finding<'a>(finished: &'a Finished, check: &str) -> (&'a str, &'a str) {
     let of = |line: &'a str| {
@@ -39,14 +39,14 @@ fn a_working_machine_gets_one_line_for_each_check() {
     for check in ["runtime directory", "Unix sockets", "abstract sockets", "programs", "orphans"] {
         assert_eq!(finding(&finished, check).0, "ok", "{finished:?}");
     }
-    // These depend on the machine.
+    // The results of these checks depend on the machine.
     for check in
         ["open files", "threads", "cgroups", "isolation", "memory", "TLS roots", "terminal"]
     {
         assert_ne!(finding(&finished, check).0, "problem", "{finished:?}");
     }
     assert_eq!(finished.stdout.lines().count(), 12, "{finished:?}");
-    // Only the directory is left.
+    // Only the directory itself remains.
     let left = fs::read_dir(runtime.path().join("tieline")).unwrap().count();
     assert_eq!(left, 0, "something is left in the runtime directory");
 }
@@ -86,15 +86,15 @@ fn an_unusable_runtime_directory_is_a_problem() {
         assert_eq!(finished.code, Some(1), "{finished:?}");
         let (state, line) = finding(&finished, "runtime directory");
         assert!(state == "problem" && line.contains(says), "{line}");
-        // The others are checked all the same.
+        // The other checks still run.
         assert_eq!(finding(&finished, "programs").0, "ok", "{finished:?}");
     }
-    // A path that is too long for a socket.
+    // This path is too long for a socket.
     let long = runtime(&"x".repeat(80));
     let finished = Program::run(&mut doctor(&long, &[]), "");
     let (state, line) = finding(&finished, "Unix sockets");
     assert!(state == "problem" && line.contains("short path"), "{line}");
-    // A directory in which the user may not write. Root may write anywhere.
+    // The user may not write in this directory, unless the user is root.
     let closed = runtime("closed");
     open(&closed, 0o555).unwrap();
     let mut command = doctor(&closed, &[]);
@@ -108,7 +108,7 @@ fn an_unusable_runtime_directory_is_a_problem() {
     assert!(state == "problem" && line.contains("cannot create"), "{line}");
 }
 
-/// Runs it in a shell that lowers a limit first.
+/// Runs `tieline doctor` in a shell that first lowers a limit.
 fn limited(limit: &str) -> Finished {
     let runtime = tempfile::tempdir().unwrap();
     let script = format!("{limit} && exec \"$0\" doctor");
@@ -125,7 +125,7 @@ fn low_limits_are_found_without_a_crash() {
     assert_eq!(few.code, Some(0), "{few:?}");
     let soft = limited("ulimit -S -n 200");
     assert!(finding(&soft, "open files").1.contains("raise it with ulimit -n"), "{soft:?}");
-    // Too few to start anything: what needs descriptors is not checked.
+    // With so few descriptors nothing can be started, so the checks that need descriptors are skipped.
     let none = limited("ulimit -n 8");
     assert_eq!(none.code, Some(1), "{none:?}");
     assert_eq!(finding(&none, "open files").0, "problem");

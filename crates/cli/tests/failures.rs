@@ -1,4 +1,4 @@
-//! A program that fails: how its client, and the log of its server, say so.
+//! Tests of how the failure of a program is reported to its client and in the log of its server.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use support::site::{Site, TOKEN, status_of};
 use support::{Finished, Program, Serve, Talk, request, sh, tieline};
 
-/// Reads a line, complains and exits.
+/// A script that reads a line, writes to stderr and fails.
 const FAILS: &str =
     "read line; echo 'first \"words\"' >&2; printf '  last \\033[1mwords\n' >&2; exit 3";
 
 #[test]
-fn every_web_client_is_told_that_the_program_failed_and_how() {
+fn every_web_client_learns_how_the_program_failed() {
     let site = Site::start(&sh(FAILS));
     for endpoint in [site.web_socket(), format!("{}/sse", site.endpoint)] {
         let finished = Program::run(&mut site.connect(&endpoint), "hello\n");
@@ -41,7 +41,7 @@ fn every_web_client_is_told_that_the_program_failed_and_how() {
         },
     });
     assert_eq!((&answer["id"], &answer["error"]), (&json!(1), &expected));
-    // An EventSource, whose session the server keeps.
+    // An EventSource reads the end of a session that the server keeps.
     let curl = |url: &str| {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--no-buffer", "--max-time", "60", url]);
@@ -63,7 +63,8 @@ fn every_web_client_is_told_that_the_program_failed_and_how() {
     site.stop();
 }
 
-/// Runs `tieline ARGS exec:sh -c FAILS` with a line of input. `call` gets a method.
+/// Runs `tieline ARGS` with the endpoint of a failing program and a line of input. A method is added for
+/// `call`.
 fn fails(args: &[&str]) -> Finished {
     let endpoint = json!(["sh", "-c", FAILS]);
     let mut command = tieline(args);
@@ -80,7 +81,7 @@ const LAST_LINES: &str =
     "  last lines on stderr:\n    first \"words\"\n      last \\u001b[1mwords\n";
 
 #[test]
-fn error_of_a_failed_program_has_its_status_and_its_last_lines() {
+fn the_error_of_a_failed_program_has_its_status_and_its_last_lines() {
     for args in [
         &["connect", "--stderr", "off"][..],
         &["connect", "--quiet"],
@@ -99,7 +100,7 @@ fn error_of_a_failed_program_has_its_status_and_its_last_lines() {
 }
 
 #[test]
-fn stderr_of_a_program_is_logged_unless_it_is_a_terminal_or_passed_on_as_it_is() {
+fn stderr_of_a_program_is_logged_unless_it_goes_to_a_terminal_or_is_passed_on_unchanged() {
     for args in [&["connect"][..], &["connect", "--stderr", "log"], &["call"]] {
         let stderr = fails(args).stderr;
         assert!(stderr.contains(" INFO first \"words\" child=sh pid="), "{stderr}");
@@ -111,14 +112,14 @@ fn stderr_of_a_program_is_logged_unless_it_is_a_terminal_or_passed_on_as_it_is()
     for args in [&["connect", "-q"][..], &["call"], &["bridge", "stdio:"]] {
         let stderr = fails(&[args, &["--stderr", "passthrough"]].concat()).stderr;
         let error = stderr.strip_prefix("first \"words\"\n  last \u{1b}[1mwords\n").unwrap();
-        // The lines are not shown again.
+        // The error does not repeat the lines.
         assert!(error.ends_with("ended with exit status: 3\n"), "{stderr}");
         assert_eq!(error.lines().count(), 1, "{stderr}");
     }
 }
 
 #[test]
-fn lines_of_several_programs_have_their_names_in_front() {
+fn lines_of_several_programs_begin_with_their_names() {
     let script = "echo begun >&2; read line; echo ended >&2";
     let serve = Serve::start([&["--stderr", "passthrough"], &sh(script)[..]].concat());
     let mut first = serve.client();
@@ -127,13 +128,14 @@ fn lines_of_several_programs_have_their_names_in_front() {
     serve.program.wait_stderr("]: begun\n");
     second.send("go on");
     serve.program.wait_stderr("]: ended\n");
-    // When the names end is not asserted: that the second program is gone is counted a moment later.
+    // The test does not check when the names disappear, because the end of the second program is noticed
+    // a moment later.
     first.send("go on");
     serve.program.wait_stderr_times("ended\n", 2);
 }
 
 #[test]
-fn quiet_server_logs_failures_of_programs_with_their_last_lines_and_nothing_else() {
+fn a_quiet_server_logs_only_failures_of_programs_with_their_last_lines() {
     let serve = Serve::start([&["--quiet"], &sh(FAILS)[..]].concat());
     let mut client = serve.client();
     client.send("hello");
@@ -150,7 +152,7 @@ fn quiet_server_logs_failures_of_programs_with_their_last_lines_and_nothing_else
 }
 
 #[test]
-fn quiet_server_logs_that_its_program_is_restarted() {
+fn a_quiet_server_logs_that_its_program_is_restarted() {
     let options = ["--quiet", "--restart", "on-failure"];
     let serve = Serve::start([&options, &sh(FAILS)[..]].concat());
     let mut client = serve.client();

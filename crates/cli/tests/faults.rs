@@ -1,5 +1,5 @@
-//! Clients of `tieline serve` that violate their protocol: answers to their earlier messages arrive, and then
-//! the line ends with the reason.
+//! Tests of `tieline serve` with clients that violate their protocol. The answers to their earlier
+//! messages arrive, and then the line ends with the reason.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -43,7 +43,7 @@ fn frame(first: u8, payload: &str) -> Vec<u8> {
     [&[first, 0x80 | length, 0, 0, 0, 0], payload.as_bytes()].concat()
 }
 
-/// Reads a frame of the server.
+/// Reads a frame from the server. Returns its first byte and its payload.
 fn next(stream: &mut TcpStream) -> (u8, Vec<u8>) {
     let mut head = [0; 2];
     stream.read_exact(&mut head).unwrap();
@@ -54,15 +54,15 @@ fn next(stream: &mut TcpStream) -> (u8, Vec<u8>) {
 
 const TEXT: u8 = 0x81;
 
-/// The cases of Autobahn's suite that send a message before a violation: 3.2 to 3.4, 4.1.3 to 4.1.5, 4.2.3 to
-/// 4.2.5 and 5.15, at once and byte by byte.
+/// Runs the cases of Autobahn's test suite that send a message before a violation: 3.2 to 3.4, 4.1.3 to
+/// 4.1.5, 4.2.3 to 4.2.5 and 5.15. They are sent at once, and byte by byte.
 #[test]
 fn a_web_socket_receives_the_echo_before_the_close_code_of_its_violation() {
     let site = Site::start(&["--framing", "length-prefix", "--", "cat"]);
     let hello = "Hello, world!";
     let reserved = [0x40, 0x20, 0x10].map(|bits| frame(TEXT | bits, hello));
     let opcodes = [3, 4, 5, 11, 12, 13].map(|code| frame(0x80 | code, ""));
-    // A message of two fragments, followed by a continuation frame without a message.
+    // This is a message of two fragments, followed by a continuation frame that belongs to no message.
     let stray = [frame(0x00, "three"), frame(TEXT, "four")].concat();
     let whole = [frame(0x01, "one"), frame(0x80, "two")].concat();
     let mut cases: Vec<_> =
@@ -75,7 +75,7 @@ fn a_web_socket_receives_the_echo_before_the_close_code_of_its_violation() {
             let ping = frame(0x89, "");
             let bytes = [&message[..], &violation, &ping].concat();
             for piece in bytes.chunks(piece) {
-                // The server may close before all of it is sent.
+                // The server may close the connection before everything is sent.
                 let _ = stream.write_all(piece);
             }
             assert_eq!(next(&mut stream), (TEXT, echo.into()), "{violation:02x?}");
@@ -92,7 +92,7 @@ fn a_web_socket_receives_the_echo_before_the_close_code_of_its_violation() {
 }
 
 #[test]
-fn violation_after_the_end_of_input_is_logged_as_a_fault() {
+fn a_violation_after_the_end_of_input_is_logged_as_a_fault() {
     let site = Site::start(&["--", "sleep", "1000"]);
     let mut stream = web_socket_with(&site, "Sec-WebSocket-Extensions: tieline-half-close\r\n");
     stream.write_all(&[frame(0x8b, ""), frame(TEXT, "too late")].concat()).unwrap();
@@ -105,7 +105,7 @@ fn violation_after_the_end_of_input_is_logged_as_a_fault() {
     assert!(said.contains(fault), "{said}");
 }
 
-/// The server waits for the program's answer.
+/// The server waits for the program's answer after the client has ended its input.
 #[test]
 fn a_program_may_answer_after_the_end_of_its_input() {
     let script = "read one; read end; echo \"after all: $one\"";
@@ -128,14 +128,14 @@ fn a_unix_client_receives_the_echo_before_its_line_ends() {
         let listen = format!("{framing}+");
         let serve = Serve::in_framings(&[&listen], ["--framing", framing, "--", "cat"]);
         let mut client = UnixStream::connect(serve.path()).unwrap();
-        // More than the server reads: the client must still receive its answer.
+        // The server does not read all of these bytes, but the client must still receive its answer.
         let bytes = [message, violation, &[b'x'; 100_000]].concat();
         let mut writer = client.try_clone().unwrap();
         let writing = std::thread::spawn(move || _ = writer.write_all(&bytes));
         let mut heard = vec![0; message.len()];
         client.read_exact(&mut heard).unwrap();
         assert_eq!(heard, message, "{framing}");
-        // It may end with a reset, because not everything was read.
+        // The connection may end with a reset, because the server has not read everything.
         let mut rest = Vec::new();
         let _ = client.read_to_end(&mut rest);
         assert!(rest.is_empty(), "{framing}: {rest:?}");

@@ -1,4 +1,4 @@
-//! Foreign pages in a real Chromium try to reach `tieline serve`.
+//! Tests of `tieline serve` with foreign pages in a real Chromium that try to reach it.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -10,8 +10,9 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use serde_json::json;
 use support::{Browser, CONNECTED, WEB_TOKEN, WebSite};
 
-/// Tries every way in which a page can reach a server, and returns the results: WebSockets with three kinds
-/// of subprotocols, an EventSource, and POST with and without a preflight request.
+/// A script that tries every way in which a page can reach a server, and returns the results. It opens
+/// WebSockets with three kinds of subprotocols and an EventSource, and sends POST requests with and
+/// without a preflight request.
 const REACH: &str = r#"
     const socket = (protocols) => new Promise((resolve) => {
         const it = new WebSocket(URL.replace("http", "ws") + "/ws", protocols);
@@ -81,7 +82,8 @@ fn loopback(last: u8, port: u16) -> SocketAddr {
     (Ipv4Addr::new(127, 0, 0, last), port).into()
 }
 
-/// The page is on the same host, so the browser sends the cookie: only the origin distinguishes it.
+/// The page is on the same host, so the browser sends the cookie, and only the origin shows that the
+/// page is foreign.
 #[test]
 fn a_page_of_a_foreign_origin_starts_no_program() {
     let site = WebSite::start(&[], &["cat"]);
@@ -96,7 +98,7 @@ fn a_page_of_a_foreign_origin_starts_no_program() {
         assert_eq!(reached, json!([1006, 1006, 1006, "closed", "failed", "failed", "failed"]));
     }
     site.serve.program.wait_stderr_times("--allow-origin", 14);
-    // Only the client of the server's own page.
+    // The only client is that of the server's own page.
     site.wait_clients(1);
     browser.stop();
     site.stop();
@@ -135,7 +137,7 @@ fn a_page_of_an_allowed_origin_is_admitted_with_cookie_or_token() {
     browser.wait(CONNECTED);
     browser.open(&format!("{origin}/page"));
     assert_eq!(browser.run(&echo("[]")), "hello");
-    // Also with events and POST: an EventSource can authenticate only with the cookie.
+    // The page also uses events and POST. An EventSource can authenticate only with the cookie.
     let events = |url: &str| {
         let url = json!(url);
         format!(
@@ -158,7 +160,7 @@ fn a_page_of_an_allowed_origin_is_admitted_with_cookie_or_token() {
         site.url()
     );
     assert_eq!(browser.run(&call), 400);
-    // The same server under another name is another origin.
+    // The same server under another host name is another origin.
     browser.open(&format!("http://localhost:{port}/page"));
     assert_eq!(browser.run(&echo(&with_token)), 1006);
     assert_eq!(browser.run(&events(site.url())), "closed");
@@ -167,12 +169,13 @@ fn a_page_of_an_allowed_origin_is_admitted_with_cookie_or_token() {
     site.stop();
 }
 
-/// DNS rebinding: a foreign name first leads to a foreign page and then to this server, which to the browser is
-/// one origin. The server requires no token.
+/// This is DNS rebinding: a foreign name first resolves to a server with a foreign page and then to this
+/// server, and to the browser both are the same origin. The server requires no token.
 #[test]
 fn a_rebound_dns_name_is_refused() {
     let site = WebSite::start(&["--allow-unauthenticated-web"], &["cat"]);
-    // The same port on another address; all requests but the one for its page are forwarded.
+    // The foreign server uses the same port on another address, and forwards all requests except the one
+    // for its page.
     let port = foreign(loopback(2, site.address.port()), Some(site.address));
     let rules = "--host-resolver-rules=MAP evil.example 127.0.0.2, MAP here.example 127.0.0.1";
     let mut browser = Browser::start(&[rules]);
@@ -184,7 +187,7 @@ fn a_rebound_dns_name_is_refused() {
     assert_eq!(browser.open(&format!("http://here.example:{port}/")), 403);
     site.serve.program.wait_stderr_times("unrecognized Host header", 9);
     assert_eq!(site.clients(), 0);
-    // Under its own name it accepts every client, as configured.
+    // Under its own name, the server accepts every client, as configured.
     assert_eq!(browser.open(site.url()), 200);
     browser.wait(CONNECTED);
     site.wait_clients(1);

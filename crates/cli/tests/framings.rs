@@ -1,4 +1,5 @@
-//! Clients and programs with different framings: both get an error, or the server detects the framing.
+//! Tests of clients and programs with different framings: both get an error, or the server detects the
+//! framing.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -21,7 +22,7 @@ fn next(client: &mut Client) -> String {
 }
 
 #[test]
-fn content_length_client_on_a_lines_socket_gets_an_error_in_its_own_framing() {
+fn a_content_length_client_on_a_lines_socket_gets_an_error_in_its_own_framing() {
     for framing in ["", "lines+"] {
         let serve = Serve::in_framings(&[framing], ["--", "cat"]);
         let mut client = serve.client();
@@ -36,7 +37,7 @@ fn content_length_client_on_a_lines_socket_gets_an_error_in_its_own_framing() {
         assert_eq!(client.rest(), b"");
         serve.program.wait_stderr("sends Content-Length headers");
         serve.program.wait_stderr("--listen content-length+unix:PATH");
-        // The same, byte by byte.
+        // The same request is sent byte by byte.
         let mut slow = serve.client();
         for byte in with_length(REQUEST).bytes() {
             slow.send_raw(&[byte]);
@@ -48,7 +49,7 @@ fn content_length_client_on_a_lines_socket_gets_an_error_in_its_own_framing() {
 }
 
 #[test]
-fn lines_client_on_a_content_length_socket_gets_an_error() {
+fn a_lines_client_on_a_content_length_socket_gets_an_error() {
     for dialect in [&[][..], &["--dialect", "mcp"]] {
         let serve = Serve::in_framings(&["content-length+"], [dialect, &["--", "cat"]].concat());
         let mut client = serve.client();
@@ -71,7 +72,7 @@ fn lines_client_on_a_content_length_socket_gets_an_error() {
 }
 
 #[test]
-fn program_that_sends_lines_instead_of_content_length_is_named() {
+fn the_error_names_a_program_that_sends_lines_instead_of_content_length() {
     let program = "content-length+exec:echo {}";
     let finished = Program::run(&mut tieline(["connect", program]), "");
     assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
@@ -79,7 +80,7 @@ fn program_that_sends_lines_instead_of_content_length_is_named() {
 }
 
 #[test]
-fn socket_of_a_content_length_program_detects_the_framing_of_its_client() {
+fn the_socket_of_a_content_length_program_detects_the_framing_of_its_client() {
     let serve = Serve::start(["--framing", "content-length", "--", "cat"]);
     let (mut one, mut other) = (serve.client(), serve.client());
     one.send_raw(with_length("{\n\"a\":1}").as_bytes());
@@ -97,7 +98,7 @@ fn socket_of_a_content_length_program_detects_the_framing_of_its_client() {
 }
 
 #[test]
-fn program_that_sends_content_length_instead_of_lines_is_named() {
+fn the_error_names_a_program_that_sends_content_length_instead_of_lines() {
     let script = "printf 'Content-Length: 2\\r\\n\\r\\n{}'";
     let finished = Program::run(&mut tieline(["connect", &format!("exec:sh -c \"{script}\"")]), "");
     assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
@@ -108,7 +109,7 @@ fn program_that_sends_content_length_instead_of_lines_is_named() {
 }
 
 #[test]
-fn plain_client_on_a_session_socket_gets_a_hint() {
+fn a_plain_client_on_a_session_socket_gets_a_hint() {
     let serve = Serve::start(["--resume", "--", "cat"]);
     let plain = format!("unix:{}", serve.path().display());
     for framing in ["", "lines+", "content-length+", "length-prefix+"] {

@@ -1,4 +1,5 @@
-//! `connect` over the web: the end of its input reaches the program, and its answers still arrive.
+//! Tests of `connect` over the web: the end of its input reaches the program, and the answers still
+//! arrive.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -26,11 +27,11 @@ fn ends(command: &mut Command, input: &str, code: i32, stdout: &str) -> Finished
 }
 
 #[test]
-fn program_that_answers_only_at_the_end_of_its_input_is_heard() {
+fn answers_of_a_program_that_waits_for_the_end_of_its_input_arrive() {
     let (site, endpoints) = server("sort");
     for endpoint in &endpoints {
         ends(&mut site.connect(endpoint), "c\na\nb\n", 0, "a\nb\nc\n");
-        // More than one POST or one buffer holds.
+        // The input is longer than one POST request or one buffer.
         let lines: Vec<_> = (0..20_000).map(|number| format!("line {number:06}\n")).collect();
         let reversed: String = lines.iter().rev().map(String::as_str).collect();
         ends(&mut site.connect(endpoint), &reversed, 0, &lines.concat());
@@ -41,9 +42,9 @@ fn program_that_answers_only_at_the_end_of_its_input_is_heard() {
     site.stop();
 }
 
-/// The echo of a request is not a response to it, which would otherwise be awaited without a limit.
+/// The echo of a request is not a response to it, so the wait for a response ends only with the program.
 #[test]
-fn request_that_stays_unanswered_ends_with_the_program() {
+fn the_wait_for_a_response_ends_with_the_program() {
     let (site, endpoints) = server("cat");
     let request = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"m\"}\n";
     for endpoint in &endpoints {
@@ -54,7 +55,7 @@ fn request_that_stays_unanswered_ends_with_the_program() {
 }
 
 #[test]
-fn text_without_an_answer_ends_with_the_program() {
+fn the_wait_after_text_without_an_answer_ends_with_the_program() {
     let (site, endpoints) = server("cat >/dev/null");
     for endpoint in &endpoints {
         let finished = ends(&mut site.connect(endpoint), "one\ntwo\n", 0, "");
@@ -65,7 +66,7 @@ fn text_without_an_answer_ends_with_the_program() {
 }
 
 #[test]
-fn program_that_goes_on_after_the_end_of_its_input_is_heard() {
+fn output_that_a_program_writes_after_the_end_of_its_input_arrives() {
     let directory = tempfile::tempdir().unwrap();
     let gate = directory.path().join("gate");
     let script =
@@ -83,9 +84,10 @@ fn program_that_goes_on_after_the_end_of_its_input_is_heard() {
     site.stop();
 }
 
-/// Longer than a program that is being stopped may go on after the end of its input.
+/// The program runs longer after the end of its input than a program that is being stopped is allowed
+/// to.
 #[test]
-fn program_that_goes_on_for_long_after_the_end_of_its_input_is_heard() {
+fn output_that_a_program_writes_long_after_the_end_of_its_input_arrives() {
     let (site, endpoints) = server("cat; sleep 4; echo done");
     for endpoint in &endpoints {
         ends(&mut site.connect(endpoint), "hello\n", 0, "hello\ndone\n");
@@ -94,7 +96,7 @@ fn program_that_goes_on_for_long_after_the_end_of_its_input_is_heard() {
 }
 
 #[test]
-fn program_that_fails_after_the_end_of_its_input_is_reported() {
+fn a_failure_of_the_program_after_the_end_of_its_input_is_reported() {
     let (site, endpoints) = server("cat; exit 3");
     for endpoint in &endpoints {
         let finished = ends(&mut site.connect(endpoint), "hello\n", 1, "hello\n");
@@ -104,7 +106,7 @@ fn program_that_fails_after_the_end_of_its_input_is_reported() {
 }
 
 #[test]
-fn client_that_dies_after_the_end_of_its_input_ends_the_program() {
+fn a_client_killed_after_the_end_of_its_input_ends_the_program() {
     let (site, endpoints) = server("cat; echo begun; sleep 1000");
     for endpoint in &endpoints {
         let mut client = Program::start(&mut site.connect(endpoint));
@@ -118,7 +120,7 @@ fn client_that_dies_after_the_end_of_its_input_ends_the_program() {
 }
 
 #[test]
-fn client_without_token_and_input_hears_a_program_that_speaks_first() {
+fn a_client_without_token_and_input_receives_output_of_a_program_that_writes_first() {
     let mut command = tieline(["serve", "--listen", "http://127.0.0.1:0"]);
     command.arg("--allow-unauthenticated-web").args(sh("echo '\"welcome\"'; exec cat"));
     let site = Site::of(&mut command);
@@ -130,7 +132,7 @@ fn client_without_token_and_input_hears_a_program_that_speaks_first() {
 }
 
 #[test]
-fn end_of_input_passes_a_proxy_with_a_path_prefix() {
+fn the_end_of_input_passes_through_a_proxy_with_a_path_prefix() {
     let prefix = Prefix::new("/agents/one/");
     let url = prefix.url();
     let (_, authority) = url.split_once("//").unwrap();

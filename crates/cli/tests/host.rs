@@ -1,5 +1,5 @@
-//! When the process that started tieline is killed, tieline and its program end, although the program
-//! ignores the end of its input and writes nothing.
+//! Tests that tieline and its program end when the process that started tieline is killed, although the
+//! program ignores the end of its input and writes nothing.
 #![cfg(target_os = "linux")]
 #![allow(clippy::incompatible_msrv, reason = "only what is published builds with the oldest Rust")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -26,11 +26,11 @@ struct Hosted {
     from: Option<BufReader<Box<dyn Read>>>,
 }
 
-/// What a host may pass as stdin and stdout.
+/// The kinds of descriptors that a host may pass as stdin and stdout.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Pipes,
-    /// A socket pair for each, as Node.js does.
+    /// A socket pair for each of them, which Node.js passes.
     Sockets,
     Terminal,
 }
@@ -68,7 +68,8 @@ impl Hosted {
         Self { child, to: Some(to), from: Some(BufReader::new(from)) }
     }
 
-    /// Returns the next line that is a number, because a terminal echoes its input.
+    /// Returns the next line that is a number. Other lines are skipped, because a terminal echoes its
+    /// input.
     fn pid(&mut self) -> u32 {
         let mut line = String::new();
         loop {
@@ -136,7 +137,7 @@ fn connect_to_a_server_ends_with_its_host() {
     serve.stop();
 }
 
-/// With a real host, a shell that holds the other ends and is killed.
+/// The host is a shell that holds the other ends of stdin and stdout, and is killed.
 #[test]
 fn connect_ends_when_its_host_is_killed() {
     let directory = tempfile::tempdir().unwrap();
@@ -182,7 +183,7 @@ fn call_ends_when_its_stdout_is_closed() {
     }
 }
 
-/// stdin and stdout are held open, so only the option can end it.
+/// The test keeps stdin and stdout open, so only the option can end the command.
 #[test]
 fn with_parent_ends_with_the_given_process() {
     let run = |args: &[&str]| {
@@ -206,13 +207,13 @@ fn with_parent_ends_with_the_given_process() {
 #[test]
 fn with_parent_watches_the_parent_by_default_and_notices_an_ended_process() {
     let directory = tempfile::tempdir().unwrap();
-    // The shell is the parent, and exits after the program's first line.
+    // The shell is the parent process, and exits after the program's first line.
     let script = format!(
         "mkfifo out; {} connect --with-parent {} 2>err >out & read -r line <out; echo $! $line",
         env!("CARGO_BIN_EXE_tieline"),
         quoted(&deaf()),
     );
-    // Keep stdin open: a shell would give a background process an empty one.
+    // stdin is kept open explicitly, because a shell gives a background process an empty stdin.
     let script = format!("exec 3<&0; {}", script.replace("2>err", "2>err <&3"));
     let mut command = Command::new("sh");
     command.args(["-c", &script]).current_dir(directory.path());

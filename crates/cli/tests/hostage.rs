@@ -1,4 +1,4 @@
-//! Programs, clients and readers that do not cooperate cannot delay the exit.
+//! Tests that programs, clients and readers that do not cooperate cannot delay the exit.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -44,7 +44,7 @@ fn a_signal_ends_a_call_that_reads_parameters() {
         let mut command = tieline(["call", "exec:cat", "m", "-"]);
         let mut call = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdin = call.stdin.take();
-        // It handles signals before it starts its reading thread.
+        // `call` handles signals before it starts its reading thread.
         let tasks = format!("/proc/{}/task", call.id());
         until("it reads", || std::fs::read_dir(&tasks).is_ok_and(|tasks| tasks.count() > 1));
         signal(&call, with);
@@ -77,8 +77,8 @@ fn a_tap_into_a_pipe_is_refused() {
 
 #[test]
 fn children_that_leave_their_group_end_with_their_line() {
-    // The program leads its own session, which it cannot leave. Its children can leave its group and the
-    // session.
+    // The program leads its own session, which it cannot leave. Its children can leave both its process
+    // group and its session.
     let leave = "
 import os, time
 for leave in (os.setpgrp, os.setsid):
@@ -99,8 +99,8 @@ time.sleep(1000)
 }
 
 #[test]
-fn messages_of_a_client_that_disconnected_still_arrive() {
-    // The program writes first, so that its output meets a client that has already disconnected.
+fn messages_of_a_disconnected_client_still_arrive() {
+    // The program writes output before it reads, and by then its client has usually disconnected.
     let directory = tempfile::tempdir().unwrap();
     let heard = directory.path().join("heard");
     let script =

@@ -1,4 +1,5 @@
-//! What `tieline` inherits from the process that started it, and what it passes on to its programs.
+//! Tests of the environment, signals, limits and descriptors that `tieline` inherits, and of those that
+//! it passes on to its programs.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -51,7 +52,7 @@ fn no_command_passes_the_token_to_a_program_or_its_guardian() {
     assert_has_no_token(&String::from_utf8(serve.client().rest()).unwrap());
     serve.stop();
 
-    // These two commands do not print the program's output, so it writes a file.
+    // These two commands do not print the program's output, so the program writes it to a file.
     let (script, left) = (directory.path().join("script"), directory.path().join("left"));
     executable::write(&script, &format!("#!/bin/sh\n({VARIABLES}) > {}\n", left.display()));
     let script = script.to_str().unwrap();
@@ -63,7 +64,7 @@ fn no_command_passes_the_token_to_a_program_or_its_guardian() {
     }
 }
 
-/// Reads and removes a file.
+/// Removes a file, and returns its content.
 fn taken(file: &Path) -> String {
     let text = fs::read_to_string(file).unwrap();
     fs::remove_file(file).unwrap();
@@ -82,7 +83,7 @@ fn serve_below(language: &[&str], script: &str, program: &str) -> Serve {
 }
 
 #[test]
-fn exit_statuses_are_known_although_the_parent_ignored_sigchld() {
+fn exit_statuses_are_known_even_if_the_parent_process_ignored_sigchld() {
     let program = "grep SigIgn /proc/self/status; echo $PPID; exit 7";
     let serve = serve_below(&["perl", "-e"], r#"$SIG{CHLD} = "IGNORE"; exec @ARGV"#, program);
     let mut client = serve.client();
@@ -96,7 +97,7 @@ fn exit_statuses_are_known_although_the_parent_ignored_sigchld() {
 }
 
 #[test]
-fn signals_that_the_parent_blocked_end_the_server() {
+fn signals_that_the_parent_process_blocked_still_end_the_server() {
     let block = "use POSIX; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGTERM, SIGINT, SIGHUP)); \
                  $SIG{$_} = 'DEFAULT' for qw(TERM INT HUP); exec @ARGV";
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
@@ -109,7 +110,7 @@ fn signals_that_the_parent_blocked_end_the_server() {
 }
 
 #[test]
-fn a_signal_that_the_parent_ignored_stays_ignored() {
+fn a_signal_that_the_parent_process_ignored_stays_ignored() {
     let ignored = [("INT", Signal::INT), ("HUP", Signal::HUP)];
     for (name, signal) in ignored {
         let script = format!(r#"trap "" {name}; exec "$@""#);
@@ -125,7 +126,7 @@ fn a_signal_that_the_parent_ignored_stays_ignored() {
 }
 
 #[test]
-fn a_program_starts_without_the_ignored_signals_of_the_c_library() {
+fn signals_that_the_c_library_ignores_are_not_ignored_in_programs() {
     let serve = Serve::start(sh("grep -E 'SigIgn|SigBlk' /proc/self/status"));
     let mut client = serve.client();
     let [blocked, ignored] = [client.line().unwrap(), client.line().unwrap()];
@@ -135,12 +136,12 @@ fn a_program_starts_without_the_ignored_signals_of_the_c_library() {
 }
 
 #[test]
-fn neither_a_program_nor_its_guardian_inherits_a_descriptor_of_our_parent() {
-    // The guardian has some descriptors of its own, none of which is the file.
+fn neither_a_program_nor_its_guardian_inherits_descriptors_of_the_parent_process() {
+    // The guardian has some descriptors of its own, but none of them refers to the file.
     let program = "ls /proc/self/fd | tr '\n' ' '; echo; readlink /proc/$PPID/fd/* | grep -c lock";
     let serve = serve_below(&["sh", "-c"], r#"exec 7>lock 8>lock; exec "$@""#, program);
     let mut client = serve.client();
-    // The fourth is the directory that is listed.
+    // Descriptor 3 is the directory that `ls` is reading.
     assert_eq!(client.line().as_deref(), Some("0 1 2 3 "));
     assert_eq!(client.line().as_deref(), Some("0"));
     serve.stop();
@@ -168,7 +169,7 @@ fn a_file_size_limit_fails_the_tap_and_not_the_server() {
         let mask = client.line().unwrap();
         assert_eq!(signals(&mask) & bit(Signal::XFSZ), 0, "not the default action: {mask}");
     }
-    // A large message is echoed, although it does not fit into the tap file.
+    // A large message is echoed, although the size limit keeps it out of the tap file.
     let large = "x".repeat(200_000);
     client.send(&large);
     assert_eq!(client.line().as_deref(), Some(&*large));
@@ -192,7 +193,7 @@ fn limits_that_are_too_small_are_explained() {
     ] {
         for args in [["connect", "exec:cat"], ["serve", "--no-status"]] {
             let mut command = Command::new("prlimit");
-            // The environment uses stack space.
+            // The environment is cleared, because it uses stack space.
             command.args([limit, program]).args(args).env_clear().current_dir("/");
             if is_root {
                 // The process limit does not apply to root.

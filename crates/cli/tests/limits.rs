@@ -1,4 +1,4 @@
-//! Servers that run out of descriptors, and memory of idle clients.
+//! Tests of servers that run out of descriptors, and of the memory that idle clients use.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -21,13 +21,13 @@ fn limit_descriptors(process: u32, most: u64) -> u64 {
 }
 
 #[test]
-fn without_descriptors_it_waits_without_spinning_and_then_serves_again() {
+fn a_server_without_descriptors_waits_without_spinning_and_then_serves_again() {
     let serve = Serve::start::<&str>([]);
     let pid = serve.program.pid();
     let mut early = serve.client();
     assert_eq!(early.call(&request(1, "add", json!([1, 1])))["result"], 2);
 
-    // From now on, no descriptor is free.
+    // After this, no descriptor is free.
     let before = limit_descriptors(pid, 3);
     let mut late: Vec<Client> = (0..20).map(|_| serve.client()).collect();
     for client in &mut late {
@@ -36,7 +36,7 @@ fn without_descriptors_it_waits_without_spinning_and_then_serves_again() {
     serve.program.wait_stderr("out of file descriptors or memory");
     serve.program.wait_stderr("retrying; raise the limit of open files (ulimit -n)");
 
-    // For two seconds, connected clients are served, and the server does not spin.
+    // For two seconds, the server serves its connected clients, and does not spin.
     let ticks = usage(pid).ticks;
     assert_eq!(early.call(&request(2, "sleep", json!([2000])))["result"]["slept"], 2000);
     for number in 0..100 {
@@ -66,7 +66,7 @@ fn a_web_server_without_descriptors_warns_once_and_then_serves_again() {
     let mut early = Program::start(&mut tieline(["connect", &format!("ws://{authority}/ws")]));
     assert_eq!(early.call(&request(1, "add", json!([1, 1])))["result"], 2);
 
-    // From now on, no descriptor is free.
+    // After this, no descriptor is free.
     let before = limit_descriptors(program.pid(), 3);
     let mut late: Vec<TcpStream> =
         (0..20).map(|_| TcpStream::connect(authority).unwrap()).collect();
@@ -75,7 +75,7 @@ fn a_web_server_without_descriptors_warns_once_and_then_serves_again() {
         stream.write_all(request.as_bytes()).unwrap();
     }
     program.wait_stderr("out of file descriptors or memory; retrying; raise the limit");
-    // For a second it retries, and does not warn again.
+    // For a second, the server retries, and does not warn again.
     assert_eq!(early.call(&request(2, "sleep", json!([1000])))["result"]["slept"], 1000);
     let complaints = program.stderr().matches("retrying").count();
     assert_eq!(complaints, 1, "more than one warning: {}", program.stderr());
@@ -133,10 +133,10 @@ fn a_server_survives_more_clients_than_descriptors() {
 }
 
 #[test]
-fn idle_clients_cost_little_memory() {
+fn idle_clients_use_little_memory() {
     let serve = Serve::start(["--", "cat"]);
     let mut clients: Vec<Client> = (0..100).map(|_| serve.client()).collect();
-    // Each has exchanged a large message, and is idle now.
+    // Each client exchanges a large message, and is then idle.
     let large = "x".repeat(1 << 20);
     for client in &mut clients {
         client.send(&large);

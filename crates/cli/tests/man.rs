@@ -1,4 +1,4 @@
-//! Manual pages: one for each command, with every option, and without warnings of groff.
+//! Tests that every command has a manual page with all its options, about which groff does not warn.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -16,7 +16,7 @@ fn help(line: &[&str]) -> String {
 fn option(line: &str) -> Option<&str> {
     let word = line.trim_start().split([' ', '=', '[', ',']).next()?;
     let long = line.split([' ', '=', '[', ',']).find(|word| word.starts_with("--"))?;
-    // A line of text may begin with an option, but has no value and more words.
+    // A line of text may also begin with an option, but more words follow there, and no value.
     let is_definition = line.starts_with("  ") && word.starts_with('-');
     let depth = line.len() - line.trim_start().len();
     (is_definition && depth <= 6).then_some(long.trim_end_matches('.'))
@@ -40,7 +40,7 @@ fn every_command_has_a_page_with_all_its_options() {
         let command = name.strip_prefix("tieline-");
         let help = help(&command.into_iter().chain(["--help"]).collect::<Vec<_>>());
         let mut groff = Command::new("groff");
-        // As wide as no line is, so that none is broken.
+        // The page is wider than any line, so that no line is broken.
         groff
             .args(["-ww", "-man", "-Tascii", "-P-cbou", "-rLL=400n"])
             .arg(directory.path().join(page));

@@ -1,4 +1,5 @@
-//! Every kind of message over every pair of lines: it arrives unchanged, or its loss is visible.
+//! Tests of every kind of message over every pair of lines: the message arrives unchanged, or its loss
+//! is visible.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -61,7 +62,7 @@ fn passed(message: &[u8], from: Line, to: Line) -> Option<Vec<u8>> {
     (!is_refused).then(|| message.to_vec())
 }
 
-/// Returns whether both are the same bytes or the same JSON.
+/// Returns whether both messages are the same bytes or the same JSON.
 fn is_same(one: &[u8], other: &[u8]) -> bool {
     let value = |text| serde_json::from_slice::<Value>(text).ok();
     one == other || value(one).is_some_and(|one| value(other) == Some(one))
@@ -108,7 +109,7 @@ struct Ended {
 
 /// Sends messages through `tieline bridge`, ends the input after `expected` answers, and reads the rest.
 fn exchange(endpoint: &str, messages: &[Vec<u8>], expected: usize) -> Ended {
-    // Ends a client that hangs, which fails the test.
+    // `timeout` ends a client that hangs, and the test then fails.
     let mut bridge = Command::new("timeout");
     bridge.args(["300", env!("CARGO_BIN_EXE_tieline"), "bridge", "length-prefix+stdio:", endpoint]);
     bridge.env("TIELINE_TOKEN", TOKEN);
@@ -185,10 +186,11 @@ impl Server {
     }
 }
 
-/// Returns the echo of a message after it has passed client, server and program in both directions.
+/// Returns the echo of a message that has passed through the client, the server and the program in both
+/// directions.
 fn echoed(message: &[u8], line: Line, program: Line) -> Option<Vec<u8>> {
     if line == WebSocket && program != LengthPrefix && message.trim_ascii().is_empty() {
-        // For a program with lines it is a blank line, which is not a message.
+        // In lines framing it is a blank line, which is not a message.
         return None;
     }
     let hops = [(LengthPrefix, line), (line, program), (program, line), (line, LengthPrefix)];
@@ -229,7 +231,7 @@ fn every_message_arrives_over_every_pair_of_lines_or_its_loss_is_visible() {
 }
 
 #[test]
-fn session_ends_with_an_error_that_names_the_message_it_cannot_pass_on() {
+fn a_session_ends_with_an_error_that_names_the_message_that_cannot_be_passed_on() {
     let server = Server::start(Lines);
     server.each(|line, endpoint| {
         if line != Session {
@@ -237,7 +239,7 @@ fn session_ends_with_an_error_that_names_the_message_it_cannot_pass_on() {
         }
         for bad in [&b""[..], b" \t ", b"two\nlines"].map(<[u8]>::to_vec) {
             let good = b"{\"first\":1}".to_vec();
-            // The first one may or may not come back before the session ends.
+            // The echo of the first message may or may not arrive before the session ends.
             let ended = exchange(endpoint, &[good.clone(), bad.clone(), good.clone()], 3);
             let what = format!("{} over {endpoint}: {}", bad.escape_ascii(), ended.stderr);
             assert_eq!(ended.code, Some(1), "{what}");
@@ -279,7 +281,7 @@ fn messages_up_to_the_limit_arrive_and_one_above_it_is_lost_visibly() {
 }
 
 #[test]
-fn client_is_answered_where_the_dialect_is_known_and_its_session_goes_on() {
+fn with_a_dialect_the_client_gets_an_error_response_and_its_session_continues() {
     let directory = tempfile::tempdir().unwrap();
     let socket = format!("resume+unix:{}", directory.path().join("s").display());
     let serve = ["serve", "--no-status", "--dialect", "strict", "--listen", &socket, "--", "cat"];
@@ -304,9 +306,9 @@ fn client_is_answered_where_the_dialect_is_known_and_its_session_goes_on() {
     serve.wait();
 }
 
-/// Messages of the program, over a session to a client with lines.
+/// The program's messages go through a session to a client with lines framing.
 #[test]
-fn client_of_a_session_ends_with_an_error_for_what_its_own_line_cannot_carry() {
+fn a_session_client_ends_with_an_error_if_its_own_framing_cannot_carry_a_message() {
     let directory = tempfile::tempdir().unwrap();
     for (bad, why) in [("", "empty"), ("  ", "empty"), ("two\nlines", "not JSON")] {
         let file = directory.path().join("said");
@@ -324,8 +326,8 @@ fn client_of_a_session_ends_with_an_error_for_what_its_own_line_cannot_carry() {
         let named = format!("message 2 of the session ({} bytes) cannot be passed on", bad.len());
         assert!(finished.stderr.contains(&named), "{finished:?}");
         assert!(finished.stderr.contains(why), "{finished:?}");
-        // The server learns it from the client's last frame or, if the connection broke first, when the
-        // session expires.
+        // The server learns of the error from the client's last frame. If the connection breaks before
+        // that, the session expires.
         until("the server logs the end of the session", || {
             let said = serve.stderr();
             said.contains(&named) || said.contains("a session has expired")

@@ -1,4 +1,4 @@
-//! `/mcp`: MCP clients over HTTP, with a program on stdio for each session.
+//! Tests of `/mcp`: MCP clients over HTTP, with a program on stdio for each session.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -14,7 +14,8 @@ use support::{LIMIT, Program, children_of, mcp_sdk, server_everything, tieline, 
 
 const ACCEPT: &str = "Accept: application/json, text/event-stream\r\n";
 
-/// An MCP server in a few lines. It answers `ping`, exits on `exit`, and answers `slow` when it gets `go`.
+/// An MCP server in a few lines. It answers `ping`, exits on `exit`, and answers `slow` after it has
+/// received `go`.
 const SERVER: &str = r#"
     while read -r line; do
         case $line in
@@ -42,7 +43,7 @@ fn site(args: &[&str]) -> Site {
     Site::start(&[args, &["--", "sh", "-c", SERVER]].concat())
 }
 
-/// Returns a POST with this body.
+/// Returns a POST request with this body.
 fn post_with(headers: &str, body: &str) -> String {
     let length = body.len();
     format!(
@@ -91,7 +92,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// A response that is read as it arrives.
+/// A response that is read while it arrives.
 struct Stream {
     socket: TcpStream,
     text: String,
@@ -115,9 +116,10 @@ fn wait_none_left(site: &Site) {
     until("the program has ended", || children_of(site.program.pid()).is_empty());
 }
 
-/// The official client with `server-everything`: calls, progress, sampling, and many calls at once.
+/// The official client uses `server-everything`: it tests calls, progress, sampling, and many calls at
+/// once.
 #[test]
-fn typescript_client_uses_a_server_through_http() {
+fn the_typescript_client_uses_a_server_through_http() {
     let serve = server_everything();
     let site = Site::start(&[&["--"][..], &serve.each_ref().map(|it| &**it)].concat());
     let script = format!(
@@ -157,7 +159,7 @@ fn typescript_client_uses_a_server_through_http() {
 }
 
 #[test]
-fn each_request_gets_the_status_that_the_specification_lists() {
+fn each_request_gets_the_status_that_the_specification_requires() {
     let site = site(&[]);
     let session = Session::open(&site);
     let ping = request(1, "ping");
@@ -220,7 +222,7 @@ fn each_request_gets_the_status_that_the_specification_lists() {
 }
 
 #[test]
-fn session_belongs_to_the_client_that_opened_it() {
+fn a_session_belongs_to_the_client_that_opened_it() {
     let site = site(&[]);
     let session = Session::open(&site);
     let stderr = site.program.stderr();
@@ -237,9 +239,9 @@ fn session_belongs_to_the_client_that_opened_it() {
     site.stop();
 }
 
-/// A client never knows the id of such a session, so it could not end it.
+/// The client never learns the ID of such a session, so it could not end the session.
 #[test]
-fn refused_or_abandoned_initialization_leaves_no_program() {
+fn a_refused_or_abandoned_initialization_leaves_no_program() {
     let site = Site::start(&["--", "sh", "-c", "read -r line; exec sleep 1000"]);
     let headers = bearer() + ACCEPT;
     let wrong = format!("{headers}MCP-Protocol-Version: 1\r\n");
@@ -256,7 +258,7 @@ fn refused_or_abandoned_initialization_leaves_no_program() {
 }
 
 #[test]
-fn call_in_flight_is_answered_when_its_program_exits() {
+fn a_call_in_flight_is_answered_when_its_program_exits() {
     let site = site(&[]);
     let session = Session::open(&site);
     let answer = session.post(&request(7, "exit"));
@@ -269,7 +271,7 @@ fn call_in_flight_is_answered_when_its_program_exits() {
 }
 
 #[test]
-fn stream_is_resumed_on_a_new_connection() {
+fn a_stream_is_resumed_on_a_new_connection() {
     let site = site(&[]);
     let session = Session::open(&site);
     let mut stream = session.stream(&post_with(&session.headers, &request(5, "slow")));
@@ -287,7 +289,7 @@ fn stream_is_resumed_on_a_new_connection() {
 }
 
 #[test]
-fn mcp_is_served_unless_the_program_speaks_something_else() {
+fn mcp_is_served_unless_the_program_uses_another_framing_or_dialect() {
     for (args, is_served) in [
         (&[][..], true),
         (&["--dialect", "mcp"], true),
@@ -305,7 +307,7 @@ fn mcp_is_served_unless_the_program_speaks_something_else() {
     }
 }
 
-/// A person pastes the printed configuration into a client.
+/// The printed configuration can be pasted into a client.
 #[test]
 fn printed_configuration_works() {
     let mut command =

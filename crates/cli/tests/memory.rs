@@ -1,4 +1,4 @@
-//! `tieline serve --max-memory`: what many clients together can make the server hold.
+//! Tests of `tieline serve --max-memory`, which limits the memory that all clients use together.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -32,7 +32,7 @@ fn event_source(site: &Site) -> TcpStream {
     stream
 }
 
-/// Each program writes 16 MiB, of which a session alone keeps up to 8 MiB. The clients read nothing.
+/// Each program writes 16 MiB, and a session may keep up to 8 MiB of them. The clients read nothing.
 #[test]
 fn queues_of_sixty_event_sources_share_one_memory_limit() {
     const CLIENTS: usize = 60;
@@ -40,7 +40,7 @@ fn queues_of_sixty_event_sources_share_one_memory_limit() {
                   while [ $i -lt 256 ]; do echo \"$line\"; i=$((i+1)); done; cat";
     let site = Site::start(&["--max-memory", "32MiB", "--", "sh", "-c", script]);
     let clients: Vec<_> = (0..CLIENTS).map(|_| event_source(&site)).collect();
-    // Each session grows until it is full or is ended.
+    // The queue of each session grows until it is full or the session is ended.
     until("sessions are ended", || {
         let held = metric(&site, "tieline_memory_bytes");
         assert!(held <= 40 * MIB, "{held}");
@@ -65,7 +65,7 @@ fn posts_to_programs_that_do_not_read_share_the_memory_limit() {
     let mut streams = Vec::new();
     for _ in 0..12 {
         let mut stream = event_source(&site);
-        // The rest of the head, and the event with the URL for posting.
+        // This reads the rest of the head, and the event with the URL for posting.
         let mut text = String::new();
         while !text.contains("/sse?") && !text.contains("sse?session=") || !text.ends_with("\n\n") {
             let mut byte = [0];

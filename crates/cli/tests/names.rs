@@ -1,4 +1,4 @@
-//! Names of servers in place of endpoints, and default names.
+//! Tests of server names that are used in place of endpoints, and of default names.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -50,7 +50,7 @@ impl Runtime {
         self.directory().join(format!("{name}.sock"))
     }
 
-    /// Fails because no server has the name, and returns the error.
+    /// Runs a command that must fail because no server has the name, and returns the error.
     #[track_caller]
     fn not_running(&self, args: &[&str]) -> String {
         let finished = self.run(args);
@@ -121,7 +121,7 @@ fn a_name_is_added_to_other_endpoints() {
 }
 
 #[test]
-fn a_missing_name_is_answered_by_what_runs_and_how_to_start_it() {
+fn the_error_for_a_missing_name_lists_the_running_servers_and_how_to_start_one() {
     let runtime = Runtime::new();
     let start = "start one with `tieline serve --name agent -- COMMAND`";
     let commands: &[&[&str]] = &[
@@ -154,7 +154,7 @@ fn a_missing_name_is_answered_by_what_runs_and_how_to_start_it() {
 }
 
 #[test]
-fn a_word_that_may_not_be_meant_as_a_name_is_answered_by_what_to_write() {
+fn the_error_for_a_word_that_may_not_be_a_name_suggests_an_endpoint() {
     let runtime = Runtime::new();
     fs::write(runtime.0.path().join("file"), "").unwrap();
     for (word, says) in [
@@ -169,7 +169,7 @@ fn a_word_that_may_not_be_meant_as_a_name_is_answered_by_what_to_write() {
 }
 
 #[test]
-fn a_name_in_use_is_refused_with_its_process() {
+fn the_error_for_a_name_in_use_shows_its_process() {
     let runtime = Runtime::new();
     let named = |serve: &Serve, program: &str| {
         format!("the name `agent` is in use by {program} (pid {})", serve.program.pid())
@@ -191,7 +191,7 @@ fn a_name_in_use_is_refused_with_its_process() {
     let serve = runtime.serve(&["--name", "agent", "--", "cat"]);
     assert_refused(&runtime, &named(&serve, "a server of cat"));
     serve.stop();
-    // A server that cannot be asked is found by the lock that it holds.
+    // A server without a status socket is found by its lock.
     let serve = runtime.serve(&["--no-status", "--name", "agent", "--", "cat"]);
     assert_refused(&runtime, &named(&serve, "tieline"));
     let stderr = runtime.run(&["status", "agent"]).stderr;

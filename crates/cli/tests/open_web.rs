@@ -1,4 +1,5 @@
-//! `tieline serve --allow-unauthenticated-web`: what a client without a token may send.
+//! Tests of the messages that a client without a token may send with `tieline serve
+//! --allow-unauthenticated-web`.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -10,7 +11,7 @@ use support::{Program, children_of, site::Site, tieline, ws};
 
 /// Runs a WebSocket script in Node against the server, and returns its output.
 fn node(site: &Site, script: &str) -> String {
-    // The package, because Node before version 22 has no built-in WebSocket client.
+    // This uses the `ws` package, because Node.js before version 22 has no built-in WebSocket client.
     let socket = format!("new (require('{}'))('{}')", ws(), site.web_socket());
     let script = format!("const socket = {socket}; {script}");
     let finished = Program::run(Command::new("node").args(["-e", &script]), "");
@@ -54,7 +55,7 @@ fn web_socket_messages_pass_unchanged_to_a_length_prefix_program() {
 }
 
 #[test]
-fn unauthenticated_client_hears_a_program_that_speaks_first() {
+fn an_unauthenticated_client_receives_output_of_a_program_that_writes_first() {
     let site = open_site(&["--", "sh", "-c", "echo '\"welcome\"'; exec cat"]);
     let said = node(
         &site,
@@ -65,10 +66,10 @@ fn unauthenticated_client_hears_a_program_that_speaks_first() {
 }
 
 #[test]
-fn first_message_of_an_unauthenticated_client_must_be_json() {
+fn the_first_message_of_an_unauthenticated_client_must_be_json() {
     let site = open_site(&["--", "cat"]);
     let closing = "socket.onclose = ({ code, reason }) => console.log(code, reason);";
-    // Before and after the program's first output.
+    // A first message that is not JSON is refused both before and after the program's first output.
     let said =
         node(&site, &format!("socket.onopen = () => socket.send('GET / HTTP/1.1'); {closing}"));
     assert!(said.starts_with("1008 the first message is not JSON"), "{said}");
@@ -77,7 +78,7 @@ fn first_message_of_an_unauthenticated_client_must_be_json() {
     let late = format!("socket.onmessage = () => socket.send('GET / HTTP/1.1'); {closing}");
     let said = node(&greeting, &late);
     assert!(said.starts_with("1008 the first message is not JSON"), "{said}");
-    // A first message that is JSON may be as long as any message.
+    // A first message that is JSON may be as long as any other message.
     let long = "'\"' + 'x'.repeat(1 << 20) + '\"'";
     let said = node(
         &site,

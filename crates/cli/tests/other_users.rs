@@ -1,4 +1,4 @@
-//! Servers for other users: which users are admitted, and what errors the others get.
+//! Tests of servers for other users: the users that are admitted, and the errors that the others get.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -74,7 +74,8 @@ fn mode_of(path: &Path) -> u32 {
 const SCHEMES: [(&str, &str); 3] =
     [("unix", "unix"), ("resume+unix", "resume+unix"), ("http-unix", "ws-unix")];
 
-/// All of these. A plain client at a listener for sessions is refused for its user, too.
+/// All pairs of schemes. In one pair, a plain client connects to a listener for sessions, and is also
+/// refused because of its user.
 const ALL_SCHEMES: [(&str, &str); 8] = [
     ("unix", "unix"),
     ("content-length+unix", "content-length+unix"),
@@ -103,9 +104,10 @@ fn only_the_allowed_user_is_admitted() {
     }
 }
 
-/// Whether it sends something, ends its input at once, or waits for the server.
+/// The user gets the reason in all three cases: the client sends something, ends its input at once, or
+/// waits for the server.
 #[test]
-fn refused_user_gets_the_reason() {
+fn a_refused_user_gets_the_reason() {
     let place = Place::new();
     for (listen, connect) in ALL_SCHEMES {
         let serve = place.serve(listen, &["--allow-uid", &OTHER.to_string()]);
@@ -150,7 +152,7 @@ fn by_default_other_users_are_refused_with_a_hint() {
 }
 
 #[test]
-fn group_and_mode_decide_who_connects() {
+fn the_group_and_the_mode_decide_which_users_can_connect() {
     let place = Place::new();
     for (listen, connect) in SCHEMES {
         for (args, mode, group, lets_in) in [
@@ -174,7 +176,7 @@ fn group_and_mode_decide_who_connects() {
 }
 
 #[test]
-fn directory_that_other_users_cannot_enter_is_named() {
+fn the_error_names_a_directory_that_other_users_cannot_enter() {
     let place = Place::new();
     place.set_mode(0o700);
     for (listen, _) in SCHEMES {

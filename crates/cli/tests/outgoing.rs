@@ -1,4 +1,4 @@
-//! Outgoing web lines: headers, passwords, proxies and certificates.
+//! Tests of outgoing web lines: headers, passwords, proxies and certificates.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -18,7 +18,7 @@ use support::{Finished, Program, tieline};
 /// A text that occurs nowhere else in the program's output, arguments or environment.
 const SECRET: &str = "Xyzzy-7";
 
-/// Returns the head of a request, and what was read after it.
+/// Returns the head of a request, and the reader, which may hold bytes after the head.
 fn head(stream: &TcpStream) -> (String, BufReader<TcpStream>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut head = String::new();
@@ -44,7 +44,8 @@ fn refusing(status: &str) -> (u16, Receiver<String>) {
     (port, heads)
 }
 
-/// Starts a proxy that leads every tunnel to the server at `to`, and returns its port and the heads of the requests.
+/// Starts a proxy that connects every tunnel to the server at `to`, and returns its port and the heads
+/// of the requests.
 fn proxy(to: String) -> (u16, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -178,7 +179,7 @@ fn credentials_that_cannot_be_used_are_refused_without_printing_them() {
 }
 
 #[test]
-fn a_proxy_of_the_environment_leads_to_servers_elsewhere_only() {
+fn a_proxy_from_the_environment_is_used_only_for_other_machines() {
     let site = Site::start(&["--allow-host", "agent.invalid", "--", "cat"]);
     let (port, heads) = proxy(site.authority().to_owned());
     let url = format!("http://me:{SECRET}@127.0.0.1:{port}");

@@ -1,4 +1,4 @@
-//! Files that the program creates or reads: recordings and secrets.
+//! Tests of the files that the program creates or reads: recordings and secrets.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -11,10 +11,12 @@ use std::process::Command;
 use serde_json::Value;
 use support::{Program, Talk, tieline};
 
-/// Records of about 100 bytes each, far more than fit within the limit.
+/// Number of messages. Each has a record of about 100 bytes, so far more are sent than fit within the
+/// limit.
 const MESSAGES: usize = 3000;
 
-/// Runs `tieline` with a file size limit of 16 KiB: as on a full disk, the last write is partial.
+/// Returns a `tieline` command with a file size limit of 16 KiB. As on a full disk, the last write is
+/// partial.
 fn with_small_files(args: &[&str]) -> Command {
     let mut limited = Command::new("sh");
     let script = "trap '' XFSZ; ulimit -f 32; exec \"$@\"";
@@ -29,13 +31,13 @@ fn records(path: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn full_disk_leaves_whole_records_in_the_tap_and_is_an_error() {
+fn a_full_disk_leaves_whole_records_in_the_tap_and_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let tap = directory.path().join("tap");
     let args = ["connect", "--tap", tap.to_str().unwrap(), "exec:cat"];
     let input = "{\"x\":\"0123456789\"}\n".repeat(MESSAGES);
     let finished = Program::run(&mut with_small_files(&args), &input);
-    // The line itself continues.
+    // The line itself is not affected.
     assert_eq!(finished.stdout, input);
     assert_eq!(finished.code, Some(1), "{}", finished.stderr);
     let said = finished.stderr.lines().last().unwrap();
@@ -45,14 +47,14 @@ fn full_disk_leaves_whole_records_in_the_tap_and_is_an_error() {
     assert!(!recorded.is_empty());
     assert_eq!(recorded.len() + missing.parse::<usize>().unwrap(), 2 * MESSAGES);
 
-    // The next run appends.
+    // The next run appends to the file.
     let finished = Program::run(&mut tieline(args), "{\"n\":1}\n");
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     assert_eq!(records(&tap).len(), recorded.len() + 2);
 }
 
 #[test]
-fn server_whose_tap_is_incomplete_ends_with_an_error() {
+fn a_server_whose_tap_is_incomplete_ends_with_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let socket = format!("unix:{}", directory.path().join("s").display());
     let args = ["serve", "--no-status", "--tap", "/dev/full", "--listen", &socket, "--", "cat"];
@@ -67,7 +69,7 @@ fn server_whose_tap_is_incomplete_ends_with_an_error() {
 }
 
 #[test]
-fn tap_is_private_and_never_written_to_a_file_of_another_user() {
+fn the_tap_is_private_and_never_written_to_a_file_of_another_user() {
     let directory = tempfile::tempdir().unwrap();
     let tap = directory.path().join("tap");
     let args = ["connect", "--tap", tap.to_str().unwrap(), "exec:cat"];
@@ -98,7 +100,7 @@ fn tap_is_private_and_never_written_to_a_file_of_another_user() {
 }
 
 #[test]
-fn exposed_token_and_key_are_warned_about() {
+fn a_warning_names_token_and_key_files_that_others_can_read() {
     let directory = tempfile::tempdir().unwrap();
     let token = directory.path().join("token");
     std::fs::write(&token, "0123456789abcdef0123\n").unwrap();

@@ -1,4 +1,5 @@
-//! Served programs: how they are started, what happens when they end, and that none outlives its client.
+//! Tests of served programs: how they are started, the effects of their end, and that none of them
+//! outlives its client.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -76,7 +77,8 @@ fn a_temporarily_missing_program_fails_only_the_clients_of_that_time() {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("program");
     let install = || {
-        // Copied by another process: a file open for writing in one of our threads could not be executed.
+        // Another process copies the program, because a file that a thread of this process has open for
+        // writing cannot be executed.
         let copied = Command::new("cp").arg("/bin/cat").arg(&program).status().unwrap();
         assert!(copied.success());
     };
@@ -120,7 +122,7 @@ fn arguments_arrive_unchanged() {
     let serve = Serve::start([&["--", "printf", "[%s]\n"], &tricky[..]].concat());
     assert_eq!(String::from_utf8(serve.client().rest()).unwrap(), shown);
 
-    // The same in an endpoint.
+    // The same arguments are used in an endpoint.
     let argv = [&["printf", "[%s]\n"], &tricky[..]].concat();
     let finished = Program::run(&mut tieline(["connect", &format!("exec:{}", json!(argv))]), "");
     assert_eq!(finished.stdout, shown, "{finished:?}");
@@ -159,7 +161,7 @@ fn environment_with(args: &[&str], ours: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn the_environment_options_decide_what_a_program_gets() {
+fn the_environment_options_decide_which_variables_a_program_gets() {
     let ours = [("A", "hush-a"), ("B", "hush-b"), ("C", "hush-c")];
     let with = |args: &[&str]| environment_with(&[&["-vv"], args].concat(), &ours);
     let has = |all: &[String], variable: &str| all.iter().any(|it| it == variable);
@@ -169,19 +171,19 @@ fn the_environment_options_decide_what_a_program_gets() {
     assert!(has(&all, "B=hush-x") && has(&all, "C=hush-c") && !has(&all, "B=hush-b"), "{all:?}");
     assert!(all.iter().any(|it| it.starts_with("PATH=")), "{all:?}");
 
-    // The program is found in tieline's PATH, whatever PATH the program itself gets.
+    // The program is found in tieline's PATH, even if the program itself gets another PATH or none.
     assert_eq!(with(&["--clear-env"]), [""; 0]);
     assert_eq!(with(&["--clear-env", "--env", "B=hush-x"]), ["B=hush-x"]);
     let elsewhere = ["--pass-env", "A", "--pass-env", "Z", "--env", "PATH=/no/such/place"];
     assert_eq!(with(&elsewhere), ["A=hush-a", "PATH=/no/such/place"]);
     assert_eq!(with(&["--clear-env", "--pass-env", "C"]), ["C=hush-c"]);
-    // --env applies after --unset-env.
+    // `--env` is applied after `--unset-env`.
     assert_eq!(with(&["--pass-env", "A", "--unset-env", "A", "--env", "A=hush"]), ["A=hush"]);
 }
 
 #[test]
 fn a_program_has_the_stop_timeout_to_exit() {
-    // It needs a second after SIGTERM to finish.
+    // The program needs a second after SIGTERM to finish.
     let slow = "trap 'sleep 1; echo done; exit 0' TERM; echo up; while :; do sleep 0.05; done";
     for (time, code, words) in [("60s", 0, &b"done\n"[..]), ("0s", 9, b"")] {
         let args = [&["--stop-timeout", time], &sh(slow)[..]].concat();
@@ -204,7 +206,7 @@ fn a_program_has_the_stop_timeout_to_exit() {
 
 #[test]
 fn a_program_inherits_only_its_three_descriptors() {
-    // The fourth is the directory that is listed.
+    // Descriptor 3 is the directory that `ls` is reading.
     let expected = "0 1 2 3 \n";
     let serve = Serve::start(sh("ls /proc/self/fd | tr '\\n' ' '"));
     let mut others = [serve.client(), serve.client()];
@@ -305,14 +307,14 @@ fn all_output_of_a_program_arrives_before_its_end_is_reported() {
 
 #[test]
 fn background_processes_of_a_program_are_ended_with_it() {
-    // A background process holds stdout open, so the pipe does not end.
+    // A background process keeps stdout open, so the pipe does not end.
     let serve = Serve::start(sh("sleep 1000 & echo started; exit 0"));
     assert_eq!(serve.client().rest(), b"started\n");
     serve.wait_nothing_left();
     serve.stop();
 }
 
-/// Prints a word, and then ignores its input and its client's disconnection.
+/// A script that prints a word, and then ignores its input and its client's disconnection.
 const DEAF: &str = "echo up; sleep 1000";
 
 #[test]
@@ -321,7 +323,8 @@ fn the_program_of_a_client_that_disconnects_is_ended() {
     let mut staying = serve.client();
     assert_eq!(staying.line().as_deref(), Some("up"));
 
-    // One is killed and one closes; one has sent unread input, one has not read its output.
+    // One client is killed. One closes its connection after sending input that is not read, and one
+    // without having read its output.
     let mut killed = Program::start(&mut serve.connect());
     assert_eq!(killed.line().as_deref(), Some("up"));
     let mut closing = serve.client();
@@ -362,17 +365,17 @@ fn a_client_that_ends_its_input_still_receives_everything() {
 fn a_client_that_stops_reading_is_ended_with_its_program() {
     let serve = Serve::start(["--stall-timeout", "200ms", "--", "yes", &"y".repeat(1000)]);
     let mut clients = [serve.client(), serve.client()];
-    // A half-closed client is treated alike.
+    // A half-closed client is treated the same way.
     clients[1].end_input();
     serve.program.wait_stderr_times("stalled: the other side has stopped reading", 2);
     serve.wait_nothing_left();
-    // The output that they have not read can still be read.
+    // The clients can still read the rest of the output.
     for client in &mut clients {
         assert!(client.rest().starts_with(b"yyyy"));
     }
 }
 
-/// Set `TIELINE_SOAK=1` for 10 GiB.
+/// With `TIELINE_SOAK=1`, the program writes 10 GiB.
 #[test]
 fn a_flood_on_stderr_is_limited() {
     let part = 64 << 20;
@@ -404,7 +407,7 @@ fn stderr_lines(log: &str) -> (usize, usize) {
 
 const BURST: &str = "yes 'a line of no importance' | head -n 300 >&2; echo done";
 
-/// Neither another line nor the end of stderr follows.
+/// The program then writes nothing more to stderr, and keeps it open.
 #[test]
 fn suppressed_stderr_lines_are_reported_although_no_line_follows() {
     let serve = Serve::start(sh(&format!("{BURST}; read -r line")));
@@ -416,7 +419,7 @@ fn suppressed_stderr_lines_are_reported_although_no_line_follows() {
     });
 }
 
-/// A background process holds stderr open, and is killed with the line.
+/// A background process keeps stderr open, and is killed when the line ends.
 #[test]
 fn suppressed_stderr_lines_are_reported_when_the_program_ends() {
     let script = format!("{BURST}; sleep 1000 >/dev/null & exit 0");

@@ -1,4 +1,4 @@
-//! Real programs as servers and as clients.
+//! Tests with real programs as servers and as clients.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -46,7 +46,7 @@ impl<T: Talk> Xi<T> {
     fn save(&mut self, file: &Path) {
         let params = json!({ "view_id": self.view, "file_path": file });
         self.line.send(&json!({ "method": "save", "params": params }).to_string());
-        // Requests are handled in order, so the save is done when this one is answered.
+        // Requests are handled in order, so the file is saved when this request is answered.
         self.ask("get_config");
     }
 }
@@ -137,7 +137,7 @@ fn socat_is_a_client() {
     let serve = Serve::start::<&str>([]);
     let address = format!("UNIX-CONNECT:{}", serve.path().display());
     let request = r#"{"jsonrpc":"2.0","id":"a","method":"echo","params":{"b":[1,2]}}"#;
-    // -t makes it wait for the answer after the end of its input.
+    // With `-t`, socat waits for the answer after the end of its input.
     let mut socat = Command::new("socat");
     socat.args(["-t", "30", "-", &address]);
     let finished = Program::run(&mut socat, format!("{request}\n"));
@@ -193,7 +193,7 @@ fn serve_offers_lines_and_content_length_for_a_content_length_server() {
     assert_eq!(client.rest(), b"");
 
     let bridge = ["bridge", "content-length+stdio:", &serve.endpoints[1]];
-    assert_eq!(call_as_vscode_does(&bridge), "5\n");
+    assert_eq!(call_with_vscode_client(&bridge), "5\n");
     serve.wait_nothing_left();
     serve.stop();
 }
@@ -202,14 +202,14 @@ fn serve_offers_lines_and_content_length_for_a_content_length_server() {
 fn a_content_length_client_uses_a_lines_program() {
     let serve = Serve::start::<&str>([]);
     let bridge = ["bridge", "content-length+stdio:", serve.endpoint()];
-    assert_eq!(call_as_vscode_does(&bridge), "5\n");
+    assert_eq!(call_with_vscode_client(&bridge), "5\n");
     serve.stop();
 }
 
-/// Calls `add` with a client of the framing's reference implementation, which starts this command as its
-/// server.
+/// Calls `add` with a client of the reference implementation of the framing. The client starts this
+/// command as its server.
 #[track_caller]
-fn call_as_vscode_does(server: &[&str]) -> String {
+fn call_with_vscode_client(server: &[&str]) -> String {
     const CLIENT: &str = r#"
         const [program, ...args] = process.argv.slice(1);
         const rpc = require("vscode-jsonrpc/node");

@@ -1,4 +1,4 @@
-//! Programs and sessions that are replaced by new ones, with and without a dialect.
+//! Tests of programs and sessions that are replaced by new ones, with and without a dialect.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use support::{Program, Serve, Talk, tieline};
 use tieline_testkit::executable;
 
-/// Requires a handshake before other requests. `hang` is never answered, `fail` ends it.
+/// A program that requires a handshake before other requests. It never answers `hang`, and fails on
+/// `fail`.
 const PROGRAM: &str = r#"ready=no
 while read -r line; do
     id=${line#*'"id":'}; id=${id%%[,\}]*}
@@ -166,7 +167,7 @@ fn a_bridge_ends_when_its_client_session_is_lost() {
 }
 
 #[test]
-fn a_restarted_program_gets_the_recorded_handshake() {
+fn the_recorded_handshake_is_sent_to_a_restarted_program() {
     let serve =
         Serve::start(["--dialect", "mcp", "--restart", "on-failure", "--", "sh", "-c", PROGRAM]);
     let mut client = Program::start(&mut serve.connect());

@@ -1,4 +1,4 @@
-//! `serve --resume` and `connect --resume` with connections that break.
+//! Tests of `serve --resume` and `connect --resume` with connections that break.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -74,7 +74,7 @@ fn a_client_stopped_during_a_cut_resumes_once_and_loses_nothing() {
     let program = children_of(serve.program.pid());
     client.signal(Signal::STOP);
     until("the process is stopped", || state_of(client.pid()) == Some('T'));
-    // Input sent meanwhile waits in the pipe.
+    // Input that is sent while the client is stopped waits in the pipe.
     client.send_raw(b"meanwhile\n");
     way.stop();
     serve.program.wait_stderr("has lost its connection");
@@ -106,7 +106,7 @@ fn a_server_stopped_during_a_cut_is_resumed_once_and_loses_nothing() {
     client.send_raw(b"meanwhile\n");
     way.stop();
     client.wait_stderr("has lost its connection");
-    // The client reconnects, and is answered when the server continues.
+    // The client reconnects, and receives the answer when the server continues.
     let way = Way::to(&serve, &["-v"]);
     serve.program.signal(Signal::CONT);
     client.send_raw(b"after\n");
@@ -122,8 +122,8 @@ fn a_server_stopped_during_a_cut_is_resumed_once_and_loses_nothing() {
     serve.stop();
 }
 
-/// Stops first the client and then the server while their connection stays open: with `TIELINE_SOAK=1` for a
-/// minute, otherwise only for a moment, which must have no effect.
+/// Stops first the client and then the server while their connection stays open. With `TIELINE_SOAK=1`,
+/// each is stopped for a minute. Otherwise, each is stopped for a moment, which must have no effect.
 #[test]
 fn a_side_stopped_for_a_minute_is_resumed_once_at_most() {
     let is_long = std::env::var_os("TIELINE_SOAK").is_some();
@@ -174,7 +174,7 @@ fn a_client_whose_stdout_is_not_read_stalls_alone() {
     let serve = Serve::start(["--resume=1s", "--", "cat"]);
     let mut deaf = tieline(["connect", "--resume", serve.endpoint()]);
     let mut deaf = deaf.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    // It sends more than all queues hold, and everything is echoed.
+    // The client sends more than all queues can hold, and the program echoes everything.
     let said = Arc::new(AtomicUsize::new(0));
     let (mut stdin, saying) = (deaf.stdin.take().unwrap(), said.clone());
     let flood = std::thread::spawn(move || {

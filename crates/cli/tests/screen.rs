@@ -1,4 +1,4 @@
-//! Text from other processes is escaped on a terminal.
+//! Tests that text from other processes is escaped on a terminal.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -12,7 +12,7 @@ use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use support::tieline;
 use tieline_testkit::executable;
 
-/// Runs the command with stdout on a terminal. Returns what it printed there and on stderr.
+/// Runs the command with stdout on a terminal. Returns its output there and on stderr.
 fn on_a_terminal(command: &mut Command) -> (String, String) {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let terminal = openpt(flags).unwrap();
@@ -20,7 +20,8 @@ fn on_a_terminal(command: &mut Command) -> (String, String) {
     unlockpt(&terminal).unwrap();
     let stdout = ioctl_tiocgptpeer(&terminal, flags).unwrap();
     let child = command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
-    // Drops our copy of the terminal's other end, so that only the child holds it.
+    // This drops the parent's copy of the terminal's other end, so that only the child process keeps it
+    // open.
     command.stdout(Stdio::null());
     let mut printed = Vec::new();
     // Reading a terminal whose other end is closed fails with EIO.

@@ -1,4 +1,4 @@
-//! Command lines and URLs may contain secrets: no error or log prints them.
+//! Tests that neither errors nor logs contain command lines and URLs, because these may contain secrets.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -11,7 +11,7 @@ use tieline_testkit::executable;
 /// A text that occurs nowhere else in the program's output, arguments or environment.
 const SECRET: &str = "Xyzzy-7";
 
-/// Arguments in which programs take secrets.
+/// Returns typical arguments that contain secrets.
 fn secrets() -> Vec<String> {
     [
         "--token=S",
@@ -85,7 +85,7 @@ fn servers_and_proxies_print_no_secret_of_a_program() {
         command.args(args).env("RUST_LOG", "trace").env("XDG_RUNTIME_DIR", &runtime);
         command
     };
-    // It answers once, and then fails.
+    // The program answers once, and then fails.
     let script = "read -r line; echo \"$line\"; read -r line; exit 3";
     let mut serve = traced(&["serve", "--restart", "on-failure", "--listen", &socket]);
     serve.args(["--listen", "http://127.0.0.1:0", "--", "sh", "-c", script, "sh"]).args(secrets());

@@ -1,4 +1,4 @@
-//! `tieline serve`: its endpoints, and many clients at once.
+//! Tests of `tieline serve`: its endpoints, and many clients at once.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -99,7 +99,7 @@ fn the_default_socket_is_private_and_named_after_the_program() {
 }
 
 #[test]
-fn a_second_server_with_the_same_name_gets_the_next_number() {
+fn a_second_server_with_the_same_name_adds_the_next_number_to_it() {
     let place = tempfile::tempdir().unwrap();
     let start = || serve_by_default(place.path(), "XDG_RUNTIME_DIR", &["--", "cat"]);
     let name = |serve: &Serve| serve.path().file_name().unwrap().to_owned();
@@ -164,7 +164,7 @@ fn two_hundred_clients_each_have_their_own_program() {
     }
     assert_eq!(serve.processes().len(), clients.len());
 
-    // Half end their input first, half just disconnect.
+    // Half of the clients end their input first, and the others just disconnect.
     let gone = clients.split_off(100);
     drop(gone);
     for client in &mut clients {
@@ -218,12 +218,12 @@ fn a_live_socket_is_never_removed() {
     assert_eq!(inode(), before);
     std::os::unix::net::UnixStream::connect(&path).unwrap();
 
-    // Its owner has closed it without removing it: now it is stale.
+    // The socket is stale after its owner has closed it without removing it.
     drop(foreign);
     let serving = Serve::launch(&mut serve(), 1, String::new(), tempfile::tempdir().unwrap());
     assert_eq!(Program::run(&mut serving.connect(), "hello\n").stdout, "hello\n");
 
-    // Now it is live again.
+    // The new server listens on the socket, so it is not stale anymore.
     let finished = Program::run(&mut serve(), "");
     assert_eq!(finished.code, Some(1), "{finished:?}");
     assert!(finished.stderr.contains("another process is listening there"), "{finished:?}");

@@ -1,4 +1,4 @@
-//! `tieline serve --process`: several clients use one program.
+//! Tests of `tieline serve --process`: several clients use one program.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -51,7 +51,8 @@ fn clients_of_an_mcp_server_share_one_process() {
         let answer = client.call(&tool(2, "echo", json!({ "message": word }), None));
         assert_eq!(text(&answer), format!("Echo: {word}"));
     }
-    // Progress of the same token reaches its own client only.
+    // Both clients use the same progress token in their calls, and each receives only the progress of
+    // its own call.
     let long = json!({ "duration": 0.2, "steps": 2 });
     let call = tool(3, "trigger-long-running-operation", long, Some("token"));
     for client in [&mut one, &mut two] {
@@ -88,7 +89,7 @@ fn clients_of_an_mcp_server_share_one_process() {
 }
 
 #[test]
-fn program_that_is_killed_is_restarted_for_all_clients() {
+fn a_killed_program_is_restarted_for_all_clients() {
     let serve = everything(&["--restart", "on-failure"]);
     let (mut one, mut two) = (opened(&serve), opened(&serve));
     let sleeping = json!({ "duration": 600, "steps": 1 });
@@ -116,8 +117,8 @@ fn program_that_is_killed_is_restarted_for_all_clients() {
 }
 
 #[test]
-fn calls_of_a_client_that_disconnects_are_cancelled() {
-    // The program writes each message that it gets to stderr.
+fn calls_of_a_client_that_disconnects_are_canceled() {
+    // The program writes each message that it receives to stderr.
     let script = r#"while read -r line; do printf '%s\n' "$line" >&2; done"#;
     let serve = Serve::start(["--dialect", "mcp", "--process", "shared", "--", "sh", "-c", script]);
     let (mut one, mut two) = (serve.client(), serve.client());
@@ -133,7 +134,7 @@ fn calls_of_a_client_that_disconnects_are_cancelled() {
 }
 
 #[test]
-fn idle_program_is_stopped_and_started_again_on_demand() {
+fn an_idle_program_is_stopped_and_started_again_on_demand() {
     let serve = everything(&["--idle-timeout", "0s"]);
     drop(opened(&serve));
     serve.wait_processes(0);
@@ -156,7 +157,7 @@ fn clients_of_one_user_share_a_process() {
 }
 
 #[test]
-fn model_that_the_dialect_does_not_allow_is_refused_with_a_remedy() {
+fn a_model_that_the_dialect_does_not_allow_is_refused_with_a_remedy() {
     for (args, why, remedy) in [
         (&["--process", "shared"][..], "the protocol is known", "Add --dialect mcp"),
         (&["--process", "per-user", "--dialect", "xi"], "dialect xi", "--process per-client"),

@@ -1,4 +1,4 @@
-//! How `serve` and `connect` stop on a first and on a second signal.
+//! Tests of how `serve` and `connect` stop after a first and a second signal.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -34,7 +34,7 @@ fn each_stop_signal_ends_everything_cleanly() {
 }
 
 #[test]
-fn nohup_keeps_it_alive() {
+fn a_server_under_nohup_survives_sighup() {
     let directory = tempfile::tempdir().unwrap();
     let listen = format!("unix:{}", directory.path().join("a.sock").display());
     let mut command = Command::new("sh");
@@ -47,7 +47,7 @@ fn nohup_keeps_it_alive() {
 }
 
 #[test]
-fn without_a_client_a_signal_ends_it_too() {
+fn a_signal_also_ends_a_server_without_a_client() {
     Serve::start(["--", "cat"]).stop();
 }
 
@@ -92,7 +92,7 @@ fn calls_in_flight_are_answered_after_a_signal() {
     let mut serve = Serve::start::<&str>([]);
     let mut client = serve.client();
     client.send(&request(1, "sleep", json!([300])).to_string());
-    // When the second call is answered, the agent has read the first.
+    // When the second call is answered, the agent has already read the first one.
     assert_eq!(client.call(&request(2, "echo", json!([1])))["result"], json!([1]));
     serve.program.signal(Signal::TERM);
     assert_eq!(client.json()["result"], json!({ "slept": 300 }));
@@ -101,7 +101,7 @@ fn calls_in_flight_are_answered_after_a_signal() {
     serve.assert_nothing_left();
 }
 
-/// Ignores all signals that can be ignored, as does its child.
+/// A script that ignores SIGTERM, SIGINT and SIGHUP, as does its child.
 const STUBBORN: &str = r#"trap "" TERM INT HUP; echo up; while :; do sleep 1000; done"#;
 
 #[test]
@@ -118,7 +118,7 @@ fn a_second_signal_ends_everything_at_once() {
         let finished = serve.program.wait();
         assert_eq!(finished.code, Some(1), "{finished:?}");
         assert!(finished.stderr.contains("stopped at once by a second signal"), "{finished:?}");
-        // The killed processes are reaped by init.
+        // The init process reaps the killed processes.
         until("no process is left", || serve.processes().is_empty());
         serve.assert_nothing_left();
         assert_eq!(client.line(), None);

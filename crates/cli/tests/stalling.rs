@@ -1,4 +1,4 @@
-//! Programs and clients that stop reading: which are ended, and which get more time.
+//! Tests of programs and clients that stop reading. Some of them are ended, and others get more time.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -7,13 +7,13 @@ mod support;
 use rustix::process::Signal;
 use support::{Program, Serve, Talk, sh, tieline};
 
-/// Far more than all buffers before a program hold.
+/// Far more bytes than all buffers before a program can hold.
 const LONG: usize = 4 << 20;
 
 const STALLED: &str = "stalled: the other side has stopped reading";
 const SHORT: [&str; 2] = ["--program-stall-timeout", "300ms"];
 
-/// Reads one byte and then stops.
+/// A script that reads one byte, and then stops reading.
 const STOPS_READING: &str = "head -c 1 >/dev/null; exec sleep 1000";
 
 #[test]
@@ -42,7 +42,7 @@ fn connect_to_a_server_that_stops_reading_has_the_limit_of_a_program() {
     let path = directory.path().join("s");
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let endpoint = format!("unix:{}", path.display());
-    // The limit of clients is longer than the test may take.
+    // The stall timeout for clients is longer than the test may take.
     let args = [&["connect", &endpoint, "--stall-timeout", "1h"][..], &SHORT].concat();
     // The socket's backlog holds the connection, which is never read.
     let finished = Program::run(&mut tieline(args), [&*vec![b'x'; LONG], b"\n"].concat());
@@ -51,9 +51,10 @@ fn connect_to_a_server_that_stops_reading_has_the_limit_of_a_program() {
     assert!(finished.stderr.contains(STALLED), "{finished:?}");
 }
 
-/// Busy for ten times the client's stall timeout; `connect` waits for a server as long as for a program.
+/// The program is busy for ten times the client's stall timeout. `connect` waits for a server as long as
+/// for a program.
 #[test]
-fn a_program_busy_beyond_the_client_stall_timeout_gets_everything() {
+fn all_input_reaches_a_program_that_is_busy_beyond_the_client_stall_timeout() {
     let short = ["--stall-timeout", "300ms"];
     let busy = format!("head -c 1 >/dev/null; sleep 3; head -c {LONG} | wc -c; cat");
     for scheme in ["unix", "ws", "http"] {

@@ -1,4 +1,5 @@
-//! `tieline status`: what servers report, to which users, and what happens to their status sockets.
+//! Tests of `tieline status`: the reports of servers, the users that may read them, and the status
+//! sockets.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -25,7 +26,7 @@ impl Place {
         Self(tempfile::tempdir().unwrap())
     }
 
-    /// Starts a server with its status socket here and its own socket elsewhere.
+    /// Starts a server with its status socket in this directory and its own socket elsewhere.
     #[track_caller]
     fn serve<A: AsRef<str>>(&self, args: impl AsRef<[A]>) -> Serve {
         let directory = tempfile::tempdir().unwrap();
@@ -184,7 +185,7 @@ fn status_shows_two_clients() {
     let totals = &said["totals"];
     assert_eq!((&totals["messages_in"], &totals["messages_out"]), (&json!(3), &json!(3)));
 
-    // The table, and totals after lines have ended.
+    // The table shows the totals after lines have ended.
     drop(clients);
     until("both lines have ended", || place.serves()[0]["connections"]["now"] == 0);
     let said = &place.serves()[0];
@@ -282,7 +283,7 @@ fn only_the_owner_can_use_the_status_socket() {
         command.env("XDG_RUNTIME_DIR", place.0.path()).uid(NOBODY).gid(NOBODY).current_dir("/");
         Program::run(&mut command, "")
     };
-    // The server checks the peer even if directories and socket are open to everyone.
+    // The server checks the peer even if the directories and the socket are open to everyone.
     let open = |path: &Path, mode| fs::set_permissions(path, PermissionsExt::from_mode(mode));
     open(place.0.path(), 0o755).unwrap();
     let call = ["call", &format!("unix:{}", socket.display()), "status"];
@@ -291,7 +292,7 @@ fn only_the_owner_can_use_the_status_socket() {
     open(&socket, 0o666).unwrap();
     let finished = as_nobody(&call);
     assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
-    // Nor does `tieline status` trust sockets in another user's directory.
+    // `tieline status` does not trust sockets in another user's directory.
     let finished = as_nobody(&["status"]);
     assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
     assert!(finished.stderr.contains("belongs to another user"), "{finished:?}");
@@ -310,7 +311,7 @@ fn any_json_rpc_client_of_the_user_can_ask_for_the_status() {
     assert_eq!((&said["command"], finished.code), (&json!("cat"), Some(0)));
     let finished = Program::run(&mut tieline(["call", &endpoint, "stop"]), "");
     assert_eq!(finished.code, Some(1), "{finished:?}");
-    // Clients that send nonsense, or nothing, do not affect others.
+    // Clients that send nonsense or nothing do not affect other clients.
     let mut nonsense = support::Client::connect(&place.socket_of(&serve));
     nonsense.send("nonsense");
     assert_eq!(nonsense.json()["error"]["code"], -32700);
@@ -356,7 +357,7 @@ fn status_shows_restarted_and_waiting_programs() {
     assert_ne!(second["pid"], first);
     serve.stop();
 
-    // A program that always fails, until the server gives up.
+    // This program always fails, until the server gives up.
     let mut args = vec!["--restart", "always"];
     args.extend(sh("echo begun; exit 4"));
     let serve = place.serve(args);
@@ -378,7 +379,7 @@ fn status_shows_restarted_and_waiting_programs() {
 }
 
 #[test]
-fn no_status_hides_a_server() {
+fn the_no_status_option_hides_a_server() {
     let place = Place::new();
     let serve = place.serve(["--no-status"]);
     assert!(place.serves().is_empty() && place.names().is_empty());
@@ -389,7 +390,7 @@ fn no_status_hides_a_server() {
 }
 
 #[test]
-fn url_of_a_running_server_logs_in_a_browser_once() {
+fn the_url_of_a_running_server_logs_in_a_browser_once() {
     let place = Place::new();
     let plain = place.serve(["--", "cat"]);
     let finished = place.status(&["--url"]);
@@ -465,7 +466,7 @@ fn watch_appends_without_a_terminal_until_a_signal() {
     serve.stop();
 }
 
-/// The client reads nothing for ten times the stall timeout, which does not apply to it.
+/// The client reads nothing for ten times the stall timeout, which does not apply to this client.
 #[test]
 fn messages_dropped_for_a_slow_client_are_counted_and_the_client_stays() {
     const SAID: usize = 20_000;

@@ -1,4 +1,5 @@
-//! Many messages through `serve` over a WebSocket: all arrive once and in order, with constant memory.
+//! Tests that many messages through `serve` over a WebSocket arrive once and in order, with constant
+//! memory.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -21,7 +22,8 @@ fn message(number: usize) -> String {
     format!("{{\"number\":{number},\"more\":\"{}\"}}", "x".repeat(200))
 }
 
-/// Set `TIELINE_SOAK=1` for a million messages. Memory must not grow after the first tenth.
+/// The memory must not grow after the first tenth of the messages. With `TIELINE_SOAK=1`, there are a
+/// million messages.
 #[test]
 fn a_long_stream_arrives_complete_with_constant_memory() {
     let many = if std::env::var_os("TIELINE_SOAK").is_some() { 1_000_000 } else { 50_000 };

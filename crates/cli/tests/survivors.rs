@@ -1,4 +1,4 @@
-//! Programs that try to outlive their line: no process of them is left.
+//! Tests that no process is left of programs that try to outlive their line.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -17,7 +17,7 @@ use support::{
 use tieline_testkit::executable;
 use tieline_testkit::misbehave::{self, survivors};
 
-/// Starts a server of a program that does this. Returns it with the mark of the program's processes.
+/// Starts a server whose program does this. Returns the server and the mark of the program's processes.
 fn serve(to_do: &[&str]) -> (Serve, String) {
     let mark = misbehave::new_mark();
     let command = misbehave::command(&mark, to_do);
@@ -32,7 +32,8 @@ fn up(serve: &Serve) -> Client {
     client
 }
 
-/// The worst program: it starts three more processes, and only SIGKILL ends any of them.
+/// The program that is hardest to end. It starts three more processes, and only SIGKILL ends any of
+/// them.
 const WORST: [&str; 6] = ["ignore", "daemon", "holder", "child", "say=up", "stay"];
 
 #[test]
@@ -63,7 +64,7 @@ fn a_killed_server_leaves_no_process() {
 
 #[test]
 fn no_process_is_left_when_the_server_has_exited() {
-    // After one signal, and after a second one that stops it at once.
+    // The server exits after one signal, or at once after a second one.
     for signals in 1..=2 {
         let (mut serve, mark) = serve(&WORST);
         let _clients = [up(&serve), up(&serve), up(&serve)];
@@ -93,7 +94,7 @@ fn holds() -> &'static [&'static [&'static str]] {
 }
 
 #[test]
-fn each_containment_leaves_no_process_and_the_summary_says_so() {
+fn no_process_is_left_by_any_containment_and_the_summary_confirms_it() {
     for hold in holds() {
         let mark = misbehave::new_mark();
         let command = misbehave::command(&mark, &WORST);
@@ -193,7 +194,7 @@ fn pid_1_of_a_container_reaps_foreign_processes_and_kills_none() {
     let listen = format!("unix:{}", directory.path().join("a.sock").display());
     let (mark, strangers) = (misbehave::new_mark(), misbehave::new_mark());
     let to_do = ["ignore", "daemon", "child", "say=up", "read", "guardian=KILL", "stay"];
-    // An entrypoint that starts a daemon and a background process, and then executes the server.
+    // The entrypoint starts a daemon and a background process, and then executes the server.
     let stranger = misbehave::command(&strangers, &["daemon", "exit=0"]);
     let entrypoint =
         "my $n = shift; my @a = splice @ARGV, 0, $n; system @a; fork or exec @a; exec @ARGV";
@@ -228,7 +229,7 @@ fn pid_1_of_a_container_reaps_foreign_processes_and_kills_none() {
     until("the program's processes are gone", || survivors(&mark).len() == 3);
     assert_eq!(survivors(&strangers).len(), 2, "a foreign process was killed");
 
-    // Foreign processes that end are reaped.
+    // The server reaps foreign processes that end.
     for stranger in survivors(&strangers) {
         let stranger = rustix::process::Pid::from_raw(stranger as i32).unwrap();
         rustix::process::kill_process(stranger, Signal::KILL).unwrap();
@@ -259,8 +260,9 @@ fn a_guardian_blocks_signals_and_its_program_does_not() {
     serve.stop();
 }
 
-/// Returns the name and bits of a mask, without the signals that `serve` handles itself and the two of the C
-/// library, which `posix_spawn` may leave ignored in the shell that is compared.
+/// Returns the name and the bits of a mask. The bits exclude the signals that `serve` handles itself,
+/// and the two signals of the C library that `posix_spawn` may leave ignored in the shell that is
+/// compared.
 fn not_taken(mask: &str) -> (&str, u64) {
     let (name, bits) = mask.split_once(':').unwrap_or_default();
     let taken = [1, 2, 15, 32, 33].map(|signal| 1 << (signal - 1));
@@ -295,7 +297,7 @@ fn an_interrupted_or_killed_claude_command_leaves_no_process() {
         executable::write(&program, &script);
         let args = ["claude", "-p", "hello", "--program", program.to_str().unwrap()];
         let mut asked = Program::start(&mut tieline(args));
-        // Not a whole line: the answer may continue.
+        // The output is not a whole line, because the answer may continue.
         until("it prints the answer", || asked.stdout() == "up");
         assert_eq!(survivors(&mark).len(), 4);
         asked.signal(signal);
@@ -315,7 +317,7 @@ fn no_process_is_left_if_proc_belongs_to_another_namespace() {
     let command = serde_json::to_string(&misbehave::command(&mark, &to_do)).unwrap();
     let mut namespace = Command::new("unshare");
     namespace.args(["--pid", "--fork", "--kill-child", "sh", "-c"]);
-    // The namespace stays after the line has ended.
+    // The namespace still exists after the line has ended.
     namespace.arg("\"$0\" connect \"$1\"; echo over; read -r _");
     namespace.args([env!("CARGO_BIN_EXE_tieline"), &format!("exec:{command}")]);
     let mut namespace = Program::start(&mut namespace);
@@ -326,7 +328,7 @@ fn no_process_is_left_if_proc_belongs_to_another_namespace() {
 }
 
 #[test]
-fn an_ordinary_user_leaves_no_process_either() {
+fn no_process_is_left_when_an_ordinary_user_runs_tieline() {
     const NOBODY: u32 = 65_534;
     if !rustix::process::geteuid().is_root() {
         eprintln!("not root: all tests of this file have run as an ordinary user");
@@ -363,7 +365,7 @@ fn a_replaced_executable_still_starts_guardians() {
 }
 
 #[test]
-fn a_guardian_started_by_hand_says_what_it_is() {
+fn a_guardian_started_by_hand_explains_its_purpose() {
     let finished = Program::run(&mut tieline(["tieline-guard"]), "");
     assert_eq!(finished.code, Some(2), "{finished:?}");
     assert!(finished.stderr.contains("guardian"), "{finished:?}");

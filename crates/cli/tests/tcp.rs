@@ -1,5 +1,5 @@
-//! `tcp:` endpoints: refused without the option, and no program is started for a client that has not sent a
-//! whole message.
+//! Tests of `tcp:` endpoints. They are refused without the option, and no program is started before the
+//! client has sent a whole message.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -115,7 +115,7 @@ fn a_port_in_use_and_a_port_without_a_server_are_reported() {
 }
 
 #[test]
-fn fetch_from_a_page_gets_no_answer_and_starts_no_process() {
+fn a_fetch_from_a_page_gets_no_answer_and_starts_no_process() {
     for framing in ["", "content-length+", "length-prefix+"] {
         let served = Served::start(framing);
         let page = format!(

@@ -1,4 +1,4 @@
-//! Programs and the terminal of tieline: programs have no terminal, and a stopped program is reported.
+//! Tests that programs do not get the terminal of tieline, and that a stopped program is reported.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -12,12 +12,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use support::*;
 
-/// Prints its process ID, session and controlling terminal, and whether it can open that terminal.
+/// A script that prints its process ID, session and controlling terminal, and whether it can open that
+/// terminal.
 const WHERE: &str = "set -- $(cat /proc/$$/stat); echo $$ session $6 terminal $7; \
                      if (: </dev/tty) 2>/dev/null; then echo asks; else echo asks no terminal; fi; read -r line";
 
-/// Runs tieline on a new terminal until it has written a line with each of these texts. Returns the lines.
-/// stdout and stderr are written independently, so they can come in any order.
+/// Runs tieline on a new terminal until it has written a line with each of these texts. Returns the
+/// lines. stdout and stderr are written independently, so the lines can appear in any order.
 fn at_a_terminal(args: &[&str], texts: &[&str]) -> Vec<String> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let terminal = openpt(flags).unwrap();
@@ -25,7 +26,7 @@ fn at_a_terminal(args: &[&str], texts: &[&str]) -> Vec<String> {
     unlockpt(&terminal).unwrap();
     let line = ioctl_tiocgptpeer(&terminal, flags).unwrap();
     let mut terminal = File::from(terminal);
-    // The tests may run with ignored signals, as in the background of a shell.
+    // The tests may run with ignored signals, for example in the background of a shell.
     let mut command = Command::new("/usr/bin/env");
     command.args(["--default-signal=HUP,INT", "setsid", "--ctty", "--wait"]);
     command.arg(env!("CARGO_BIN_EXE_tieline")).args(args);
@@ -41,7 +42,8 @@ fn at_a_terminal(args: &[&str], texts: &[&str]) -> Vec<String> {
             break;
         }
     }
-    // Ctrl-C: the terminal sends SIGINT to its foreground group, which is tieline's.
+    // This is Ctrl-C: the terminal sends SIGINT to its foreground process group, which is that of
+    // tieline.
     terminal.write_all(b"\x03").unwrap();
     until("tieline ends", || child.try_wait().unwrap().is_some());
     lines
@@ -60,7 +62,7 @@ fn programs_have_no_controlling_terminal() {
     let holds = ["auto", "descent"].map(|hold| format!("--hold={hold}"));
     for hold in &holds {
         for args in [&["connect", &exec, hold][..], &["bridge", "stdio:", &exec, hold]] {
-            // `connect` warns about it when input is typed.
+            // `connect` warns about a program without a terminal when input is typed.
             let warns = args[0] == "connect";
             let texts = ["asks no terminal", "has no terminal"];
             let lines = at_a_terminal(args, if warns { &texts } else { &texts[..1] });
@@ -115,7 +117,7 @@ fn a_stopped_program_is_logged_and_shown_in_status() {
     assert_eq!(client.line().as_deref(), Some("still there"));
 }
 
-/// SIGTERM alone would stay pending until SIGCONT, and the stopped program would be killed.
+/// Without SIGCONT, SIGTERM would stay pending, and the stopped program would be killed.
 #[test]
 fn a_stopped_program_can_end_within_its_stop_timeout() {
     let holds: &[&str] = match rustix::process::geteuid().is_root() {
@@ -127,7 +129,7 @@ fn a_stopped_program_can_end_within_its_stop_timeout() {
         let serve = Serve::start([&[*hold, "--stop-timeout=1h"], &sh(script)[..]].concat());
         let mut client = serve.client();
         client.line().unwrap();
-        // All processes, as when a container engine freezes them.
+        // The test stops all processes, like a container engine that freezes them.
         for pid in serve.processes() {
             if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
                 kill_process(pid, Signal::STOP).unwrap();

@@ -1,4 +1,5 @@
-//! Input that is still waiting when the other side ends is counted, wherever it is, and fails the command.
+//! Tests that input that is still waiting when the other side ends is counted, in a pipe, a file or a
+//! buffer, and that the command then fails.
 #![cfg(target_os = "linux")]
 #![allow(clippy::incompatible_msrv, reason = "only what is published builds with the oldest Rust")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -48,7 +49,7 @@ fn input_that_a_program_never_reads_is_always_an_error() {
 }
 
 #[test]
-fn input_counts_as_unread_wherever_it_waits() {
+fn waiting_input_of_every_kind_is_counted_as_unread() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("input");
     fs::write(&path, TWO).unwrap();
@@ -113,8 +114,8 @@ fn names_place_and_hint(finished: &Finished, endpoint: &str) {
 }
 
 #[test]
-fn web_and_session_clients_learn_what_the_program_did_not_read() {
-    // It reads one message of two, answers it, and succeeds.
+fn web_and_session_clients_learn_of_unread_input() {
+    // The program reads one of two messages, answers it, and succeeds.
     let program = ["--", "sh", "-c", "read -r line; echo \"$line\""];
     let site = WebSite::start(&[], &program[1..]);
     let address = site.address;
@@ -136,7 +137,7 @@ fn web_and_session_clients_learn_what_the_program_did_not_read() {
     names_place_and_hint(&finished, serve.endpoint());
     serve.stop();
 
-    // It fails instead.
+    // This program does the same, but fails.
     let failing = [&["--resume"][..], &["--", "sh", "-c", "read -r line; echo \"$line\"; exit 3"]];
     let serve = Serve::start(failing.concat());
     let finished = Program::run(&mut serve.connect(), TWO);
@@ -157,7 +158,7 @@ fn web_and_session_clients_learn_what_the_program_did_not_read() {
     serve.stop();
 }
 
-/// The program is busy, and the server is stopped.
+/// The server is stopped while the program is busy.
 #[test]
 fn acknowledged_input_that_a_stopped_server_leaves_unread_fails_the_command() {
     let program = ["--resume", "--", "sh", "-c", "read -r line; echo \"$line\"; exec sleep 100"];
@@ -173,10 +174,10 @@ fn acknowledged_input_that_a_stopped_server_leaves_unread_fails_the_command() {
     assert!(told.iter().any(|words| finished.stderr.contains(words)), "{finished:?}");
 }
 
-/// The server's program can end between the arrival of a message and the check for unread input, so the
-/// server's session ends without a word about it.
+/// The server's program can end between the arrival of a message and the check for unread input. The
+/// server's session then ends without reporting the message.
 #[test]
-fn message_that_a_session_never_acknowledges_fails_the_command() {
+fn a_message_that_is_never_acknowledged_fails_the_command() {
     let directory = tempfile::tempdir().unwrap();
     let endpoint = Endpoint::unix(directory.path().join("s")).resumable();
     let finished = block_on(async {
@@ -202,7 +203,7 @@ fn message_that_a_session_never_acknowledges_fails_the_command() {
 
 #[test]
 fn unread_input_of_a_plain_socket_is_logged() {
-    // A plain socket cannot report it, so the server logs it.
+    // Unread input cannot be reported over a plain socket, so the server logs it.
     let serve = Serve::start(["--", "sh", "-c", "read -r line; echo \"$line\""]);
     let mut client = serve.client();
     client.send_raw(TWO.as_bytes());

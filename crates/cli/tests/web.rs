@@ -1,4 +1,5 @@
-//! `tieline serve --listen http://…`: which clients are admitted, which are refused, and how it is reported.
+//! Tests of `tieline serve --listen http://…`: the clients that are admitted and refused, and the
+//! reports about them.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -45,7 +46,7 @@ fn call_and_bridge_reach_a_web_server() {
     site.stop();
 }
 
-/// As described in the guide.
+/// These are the commands of the guide.
 #[test]
 fn curl_can_read_events_post_and_call() {
     let site = Site::start(&[]);
@@ -90,14 +91,14 @@ fn a_generated_token_is_in_the_start_up_text_and_never_logged() {
         site.program.wait_stderr("/?key=");
         let invited = site.program.stderr();
         let token = invited.split("TIELINE_TOKEN=").nth(1).unwrap();
-        // In JSON, the newline after it is escaped.
+        // In JSON, the newline after the token is escaped.
         let token = token.split(|c: char| !c.is_ascii_hexdigit()).next().unwrap().to_owned();
         let mut connect = tieline(["connect", &site.web_socket(), "--token", &token]);
         let finished = Program::run(&mut connect, "hello\n");
         assert_eq!((finished.code, &*finished.stdout), (Some(0), "hello\n"), "{finished:?}");
         assert_eq!(status_of(&site.get(&format!("/?token={token}"), "")), "401");
         let said = site.stop();
-        // Once as a variable, and in each configuration for an MCP client.
+        // The token is printed once as a variable, and in each configuration for an MCP client.
         assert_eq!(
             (invited.matches(&token).count(), said.matches(&token).count()),
             (4, 4),
@@ -165,7 +166,7 @@ fn a_foreign_page_starts_no_program() {
         assert_eq!(status_of(&answer), "403", "{host} {origin}: {answer}");
     }
     assert_eq!(children_of(site.program.pid()), [0; 0]);
-    // A page of an allowed origin is served.
+    // A page with an allowed origin is served.
     let mut stream = TcpStream::connect(site.authority()).unwrap();
     let head = "GET /ws HTTP/1.1\r\nHost: @\r\nOrigin: https://friend.example\r\n";
     let head = head.replace('@', site.authority());
@@ -211,7 +212,8 @@ fn health_and_metrics_are_served() {
 
 #[test]
 fn the_token_is_not_sent_to_other_machines_in_clear_text() {
-    // Not a loopback address, but it leads to this machine, so the test needs no network.
+    // This is not a loopback address, but connections to it reach this machine, so the test needs no
+    // network.
     for endpoint in ["ws://0.0.0.0:1/ws", "resume+ws://0.0.0.0:1/ws", "http://0.0.0.0:1/sse"] {
         let mut connect = tieline(["connect", endpoint]);
         let finished = Program::run(connect.env("TIELINE_TOKEN", TOKEN), "");
@@ -321,7 +323,7 @@ fn the_token_is_passed_to_programs_only_by_name() {
     let mut connect = tieline(["connect", "exec:env"]);
     let variables = Program::run(connect.env("TIELINE_TOKEN", TOKEN), "").stdout;
     assert!(variables.contains("PATH=") && !variables.contains("TIELINE_TOKEN"), "{variables}");
-    // It is passed on only by name.
+    // `--pass-env` with the name of the variable passes the token on.
     let site = Site::start(&["--pass-env", "TIELINE_TOKEN", "--", "/usr/bin/env"]);
     let mut client = Program::start(&mut site.connect(&site.web_socket()));
     assert!(client.wait().stdout.contains(TOKEN));
@@ -329,7 +331,7 @@ fn the_token_is_passed_to_programs_only_by_name() {
 }
 
 #[test]
-fn a_refused_client_gets_close_code_1013() {
+fn a_client_refused_for_the_limit_gets_close_code_1013() {
     let site = Site::start(&["--max-connections", "1", "--", "cat"]);
     let (first, _) = close_code(&site);
     until("its program runs", || children_of(site.program.pid()).len() == 1);
@@ -343,7 +345,7 @@ fn a_refused_client_gets_close_code_1013() {
 }
 
 #[test]
-fn silent_clients_do_not_count_as_failures_of_the_program() {
+fn a_silent_client_is_not_counted_as_a_failure_of_the_program() {
     let script = "read line || exit 3; echo \"$line\"; cat";
     let serve = support::Serve::start(["--", "sh", "-c", script]);
     for _ in 0..6 {
@@ -358,7 +360,7 @@ fn silent_clients_do_not_count_as_failures_of_the_program() {
 #[test]
 fn a_session_over_a_web_socket_that_is_cut_loses_and_repeats_nothing() {
     const LINES: usize = 10_000;
-    // A client of the proxy sends the proxy's name as its host.
+    // Clients of the proxy send the proxy's address in their Host header.
     let site = Site::start(&["--allow-host", "127.0.0.1", "--", "cat"]);
     let lines: String = (0..LINES).map(|number| format!("{number}\n")).collect();
     let (way, finished) = support::through_cuts(|every| {
@@ -442,7 +444,8 @@ fn metric(site: &Site, name: &str) -> u64 {
     value.unwrap_or_else(|| panic!("{name}: {metrics}")).parse().unwrap()
 }
 
-/// Clients on sockets and on the web share one limit, and each line that is ended for it is logged.
+/// Clients on sockets and on the web share one limit, and each line that is ended because of it is
+/// logged.
 #[test]
 fn unfinished_messages_of_all_clients_share_one_memory_limit() {
     const LENGTH: usize = 2 << 20;
@@ -457,7 +460,7 @@ fn unfinished_messages_of_all_clients_share_one_memory_limit() {
             let mut client = std::os::unix::net::UnixStream::connect(&socket).unwrap();
             let writer = client.try_clone().unwrap();
             let writing = std::thread::spawn(move || {
-                // It may be refused before it has sent everything.
+                // The client may be refused before it has sent everything.
                 let _ = client.write_all(&[b'x'; LENGTH]);
             });
             (writer, writing)
@@ -478,10 +481,10 @@ fn unfinished_messages_of_all_clients_share_one_memory_limit() {
         })
         .collect();
     assert!(metric(&site, "tieline_memory_bytes") <= 10 << 20);
-    // Four of 2 MiB fit at most.
+    // At most four messages of 2 MiB fit within the limit.
     until("the others are refused", || metric(&site, "tieline_memory_refused_total") >= 6);
     assert!(metric(&site, "tieline_memory_bytes") <= 10 << 20);
-    // Small messages pass.
+    // Small messages are still passed on.
     let finished = Program::run(&mut site.connect(&site.web_socket()), "{}\n");
     assert_eq!((finished.code, &*finished.stdout), (Some(0), "{}\n"), "{finished:?}");
     drop(clients);

@@ -1,5 +1,5 @@
-//! End-to-end tests on Windows: serving on pipes, calling, and stopping. `cargo xtask windows` runs them
-//! under Wine.
+//! End-to-end tests of serving, calling and stopping on Windows. `cargo xtask windows` runs them under
+//! Wine.
 #![cfg(windows)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -27,7 +27,7 @@ fn endpoint() -> String {
     format!("pipe:tieline-cli-test-{}-{number}", std::process::id())
 }
 
-/// A running server. Dropping it kills it.
+/// A running server. Dropping this value kills the server.
 struct Serve {
     process: Child,
     stdout: BufReader<ChildStdout>,
@@ -49,7 +49,7 @@ impl Serve {
         Self::start(&mut tieline(["serve", "--quiet", "--listen", endpoint]))
     }
 
-    /// Kills it, and waits until no process holds its stdout.
+    /// Kills the server, and waits until no process keeps its stdout open.
     fn kill(mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
@@ -217,7 +217,8 @@ fn a_unix_socket_is_unsupported_with_a_hint_to_use_a_pipe() {
     );
 }
 
-/// The server shares our console, in a separate process group so that the event does not reach the test.
+/// The server shares the console of the test, but has its own process group, so that the event does not
+/// reach the test.
 #[test]
 #[allow(unsafe_code)]
 fn ctrl_break_ends_a_server_and_its_processes() {
@@ -238,7 +239,7 @@ fn ctrl_break_ends_a_server_and_its_processes() {
     stdout.read_line(&mut answer).unwrap();
     assert!(answer.contains("\"result\":5"), "{answer}");
 
-    // SAFETY: it takes no pointer, and the process has not been waited for yet.
+    // SAFETY: the function takes no pointer, and the process has not been waited for yet.
     assert_ne!(unsafe { GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, serve.process.id()) }, 0);
     until("the end of the server", || serve.process.try_wait().unwrap().is_some());
     assert_eq!(serve.process.wait().unwrap().code(), Some(0), "the server did not exit cleanly");

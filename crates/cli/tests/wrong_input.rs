@@ -1,4 +1,4 @@
-//! Wrong input: each is answered by what to write instead.
+//! Tests that the error for wrong input says what to write instead.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -8,7 +8,7 @@ use std::fs;
 
 use support::{Finished, Program, Talk, tieline};
 
-/// A command that is run in an empty directory, which is also its home and runtime directory.
+/// Runs a command in an empty directory, which is also its home and runtime directory.
 fn run(line: &[&str]) -> Finished {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("file"), "").unwrap();
@@ -127,7 +127,7 @@ fn other_failures_say_what_is_missing() {
     }
     let mut claude = tieline(["claude", "-p", "a"]);
     let finished = Program::run(claude.env("PATH", "/nowhere").env("HOME", "/nowhere"), "");
-    // The program may be installed for all users.
+    // The Claude CLI may be installed for all users.
     if finished.code == Some(1) && finished.stderr.contains("program not found") {
         assert!(
             finished.stderr.contains("cannot launch exec:claude: program not found"),
@@ -138,7 +138,7 @@ fn other_failures_say_what_is_missing() {
 }
 
 #[test]
-fn servers_on_all_addresses_print_one_that_clients_can_connect_to() {
+fn a_server_on_all_addresses_prints_an_address_that_clients_can_connect_to() {
     let options = ["--allow-unauthenticated-web", "--expose-without-token-and-tls"];
     for (listen, local) in [("http://0.0.0.0:0", "127.0.0.1"), ("http://[::]:0", "[::1]")] {
         let mut command = tieline(["serve", "--listen", listen]);
@@ -155,7 +155,7 @@ fn servers_on_all_addresses_print_one_that_clients_can_connect_to() {
     }
 }
 
-/// `-h` has one line per common option, `--help` has all options with their details.
+/// `-h` prints one line for each common option, and `--help` describes all options in detail.
 #[test]
 fn short_help_is_shorter_than_the_long_one() {
     let lines = |args: &[&str]| Program::run(&mut tieline(args), "").stdout.lines().count();

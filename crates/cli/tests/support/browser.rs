@@ -40,7 +40,7 @@ impl WebSite {
         self.serve.endpoint()
     }
 
-    /// Returns the one-time URL that it printed.
+    /// Returns the one-time URL that the server printed.
     pub(crate) fn key_url(&self) -> String {
         self.serve.program.wait_stderr("?key=");
         let said = self.serve.program.stderr();
@@ -65,7 +65,8 @@ impl WebSite {
         count.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
     }
 
-    /// Waits until this many clients have connected. The server counts a client after it has answered its request.
+    /// Waits until this many clients have connected. The server counts a client after answering its
+    /// request.
     #[track_caller]
     pub(crate) fn wait_clients(&self, count: u32) {
         until("the clients are counted", || self.clients() >= count);
@@ -106,15 +107,15 @@ impl Browser {
         serde_json::from_str(&answer).unwrap()
     }
 
-    /// Runs a script that leads to another page, and waits until that is loaded.
+    /// Runs a script that opens another page, and waits until that page is loaded.
     #[track_caller]
     pub(crate) fn follow(&mut self, script: &str) {
         let page = json!(["run", "return [performance.timeOrigin, document.readyState]"]);
         let before = self.ask(page.clone())[0].take();
-        // With a timer, so that the script has returned before its page is left.
+        // The timer lets the script return before the browser leaves the page.
         self.run(&format!("setTimeout(() => {{ {script} }})"));
         until("the next page is loaded", || {
-            // Fails while one page replaces the other.
+            // The command fails while one page replaces the other.
             let now = &self.answer(&page)["value"];
             now[1] == "complete" && now[0] != before
         });
@@ -142,7 +143,7 @@ impl Browser {
         self.run(&format!("await until(() => {condition})"));
     }
 
-    /// Types into the page and sends it.
+    /// Types a message into the page and sends it.
     #[track_caller]
     pub(crate) fn say(&mut self, message: &str) {
         self.wait(CONNECTED);

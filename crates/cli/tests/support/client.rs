@@ -71,7 +71,7 @@ impl Client {
         }
     }
 
-    /// Half-closes the connection; answers still arrive.
+    /// Closes the sending side of the connection. Answers still arrive.
     pub(crate) fn end_input(&self) {
         self.0.get_ref().shutdown(Shutdown::Write).expect("half-closed");
     }
@@ -89,7 +89,7 @@ impl Client {
     pub(crate) fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         match self.0.read_to_end(&mut rest) {
-            // The other side closed without reading everything that was sent: also an end.
+            // The other side has closed the connection without reading everything. That is also an end.
             Err(error) if is_closed(&error) => {}
             read => drop(read.expect("read to the end")),
         }

@@ -2,20 +2,20 @@
 
 use std::path::PathBuf;
 
-/// The xi editor core.
+/// Returns the path of the xi editor core.
 #[track_caller]
 pub(crate) fn xi_core() -> String {
     text(from("TIELINE_XI_CORE", ""))
 }
 
-/// The MCP project's "everything" server on stdio, as a command line.
+/// Returns the command line of the MCP project's "everything" server on stdio.
 #[track_caller]
 pub(crate) fn server_everything() -> [String; 3] {
     let script = "node_modules/@modelcontextprotocol/server-everything/dist/index.js";
     ["node".into(), text(from("TIELINE_NODE_FIXTURES", script)), "stdio".into()]
 }
 
-/// The directory of the MCP project's TypeScript SDK, as CommonJS modules.
+/// Returns the directory of the MCP project's TypeScript SDK as CommonJS modules.
 #[track_caller]
 pub(crate) fn mcp_sdk() -> PathBuf {
     from("TIELINE_NODE_FIXTURES", "node_modules/@modelcontextprotocol/sdk/dist/cjs/types.js")
@@ -24,7 +24,7 @@ pub(crate) fn mcp_sdk() -> PathBuf {
         .to_owned()
 }
 
-/// The Claude CLI for this platform.
+/// Returns the path of the Claude CLI for this platform.
 #[track_caller]
 pub(crate) fn claude() -> String {
     let wrapper =
@@ -38,26 +38,26 @@ pub(crate) fn claude() -> String {
     text(programs.into_iter().next().expect("a package for this platform"))
 }
 
-/// A server with Content-Length framing, as a command line.
+/// Returns the command line of a server with Content-Length framing.
 #[track_caller]
 pub(crate) fn content_length_server() -> [String; 2] {
     ["node".into(), text(from("TIELINE_NODE_FIXTURES", "content-length-server.js"))]
 }
 
-/// The driver of a headless Chromium, as a command line.
+/// Returns the command line of the driver of a headless Chromium.
 #[track_caller]
 pub(crate) fn browser_driver() -> [String; 2] {
     ["node".into(), text(from("TIELINE_NODE_FIXTURES", "browser.js"))]
 }
 
-/// The directory in which node finds the reference implementation of Content-Length framing.
+/// Returns the directory in which Node.js finds the reference implementation of Content-Length framing.
 #[track_caller]
 pub(crate) fn vscode_jsonrpc() -> PathBuf {
     let manifest = from("TIELINE_NODE_FIXTURES", "node_modules/vscode-jsonrpc/package.json");
     manifest.ancestors().nth(3).expect("it has three").to_owned()
 }
 
-/// The directory of the WebSocket client for node.
+/// Returns the directory of the WebSocket client for Node.js.
 #[track_caller]
 pub(crate) fn ws() -> String {
     let manifest = from("TIELINE_NODE_FIXTURES", "node_modules/ws/package.json");

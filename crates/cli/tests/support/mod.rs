@@ -1,5 +1,5 @@
-//! Shared code of the end-to-end tests: the program under test, which is always stopped again; clients
-//! with time limits; process information from `/proc`; real programs.
+//! Shared code of the end-to-end tests: the program under test, which is always stopped at the end,
+//! clients with time limits, process information from `/proc`, and real programs.
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
 mod browser;
@@ -28,11 +28,13 @@ pub(crate) use proc::{Usage, children_of, is_running, marked, usage};
 pub(crate) use program::{Finished, Program, copied, tieline};
 pub(crate) use serve::{Serve, new_mark, path_of};
 
-/// The limit of every wait: it fails a test that hangs. Nothing takes this long, even on a busy machine.
+/// The limit of every wait, after which a test that hangs fails. Even on a busy machine, no step takes
+/// this long.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
-/// Runs a client whose connections are cut at intervals, the shortest first: a slow machine needs a longer
-/// one to finish a handshake. The client must succeed with one of them.
+/// Runs a client whose connections are cut at intervals, until it succeeds. The shortest interval is
+/// tried first, and a slow machine needs a longer one to finish a handshake. The client must succeed
+/// with one of them.
 #[allow(dead_code)]
 #[track_caller]
 pub(crate) fn through_cuts<W>(mut run: impl FnMut(&str) -> (W, Finished)) -> (W, Finished) {
@@ -50,7 +52,7 @@ pub(crate) fn through_cuts<W>(mut run: impl FnMut(&str) -> (W, Finished)) -> (W,
     panic!("cut every {}: {last:?}", intervals[3]);
 }
 
-/// A TCP port where nothing listens. It is bound, so that no other process gets it.
+/// Returns a TCP port on which no process listens. The port is bound, so that no other process gets it.
 pub(crate) fn closed_port() -> (tokio::net::TcpSocket, SocketAddr) {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
@@ -58,7 +60,7 @@ pub(crate) fn closed_port() -> (tokio::net::TcpSocket, SocketAddr) {
     (socket, address)
 }
 
-/// Polls until the condition is true, for conditions without an event to wait for.
+/// Polls until the condition is true. This is for conditions that do not cause an event.
 #[track_caller]
 pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;

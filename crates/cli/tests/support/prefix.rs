@@ -8,8 +8,8 @@ use std::thread;
 
 use tempfile::TempDir;
 
-/// A port for nginx. nginx cannot choose a free port itself, so it listens on a Unix socket, to which
-/// connections to the port are forwarded.
+/// A port for nginx. Because nginx cannot choose a free port itself, it listens on a Unix socket, to
+/// which connections to the port are forwarded.
 pub(crate) struct Prefix {
     listener: TcpListener,
     path: &'static str,
@@ -59,7 +59,7 @@ impl Prefix {
             .unwrap();
         let mut stderr = BufReader::new(process.stderr.take().unwrap());
         let mut said = String::new();
-        // nginx logs this once its sockets listen.
+        // nginx logs this line when its sockets are listening.
         while !said.contains("OS: ") {
             let read = stderr.read_line(&mut said).unwrap();
             assert_ne!(read, 0, "nginx is required and did not start: {said}");

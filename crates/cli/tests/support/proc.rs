@@ -50,7 +50,8 @@ fn pids() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// Returns the fields of `/proc/PID/stat` after the program's name, which may contain any characters.
+/// Returns the fields of `/proc/PID/stat` after the program's name, which is skipped because it may
+/// contain any characters.
 fn stat(pid: u32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(") ")?;

@@ -1,4 +1,4 @@
-//! A process started by a test: its output is collected, and dropping it stops it.
+//! A process that a test starts. Its output is collected, and dropping it stops it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -17,7 +17,8 @@ use super::{LIMIT, Talk};
 
 /// Returns a command for the program under test, without environment variables that affect it.
 pub(crate) fn tieline<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
-    // The tests may run with ignored signals, as under nohup, and ignored signals are inherited.
+    // The tests may run with ignored signals, for example under nohup, and a child process would inherit
+    // them.
     let mut command = Command::new("/usr/bin/env");
     command.args(["--default-signal=HUP,INT", env!("CARGO_BIN_EXE_tieline")]);
     command.args(args).env_remove("RUST_LOG").env_remove("XDG_RUNTIME_DIR");
@@ -41,7 +42,7 @@ pub(crate) struct Program {
     stdin: Option<ChildStdin>,
     stdout: Arc<Said>,
     stderr: Arc<Said>,
-    /// How many bytes of stdout were returned as lines.
+    /// Number of bytes of stdout that were returned as lines.
     taken: usize,
 }
 
@@ -75,7 +76,7 @@ impl Program {
     #[track_caller]
     pub(crate) fn run(command: &mut Command, stdin: impl AsRef<[u8]>) -> Finished {
         let mut program = Self::start(command);
-        // The program may exit without reading it.
+        // The program may exit without reading the input.
         let _ = program.stdin.as_mut().expect("open").write_all(stdin.as_ref());
         program.finish()
     }
@@ -93,14 +94,14 @@ impl Program {
         self.stdin = None;
     }
 
-    /// Closes its stdin and waits for its exit.
+    /// Closes the program's stdin and waits for its exit.
     #[track_caller]
     pub(crate) fn finish(mut self) -> Finished {
         self.end_input();
         self.wait()
     }
 
-    /// Waits for its exit.
+    /// Waits for the program's exit.
     #[track_caller]
     pub(crate) fn wait(&mut self) -> Finished {
         let deadline = Instant::now() + LIMIT;
@@ -155,7 +156,8 @@ impl Talk for Program {
 }
 
 impl Drop for Program {
-    /// Sends SIGTERM repeatedly, so that it can stop its children, and kills it after [`LIMIT`].
+    /// Sends SIGTERM repeatedly, so that the program can stop its children, and kills it after
+    /// [`LIMIT`].
     fn drop(&mut self) {
         let deadline = Instant::now() + LIMIT;
         while let Ok(None) = self.child.try_wait() {
@@ -170,7 +172,7 @@ impl Drop for Program {
     }
 }
 
-/// The output of a pipe so far. Invalid UTF-8 is replaced by U+FFFD.
+/// The output of a pipe up to now. Invalid UTF-8 is replaced with U+FFFD.
 #[derive(Default)]
 struct Said {
     state: Mutex<State>,

@@ -25,7 +25,7 @@ impl Serve {
         Self::in_framings(&[""], args)
     }
 
-    /// Serves on one Unix socket per framing prefix, for example `content-length+`.
+    /// Serves on one Unix socket for each framing prefix, for example `content-length+`.
     #[track_caller]
     pub(crate) fn in_framings<A: AsRef<str>>(framings: &[&str], args: impl AsRef<[A]>) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
@@ -71,30 +71,30 @@ impl Serve {
         Client::connect(&self.path())
     }
 
-    /// Returns a command that connects to it.
+    /// Returns a command that connects to the server.
     pub(crate) fn connect(&self) -> Command {
         tieline(["connect", self.endpoint()])
     }
 
-    /// Returns its programs and their descendants.
+    /// Returns the server's programs and their descendants.
     pub(crate) fn processes(&self) -> Vec<u32> {
         marked(&self.mark)
     }
 
-    /// Waits until this many processes carry its mark.
+    /// Waits until this many processes carry the server's mark.
     #[track_caller]
     pub(crate) fn wait_processes(&self, count: usize) {
         until(&format!("{count} processes"), || self.processes().len() == count);
     }
 
-    /// Waits until no process that it started is left, not even a zombie.
+    /// Waits until no process that the server started is left, not even a zombie.
     #[track_caller]
     pub(crate) fn wait_nothing_left(&self) {
         let pid = self.program.pid();
         until("no process is left", || self.processes().is_empty() && children_of(pid).is_empty());
     }
 
-    /// Stops it with SIGTERM, and checks that it leaves no socket and no process.
+    /// Stops the server with SIGTERM, and checks that it leaves no socket and no process.
     #[track_caller]
     pub(crate) fn stop(mut self) -> Finished {
         self.program.signal(rustix::process::Signal::TERM);
@@ -104,7 +104,7 @@ impl Serve {
         finished
     }
 
-    /// Checks after its exit that no socket and no process is left.
+    /// Checks, after the server's exit, that it has left no socket and no process.
     #[track_caller]
     pub(crate) fn assert_nothing_left(&self) {
         for endpoint in &self.endpoints {
