@@ -1,4 +1,4 @@
-//! Interleaved rounds, so that other activity on the machine affects all sides.
+//! Runs the rounds of all sides in turn, so that other activity on the machine affects all sides.
 
 use std::ops::AsyncFnMut;
 
@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// What the rows are run with.
+/// The runtime and the mode of all rows.
 pub(crate) struct Bench {
     pub(crate) runtime: Runtime,
     pub(crate) quick: bool,
@@ -35,15 +35,14 @@ impl Bench {
         Box::new(move || self.runtime.block_on(round()))
     }
 
-    /// Runs rounds of all sides in turn, after a warm-up round that does not count. Returns each side's
-    /// figures.
+    /// Runs rounds of all sides in turn, after a warm-up round whose figure is discarded. Returns each
+    /// side's figures.
     pub(crate) fn interleave<const N: usize>(&self, sides: [Side<'_>; N]) -> Result<[Figures; N]> {
         let (figures, _) = self.interleave_with(sides, Vec::new())?;
         Ok(figures)
     }
 
-    /// Like [`interleave`](Self::interleave), with a variable number of additional sides after the
-    /// fixed ones.
+    /// Like [`interleave`](Self::interleave), with any number of additional sides after the fixed ones.
     pub(crate) fn interleave_with<'a, const N: usize>(
         &self,
         mut sides: [Side<'a>; N],
@@ -70,7 +69,7 @@ mod tests {
     use std::cell::RefCell;
 
     #[test]
-    fn sides_take_turns_and_the_first_round_does_not_count() {
+    fn sides_take_turns_and_the_first_round_is_discarded() {
         let bench = Bench { runtime: runtime().unwrap(), quick: true };
         let order = RefCell::new(String::new());
         let side = |name| {

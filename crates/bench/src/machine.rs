@@ -1,9 +1,9 @@
-//! Describes the machine of the measurements without identifying it.
+//! A description of the machine that is measured, without details that would identify it.
 
 use std::fs;
 use std::process::Command;
 
-/// Returns one line for the head of the table.
+/// Returns the description as one line for the text above the table.
 pub(crate) fn facts() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let facts = [
@@ -29,14 +29,14 @@ fn rustc() -> Option<String> {
     String::from_utf8(output.stdout).ok()
 }
 
-/// Returns the resident memory of a process in bytes; `None` if the system does not report it.
+/// Returns the resident memory of a process in bytes, or `None` if the system does not report it.
 pub(crate) fn resident(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(kib.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
-/// Returns how many descriptors this process may open.
+/// Returns the number of descriptors that this process may open.
 pub(crate) fn descriptor_limit() -> Option<usize> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;

@@ -9,21 +9,21 @@ use crate::rows::ROWS;
 pub(crate) enum Command {
     Help,
     Bench(Options),
-    /// Hidden: runs the other process of a row.
+    /// Runs the other process of a row. This command is hidden, like those below.
     Peer {
         role: String,
         socket: String,
     },
-    /// Hidden: encodes and decodes this many messages, to count instructions.
+    /// Encodes and decodes this many messages, to count instructions.
     Codec {
         messages: usize,
     },
-    /// Hidden: makes calls from several tasks between two ends in this process.
+    /// Makes calls from several tasks between two ends in this process.
     CallsInMemory {
         tasks: u32,
         calls: usize,
     },
-    /// Hidden: the same, to a peer.
+    /// Makes calls from several tasks to a peer.
     CallsOver {
         socket: String,
         tasks: u32,
@@ -38,12 +38,13 @@ pub(crate) struct Options {
     pub(crate) all_cores: bool,
     /// Whether a missed goal is a failure.
     pub(crate) check: bool,
-    /// The rows to run. If empty: all rows, except those that take minutes in a quick run.
+    /// The rows to run. If this is empty, all rows are run, but a quick run skips those that take
+    /// minutes.
     pub(crate) rows: Vec<String>,
 }
 
 impl Options {
-    /// Returns whether the results may be written: only if all rows run in full.
+    /// Returns whether the results may be written, which requires that all rows run in full.
     pub(crate) fn is_full(&self) -> bool {
         !self.quick && !self.all_cores && self.rows.is_empty()
     }
@@ -70,7 +71,7 @@ Only a run of all rows without --quick and --all-cores writes bench/RESULTS.md. 
     help
 }
 
-/// Parses the arguments, or returns what is wrong with them.
+/// Parses the arguments, or returns a description of the error.
 pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, String> {
     let args: Vec<String> = args.into_iter().collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_full_run_counts() {
+    fn only_a_run_without_restrictions_is_full() {
         for (line, full) in [
             ("", true),
             ("--check", true),

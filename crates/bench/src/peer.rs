@@ -13,17 +13,17 @@ use tieline_transport::{ChannelConfig, Framed, FramedAcceptor, Unix, UnixConfig,
 use crate::compare::{Result, runtime};
 use crate::running::Running;
 
-/// What a peer does until it is killed: listen on the socket and serve.
+/// A function that listens on the socket and serves until the peer is killed.
 pub(crate) type Role = fn(PathBuf) -> Pin<Box<dyn Future<Output = Result<()>>>>;
 
-/// A running peer, killed on drop.
+/// A running peer, which is killed on drop.
 pub(crate) struct Peer {
     process: Running,
     directory: TempDir,
 }
 
 impl Peer {
-    /// Starts a peer, which is listening when this returns.
+    /// Starts a peer and waits until it is listening.
     pub(crate) fn start(role: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let mut command = Command::new(std::env::current_exe()?);
@@ -57,7 +57,7 @@ pub(crate) fn announce() -> Result<()> {
     Ok(stdout.flush()?)
 }
 
-/// Listens with tieline's defaults, and reports it.
+/// Listens with tieline's defaults, and reports that it is listening.
 pub(crate) async fn listen<F: Framing>(
     socket: PathBuf,
     framing: F,
@@ -67,19 +67,19 @@ pub(crate) async fn listen<F: Framing>(
     Ok(acceptor)
 }
 
-/// Listens without tieline, and reports it.
+/// Listens without tieline, and reports that it is listening.
 pub(crate) fn listen_raw(socket: PathBuf) -> Result<tokio::net::UnixListener> {
     let listener = tokio::net::UnixListener::bind(socket)?;
     announce()?;
     Ok(listener)
 }
 
-/// Returns tieline's typed connector for a socket, with defaults.
+/// Returns tieline's typed connector for a socket, with the defaults.
 pub(crate) fn connector<F: Framing>(socket: PathBuf, framing: F) -> Result<Framed<Unix, F>> {
     Ok(Framed::new(Unix, UnixConfig::new(socket), framing, ChannelConfig::default())?)
 }
 
-/// The peer's `main`.
+/// Runs the peer until its parent closes its stdin.
 pub(crate) fn run(role: Role, socket: PathBuf) -> Result<()> {
     let made = socket.clone();
     let end = std::thread::spawn(move || {
@@ -93,7 +93,7 @@ pub(crate) fn run(role: Role, socket: PathBuf) -> Result<()> {
     Ok(())
 }
 
-/// Removes the files that a peer creates, and nothing else, in case the parent cannot.
+/// Removes the files that a peer creates, and no others, in case the parent cannot remove them.
 fn remove(socket: &Path) {
     let _ = std::fs::remove_file(socket);
     let _ = std::fs::remove_file(socket.with_extension("sock.lock"));

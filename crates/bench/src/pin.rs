@@ -1,12 +1,13 @@
-//! Pins all processes to one core if the time to wake another core would hide what is measured.
+//! Pins all processes to one core for rows whose figures would otherwise be dominated by the time to
+//! wake another core.
 
 use crate::compare::Result;
 
-/// While it lives, this process and its children run on one core.
+/// A guard that pins this process and its children to one core until it is dropped.
 ///
-/// Whether two processes that wait for each other share a core changes a round trip by more than
-/// anything measured here, and the scheduler changes its mind from time to time. On one core, a round
-/// trip is the work of both ends and two context switches, equally on every side.
+/// Whether two processes that wait for each other share a core affects a round trip more than any
+/// difference measured here, and the scheduler moves processes from time to time. On one core, a round
+/// trip consists of the work of both ends and two context switches, on every side.
 pub(crate) struct Pinned {
     before: imp::Cores,
 }
@@ -48,7 +49,7 @@ mod imp {
         one
     }
 
-    /// Applies to all threads, including the one that starts child processes in tieline.
+    /// Pins all threads, including the one that starts child processes in tieline.
     pub(super) fn confine(cores: &Cores) -> Result<()> {
         for thread in fs::read_dir("/proc/self/task")? {
             let id = thread?.file_name().to_str().and_then(|id| id.parse().ok());

@@ -1,4 +1,4 @@
-//! The table of results, one line per claim.
+//! The table of results, with one line per claim.
 
 use std::fmt::{self, Write};
 
@@ -15,7 +15,7 @@ pub(crate) struct TableLine {
     verdict: Verdict,
 }
 
-/// What a figure counts. The figures are in seconds, bytes or pieces.
+/// The quantity that a figure measures. The figures are in seconds, bytes, or numbers of things.
 #[derive(Clone, Copy)]
 pub(crate) enum Unit {
     Time,
@@ -23,7 +23,7 @@ pub(crate) enum Unit {
     BytesPerSecond,
     Bytes,
     Pieces,
-    /// An average number of pieces, which need not be whole.
+    /// An average number of things, which need not be an integer.
     Average,
 }
 
@@ -38,7 +38,7 @@ pub(crate) enum Goal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Met,
-    /// The bar is reached, but not the aim beyond it.
+    /// The ratio reaches the bar, but not the aim beyond it.
     BelowAim,
     Missed,
     /// There is no goal, or no figure.
@@ -46,7 +46,7 @@ pub(crate) enum Verdict {
 }
 
 impl TableLine {
-    /// Compares tieline with something else, using figures of the same rounds.
+    /// Compares tieline with an alternative, using figures of the same rounds.
     pub(crate) fn compared(
         work: impl Into<String>,
         against: &'static str,
@@ -86,7 +86,7 @@ impl TableLine {
         }
     }
 
-    /// Shows that something could not be measured, and why.
+    /// Shows that a figure could not be measured, with the reason.
     pub(crate) fn skipped(work: impl Into<String>, why: &str) -> Self {
         Self {
             work: work.into(),

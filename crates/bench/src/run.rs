@@ -55,7 +55,7 @@ fn bench(options: &Options) -> Result<ExitCode> {
         eprintln!("measuring: {}", row.name);
         let is_pinned = row.on_one_core && !options.all_cores;
         let _pinned = is_pinned.then(Pinned::to_one_core).transpose()?;
-        // A row that cannot be measured here does not prevent the others.
+        // If a row cannot be measured here, the other rows are measured nevertheless.
         lines.extend((row.run)(&bench).unwrap_or_else(|error| {
             eprintln!("tieline-bench: {}: {error}", row.name);
             has_failed = true;

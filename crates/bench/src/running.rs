@@ -1,4 +1,4 @@
-//! Another process, controlled by lines on stdin and stdout.
+//! Another process, which is controlled by lines on stdin and stdout.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -6,10 +6,10 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::compare::Result;
 
-/// A running process, killed on drop.
+/// A running process, which is killed on drop.
 pub(crate) struct Running {
     child: Child,
-    /// The process exits when this closes, and therefore also when we are killed.
+    /// The process exits when this is closed, and therefore also when our process is killed.
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
 }
@@ -19,7 +19,7 @@ impl Running {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // Ctrl-C goes to us only; the process then cleans up.
+            // Ctrl-C is sent to our process only. The other process then cleans up and exits.
             .process_group(0)
             .spawn()?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
@@ -37,7 +37,7 @@ impl Running {
         Ok(writeln!(stdin, "{line}")?)
     }
 
-    /// Receives a line from the process. Fails if it has ended.
+    /// Receives a line from the process. Fails if the process has ended.
     pub(crate) fn hear(&mut self) -> Result<String> {
         let mut line = String::new();
         match self.stdout.read_line(&mut line)? {
@@ -46,7 +46,7 @@ impl Running {
         }
     }
 
-    /// Closes its input and waits until it exits.
+    /// Closes the input of the process and waits until it exits.
     pub(crate) fn finish(mut self) -> Result<()> {
         drop(self.stdin.take());
         match self.child.wait()?.success() {

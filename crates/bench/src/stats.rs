@@ -1,4 +1,4 @@
-//! Medians and quartiles of rounds.
+//! Medians and quartiles of the rounds.
 
 /// The median of some values, and their spread.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,7 +17,7 @@ impl Spread {
         Self { median, lower, upper }
     }
 
-    /// Computes the spread of the ratios in each round: a disturbance of a round affects both sides.
+    /// Computes the spread of the ratios of the rounds. A disturbance of a round affects both sides.
     pub(crate) fn of_ratios(ours: &[f64], theirs: &[f64]) -> Self {
         Self::of(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs))
     }
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians_and_quartiles() {
+    fn medians_and_quartiles_are_computed() {
         for (values, lower, median, upper) in [
             (&[7.0][..], 7.0, 7.0, 7.0),
             (&[4.0, 2.0], 2.5, 3.0, 3.5),

@@ -1,4 +1,5 @@
-//! Repeatable counts, unlike time: what valgrind counts in this program with a hidden subcommand.
+//! Counts of instructions and allocations, which are repeatable, unlike times. Valgrind runs this
+//! program with a hidden subcommand and counts them.
 //!
 //! The program is not instrumented, so that counting does not slow other rows down. All counts include
 //! the cost of starting and exiting, which [`each`] subtracts.
@@ -12,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::compare::Result;
 
-/// What is counted.
+/// The quantity that is counted.
 #[derive(Clone, Copy)]
 pub(crate) enum Count {
     Instructions,
@@ -20,14 +21,15 @@ pub(crate) enum Count {
     Allocations,
 }
 
-/// A running count: execute this program with its command; the report is complete when that exits.
+/// A count in progress. Run this program with [`command`](Self::command); the report is complete when
+/// the program has exited.
 pub(crate) struct Counting {
     count: Count,
     directory: TempDir,
 }
 
-/// Returns the cost of one piece of work: the difference between twice the work and the work, divided
-/// by the work.
+/// Returns the cost of one unit of work: the difference between the costs of twice the work and of the
+/// work, divided by the amount of work.
 pub(crate) fn each(work: usize, count: impl Fn(usize) -> Result<u64>) -> Result<f64> {
     let (once, twice) = (count(work)?, count(2 * work)?);
     Ok(twice.saturating_sub(once) as f64 / work as f64)
@@ -37,7 +39,7 @@ pub(crate) fn is_installed() -> bool {
     Command::new("valgrind").arg("--version").output().is_ok()
 }
 
-/// Returns what this program counts with these arguments.
+/// Returns the count for this program with these arguments.
 pub(crate) fn count(count: Count, args: &[&str]) -> Result<u64> {
     let counting = Counting::new(count)?;
     match counting.command()?.args(args).status()?.success() {

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use crate::compare::Result;
 
-/// Finds the root through cargo, so that a binary built in one checkout never writes to another.
+/// Returns the root folder according to cargo, so that a binary built in one checkout never writes to
+/// another.
 pub(crate) fn workspace_root() -> Result<PathBuf> {
     let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
         .ok_or("start it as `cargo xtask bench`: CARGO_MANIFEST_DIR is not set")?;

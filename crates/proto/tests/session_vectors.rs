@@ -1,5 +1,5 @@
-//! The golden vectors of the session protocol, decoded and encoded. Other implementations check the same
-//! ones.
+//! Decodes and encodes the golden vectors of the session protocol. Other implementations are tested with
+//! the same vectors.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::str::SplitWhitespace;
@@ -49,7 +49,7 @@ fn name(malformed: Malformed) -> &'static str {
     }
 }
 
-/// Returns the frame, and the protocol version that it is written in.
+/// Returns the frame and the protocol version in which it is written.
 fn frame(words: &str) -> (Frame, u8) {
     let mut words = words.split_whitespace();
     let kind = words.next().unwrap();

@@ -1,4 +1,4 @@
-//! Server-sent events are parsed as the standard says (WHATWG HTML, section 9.2), within limits.
+//! Server-sent events are parsed as the standard requires (WHATWG HTML, section 9.2), within limits.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -10,7 +10,8 @@ use tieline_proto::sse::{
     EncodeError, Encoder, Event, Excess, Item, Limits, MAX_NAME, Parser, comment,
 };
 
-/// Parses the stream whole, byte by byte, and split in two at every offset; the results must be equal.
+/// Parses the stream as a whole, byte by byte, and split in two at every offset. Panics unless the
+/// results are equal.
 fn parse_with(limits: Limits, stream: &[u8]) -> Vec<Item> {
     let in_pieces = |pieces: &mut dyn Iterator<Item = &[u8]>| {
         let (mut parser, mut items) = (Parser::new(limits), Vec::new());
@@ -42,7 +43,7 @@ fn data(data: &'static str) -> Item {
 }
 
 #[test]
-fn examples_of_the_standard() {
+fn examples_of_the_standard_are_parsed() {
     for (stream, expected) in [
         ("data: YHOO\ndata: +2\ndata: 10\n\n", vec![data("YHOO\n+2\n10")]),
         (
@@ -202,7 +203,7 @@ fn limits_are_exact_and_the_next_event_is_parsed() {
     for (first, expected) in [
         ("data: 1234567890\n\n".into(), data("1234567890")),
         ("data: 12345678901\n\n".into(), too_much.clone()),
-        // The newline between two lines counts.
+        // The newline between two lines of data is included in the limit.
         ("data: 1234\ndata: 67890\n\n".into(), data("1234\n67890")),
         ("data: 12345\ndata: 67890\n\n".into(), too_much.clone()),
         ("data: 1234567890\ndata\n\n".into(), too_much.clone()),

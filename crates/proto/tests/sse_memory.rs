@@ -1,5 +1,5 @@
-//! The parser's memory is bounded for events that never end. This is the only test in its process, so that
-//! no other code uses memory there.
+//! The parser uses a bounded amount of memory for events that never end. This is the only test in its
+//! process, so that no other code uses memory there.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 #![allow(clippy::disallowed_methods)]
@@ -9,11 +9,11 @@ use tieline_proto::sse::{Excess, Item, Limits, Parser};
 
 /// The length of each stream, which is parsed in pieces of 64 KiB.
 const LENGTH: usize = 4 << 20;
-/// Well below the length of a stream, and above what the parser may keep: data, a name and two ids, each
-/// twice while its buffer grows.
+/// The most that memory may grow. This is well below the length of a stream, and above the amount that
+/// the parser may keep: data, a name and two ids, each of them twice while its buffer grows.
 const MAX_KIB: u64 = 2 << 10;
 
-/// Returns the peak resident memory of this process.
+/// Returns the peak resident memory of this process in KiB.
 fn peak_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

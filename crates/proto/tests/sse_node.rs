@@ -1,5 +1,5 @@
-//! The server-sent events parser compared with eventsource-parser, the one that the MCP SDK for JavaScript
-//! uses. Node decodes the text for it.
+//! Compares the parser of server-sent events with eventsource-parser, which the MCP SDK for JavaScript
+//! uses. Node decodes the text for the latter.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -17,7 +17,7 @@ use tieline_proto::sse::{Encoder, Item, Parser};
 
 const STREAMS: usize = 3_000;
 
-/// A Node process, killed on drop.
+/// A Node process that is killed on drop.
 struct Node(Child);
 
 impl Node {
@@ -120,7 +120,7 @@ fn is_same(ours: &Item, theirs: &Value) -> bool {
     }
 }
 
-/// Returns what Node parses from each of these streams, passed in pieces.
+/// Returns the items that Node parses from each of these streams, which are passed in pieces.
 fn ask(streams: &[Vec<Vec<u8>>]) -> Vec<Vec<Value>> {
     let mut node = Node::start();
     let mut stdin = node.0.stdin.take().unwrap();

@@ -1,5 +1,5 @@
-//! The server-sent events parser compared with a simple one, which follows the standard step by step on a
-//! whole stream.
+//! Compares the parser of server-sent events with a simple one, which follows the standard step by step
+//! on a whole stream.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use tieline_proto::ByteSize;
 use tieline_proto::sse::{Encoder, Event, Excess, Item, Limits, Parser, comment};
 
-/// Parses a whole stream as the standard says, without limits.
+/// Parses a whole stream as the standard requires, without limits.
 fn obvious(stream: &[u8]) -> (Vec<Item>, String) {
     let mut rest = stream.strip_prefix(b"\xef\xbb\xbf").unwrap_or(stream);
     let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -106,7 +106,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     #[test]
-    fn stream_in_any_pieces_is_parsed_as_the_standard_says(
+    fn stream_in_any_pieces_is_parsed_as_the_standard_requires(
         stream in stream(),
         cuts in cuts(),
     ) {

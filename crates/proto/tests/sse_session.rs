@@ -1,5 +1,6 @@
-//! An `EventSession` connected to a `Session` as its server, over connections that break at any point. The
-//! client receives each message once and in order, or learns which messages are gone.
+//! An `EventSession` is connected to a `SessionMachine`, which is its server, over connections that
+//! break at any point. The client receives each message once and in order, or is informed that messages
+//! are gone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::VecDeque;
@@ -61,13 +62,14 @@ struct World {
     last: Sequence,
     /// The messages that the client received.
     delivered: Vec<u64>,
-    /// How many messages the program sent.
+    /// The number of messages that the program sent.
     sent: u64,
-    /// How many messages the client posted, and how many of them the program received.
+    /// The number of messages that the client posted.
     posted: u64,
+    /// The number of those messages that the program received.
     received: u64,
     secrets: u8,
-    /// The client was told that it has missed events.
+    /// Whether the client was informed that it has missed events.
     is_gone: bool,
 }
 
@@ -198,7 +200,7 @@ impl World {
         }
     }
 
-    /// Delivers everything that is in flight.
+    /// Delivers all messages that are in flight.
     fn settle(&mut self) {
         let mut before = None;
         while before != Some((self.delivered.len(), self.received)) {
@@ -268,8 +270,8 @@ fn carried(world: &mut World, length: usize, times: usize) {
     }
 }
 
-/// The last 512 messages or 4 MiB of the written events are kept; of large ones, as many as leave room for
-/// another.
+/// Of the written events, the last 512 or 4 MiB are kept. The last one may be larger if the session can
+/// then still accept another message.
 #[test]
 fn written_events_beyond_the_window_are_acknowledged_for_the_client() {
     for (length, times, acknowledged) in [

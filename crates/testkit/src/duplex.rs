@@ -1,4 +1,4 @@
-//! Channels over a byte stream in memory, where a test needs the bytes at the other end.
+//! Channels over a byte stream in memory, for tests that need the bytes at the other end.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,13 +1,13 @@
 //! Executable files that tests create.
 //!
-//! Other processes write them. A child that another test is starting has a copy of every descriptor until it
-//! executes its program, and a file that is open for writing cannot be executed.
+//! Other processes write these files. A child that another test is starting has a copy of every
+//! descriptor until it executes its program, and a file that is open for writing cannot be executed.
 
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Writes a script, or another executable file, that every user may run.
+/// Writes a script or another executable file that every user may run.
 #[track_caller]
 pub fn write(path: &Path, text: &str) {
     let mut install = Command::new("install");

@@ -16,7 +16,7 @@ const TIMES: u32 = 3;
 const PROGRAM: [&str; 3] = ["--locked", "--package", "tieline-cli"];
 
 pub(super) fn run(_: &Bench) -> Result<Vec<TableLine>> {
-    // Downloads do not count as building.
+    // Downloads are not part of the time to build.
     succeed(cargo()?.args(["fetch", "--locked"]))?;
     let (mut built, mut answered) = (f64::INFINITY, f64::INFINITY);
     for _ in 0..TIMES {
@@ -24,7 +24,7 @@ pub(super) fn run(_: &Bench) -> Result<Vec<TableLine>> {
         built = built.min(build(folder.path())?);
         answered = answered.min(first_answer(folder.path())?);
     }
-    // With the web and TLS.
+    // This includes the web and TLS.
     let minutes = 3.5;
     Ok(vec![
         TableLine::alone(
@@ -48,7 +48,7 @@ pub(super) fn run(_: &Bench) -> Result<Vec<TableLine>> {
     ])
 }
 
-/// Returns the seconds of one build into an empty folder.
+/// Returns the duration of one build into an empty folder, in seconds.
 fn build(folder: &Path) -> Result<f64> {
     let mut cargo = cargo()?;
     cargo.args(["build", "--release", "--quiet"]).args(PROGRAM);
@@ -59,7 +59,7 @@ fn build(folder: &Path) -> Result<f64> {
     Ok(begun.elapsed().as_secs_f64())
 }
 
-/// Returns the seconds from starting the program to a response of its demo agent.
+/// Returns the seconds from the start of the program until a response of its demo agent arrives.
 fn first_answer(folder: &Path) -> Result<f64> {
     let socket = folder.join("bench.sock");
     let mut endpoint = std::ffi::OsString::from("unix:");
@@ -88,7 +88,7 @@ fn first_answer(folder: &Path) -> Result<f64> {
     }
 }
 
-/// Killed on drop. Its agent exits when the line ends.
+/// A running server, which is killed on drop. Its agent exits when the line ends.
 struct Server(Child);
 
 impl Drop for Server {
@@ -108,7 +108,7 @@ fn crates() -> Result<usize> {
     Ok(unique(&String::from_utf8_lossy(&output.stdout)))
 }
 
-/// Returns the number of distinct names with versions in the list.
+/// Returns the number of distinct combinations of name and version in the list.
 fn unique(tree: &str) -> usize {
     let crates = tree.lines().filter_map(|line| {
         let mut words = line.split(' ');
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_version_of_a_crate_counts_once() {
+    fn each_version_of_a_crate_is_counted_once() {
         let tree =
             "a v1.0.0 (somewhere)\nb v1.0.0\nb v2.0.0\nb v1.0.0 (*)\nc v0.1.0 (proc-macro)\n\n";
         assert_eq!(unique(tree), 4);

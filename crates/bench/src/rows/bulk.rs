@@ -1,5 +1,5 @@
-//! Messages of 1 MiB, one way over a Unix socket, in two framings. The receiver responds once per
-//! round.
+//! Messages of 1 MiB are sent one way over a Unix socket, in two framings. The receiver responds once
+//! per round.
 
 use std::path::PathBuf;
 use std::time::Instant;

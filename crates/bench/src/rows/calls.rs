@@ -1,5 +1,5 @@
-//! JSON-RPC calls over a Unix socket: one at a time compared with raw bytes, 64 in flight compared with
-//! a good manual implementation, and both compared with other libraries.
+//! JSON-RPC calls over a Unix socket. Calls made one at a time are compared with raw bytes, and 64 calls
+//! in flight with a good manual implementation. Both are also compared with other libraries.
 
 mod by_hand;
 pub(crate) mod counted;
@@ -35,8 +35,8 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<TableLine>> {
     let _driver = runtime.spawn(driver);
     let one = bench.side(async || {
         let begun = Instant::now();
-        // In a task, as in real programs: with the current-thread runtime, waking a future that
-        // `block_on` itself awaits goes through the reactor, which costs a system call.
+        // The calls run in a task, as in real programs. With the current-thread runtime, waking a future
+        // that `block_on` itself awaits goes through the reactor, which costs a system call.
         in_flight(1, || calls(peer.clone(), text.clone(), ONE_AT_A_TIME)).await?;
         Ok(begun.elapsed().as_secs_f64() / f64::from(ONE_AT_A_TIME))
     });
@@ -64,7 +64,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<TableLine>> {
         .await
     });
 
-    // The table lists libraries that cannot be started.
+    // Libraries that cannot be started are listed in the table as skipped.
     let (mut running, mut missing) = (Vec::new(), Vec::new());
     for library in LIBRARIES {
         match library.start() {
@@ -111,7 +111,7 @@ const MANY: &str = "JSON-RPC calls, 64 bytes, 64 in flight";
 /// newline.
 const ON_THE_WIRE: usize = PAYLOAD + 60;
 
-/// Returns calls per second to a peer that echoes, with 64 in flight.
+/// Returns the number of calls per second to a peer that echoes, with 64 calls in flight.
 pub(super) async fn echoes_a_second(peer: &Peer) -> Result<f64> {
     let text = "x".repeat(PAYLOAD);
     calls_a_second(|| calls(peer.clone(), text.clone(), CALLS_EACH)).await
@@ -125,7 +125,7 @@ async fn calls(peer: Peer, text: String, calls: u32) -> Result<()> {
     Ok(())
 }
 
-/// Returns the calls per second of all tasks together.
+/// Returns the number of calls per second of all tasks together.
 async fn calls_a_second<F>(task: impl Fn() -> F) -> Result<f64>
 where
     F: Future<Output = Result<()>> + Send + 'static,
@@ -170,7 +170,7 @@ pub(super) async fn serve_raw(socket: PathBuf) -> Result<()> {
     let listener = crate::peer::listen_raw(socket)?;
     let (mut stream, _) = listener.accept().await?;
     let mut line = vec![0; ON_THE_WIRE];
-    // The caller closes the connection when done.
+    // The caller closes the connection when it is done.
     while stream.read_exact(&mut line).await.is_ok() {
         stream.write_all(&line).await?;
     }

@@ -1,5 +1,5 @@
-//! The instructions for encoding and decoding one line of 128 bytes. Unlike time they are repeatable,
-//! which makes them a guard of the hot path.
+//! The number of instructions for encoding and decoding one line of 128 bytes. Unlike times, it is
+//! repeatable, so that it reveals small regressions in the hot path.
 
 use std::io::IoSlice;
 
@@ -12,7 +12,8 @@ use crate::report::{TableLine, Unit};
 use crate::valgrind::{self, Count};
 
 const PAYLOAD: usize = 128;
-/// Small enough that the count is not dominated by copying the batch.
+/// The number of messages in a batch, which is so small that the cost of copying the batch does not
+/// dominate the count.
 const BATCH: usize = 10;
 const MESSAGES: usize = 1000 * BATCH;
 const WORK: &str = "instructions, encode and decode 128 bytes, lines";
@@ -24,7 +25,7 @@ pub(super) fn instructions(_: &Bench) -> Result<Vec<TableLine>> {
     Ok(vec![TableLine::alone(WORK, Unit::Pieces, each, None)])
 }
 
-/// The counted work: encodes messages into a queue in batches, and decodes the bytes.
+/// Does the work that is counted: encodes messages into a queue in batches, and decodes the bytes.
 pub(crate) fn work(messages: usize) -> Result<()> {
     let message = Bytes::from_static(payload(PAYLOAD));
     let mut lines = Lines::default();

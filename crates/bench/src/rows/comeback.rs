@@ -1,7 +1,8 @@
-//! How long a local session is interrupted when its connection is cut: from the cut to the response to
-//! a message sent at that moment.
+//! The duration of the interruption of a local session when its connection is cut, from the cut to the
+//! response to a message that is sent at that moment.
 //!
-//! A relay in this process connects the two ends; it is cut by dropping both of its connections.
+//! A relay in this process connects the two ends. It cuts the connection by dropping both of its own
+//! connections.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -60,7 +61,7 @@ async fn answer(sender: &mut impl Sender, receiver: &mut impl Receiver) -> Resul
     Ok(())
 }
 
-/// Connects each client to the server, until it is cut.
+/// A relay that connects each client to the server until the connection is cut.
 struct Relay {
     cuts: watch::Sender<u64>,
     made: watch::Receiver<usize>,

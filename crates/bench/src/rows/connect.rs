@@ -1,5 +1,6 @@
-//! Repeatedly connects to a Unix socket and accepts there. The last connection of a round gets a
-//! message when all were accepted. Closing them is not timed.
+//! One process repeatedly connects to a Unix socket, and the other accepts the connections. The latter
+//! sends a message on the last connection of a round when it has accepted all of them. The time to close
+//! them is not measured.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -14,7 +15,7 @@ use crate::compare::{Bench, Result};
 use crate::peer::{Peer, connector, listen, listen_raw};
 use crate::report::{Goal, TableLine, Unit};
 
-/// Fewer than any listener's backlog holds.
+/// The number of connections per round, which is smaller than the backlog of any listener.
 const CONNECTIONS: usize = 500;
 
 pub(super) fn run(bench: &Bench) -> Result<Vec<TableLine>> {

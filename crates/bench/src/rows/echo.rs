@@ -16,7 +16,7 @@ use crate::peer::{Peer, announce, connector, listen, listen_raw};
 use crate::report::{Goal, TableLine, Unit};
 
 const PAYLOAD: usize = 64;
-/// Includes the newline.
+/// The length of a line with its newline.
 pub(super) const FRAME: usize = PAYLOAD + 1;
 const TIMES: u32 = 1000;
 

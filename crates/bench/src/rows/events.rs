@@ -1,6 +1,6 @@
-//! Server-sent events over TCP on loopback, read like an EventSource: 64-byte messages streamed, and
-//! the memory of an idle stream. Measured on a line that ends with its connection, and in the session
-//! that an EventSource has with `tieline serve`.
+//! Server-sent events over TCP on loopback, read as an EventSource reads them: the throughput of 64-byte
+//! messages, and the memory of an idle stream. Both are measured on a line that ends with its
+//! connection, and in a session such as an EventSource has with `tieline serve`.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -23,7 +23,7 @@ const SMALL: usize = 64;
 const MESSAGES: usize = 20_000;
 
 /// The role of the server, the suffix of the row's name, and the goal for the memory of an idle stream:
-/// as much as a WebSocket, and a quarter more in a session.
+/// as much as for a WebSocket, and a quarter more in a session.
 const KINDS: [(&str, &str, Goal); 2] = [
     ("events", "", Goal::AtMost(32.0 * 1024.0, Unit::Bytes)),
     ("events-session", ", in a session", Goal::AtMost(40.0 * 1024.0, Unit::Bytes)),
@@ -64,14 +64,14 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// A minimal EventSource that also posts.
+/// A minimal EventSource that can also post messages.
 struct Reader {
     stream: TcpStream,
     address: String,
     uri: String,
     /// Bytes received but not parsed yet.
     raw: BytesMut,
-    /// The rest of the current chunk that has been received.
+    /// The received part of the current chunk that is not parsed yet.
     chunk: BytesMut,
     left: usize,
     parser: Parser,
@@ -94,12 +94,12 @@ impl Reader {
         let (parser, uri) = (Parser::default(), String::new());
         let mut reader = Self { stream, address, uri, raw, chunk, left: 0, parser };
         let first = reader.event()?;
-        // Relative to the URL of the stream, `/sse`.
+        // The URI is relative to the URL of the stream, `/sse`.
         reader.uri = format!("/{}", String::from_utf8(first.data.to_vec())?);
         Ok(reader)
     }
 
-    /// Requests messages and reads them. Returns messages per second.
+    /// Requests messages and reads them. Returns the number of messages per second.
     fn streamed(&mut self, messages: usize) -> Result<f64> {
         let begun = Instant::now();
         self.post(&messages.to_string())?;
@@ -171,7 +171,7 @@ impl Reader {
     }
 }
 
-/// Sends as many messages as each received message asks for.
+/// Responds to each received message with as many messages as it requests.
 pub(super) async fn serve(socket: PathBuf, in_sessions: bool) -> Result<()> {
     let (_web, mut plain, resumable) = listen(socket, |_| {}).await?;
     if in_sessions {

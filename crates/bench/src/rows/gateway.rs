@@ -1,5 +1,5 @@
-//! A WebSocket client, a gateway and `cat`: round trips and throughput, compared with other gateways.
-//! The client is the same for all of them.
+//! Round trips and throughput between a WebSocket client and `cat` through a gateway, compared with
+//! other gateways. The client is the same for all gateways.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -21,16 +21,16 @@ use crate::peer::{Peer, announce};
 use crate::report::{Goal, TableLine, Unit};
 use crate::running::Running;
 
-/// The environment variable with the location of the gateways from npm.
+/// The environment variable that contains the location of the gateways from npm.
 const PROGRAMS: &str = "TIELINE_GATEWAYS";
 
 /// The number of messages per round.
 const MESSAGES: usize = 20_000;
-/// Streamed once, to count lost messages.
+/// The number of messages that are streamed once, to count lost messages.
 const MANY: usize = 1_000_000;
 const TIMES: u32 = 200;
 
-/// A gateway that sends nothing for this long has stalled.
+/// A gateway that sends nothing for this long is considered stalled.
 const STALLED: Duration = Duration::from_secs(20);
 
 const TIME: Goal = Goal::RatioAtMost(1.0);
@@ -98,12 +98,12 @@ fn connect(bench: &Bench, url: &str) -> Result<BoxChannel> {
     Ok(bench.runtime.block_on(registry.connect(&endpoint, &Options::default()))?)
 }
 
-/// The client's ends.
+/// The client's halves of a channel.
 struct Ends {
     sender: Box<dyn Sender>,
     receiver: Box<dyn Receiver>,
     next: usize,
-    /// How many messages arrived in the last round.
+    /// The number of messages that arrived in the last round.
     came: usize,
 }
 
@@ -113,14 +113,14 @@ impl Ends {
         Self { sender, receiver, next: 0, came: 0 }
     }
 
-    /// Returns the seconds of one round trip.
+    /// Returns the duration of one round trip in seconds.
     async fn one(&mut self) -> Result<f64> {
         const PING: &[u8] = br#"{"jsonrpc":"2.0","id":0,"method":"echo","params":["0123456789"]}"#;
         let pinged = ping_pong(&mut self.sender, &mut self.receiver, PING, TIMES);
         timeout(STALLED, pinged).await.map_err(|_| "stalled")?
     }
 
-    /// Returns messages per second. All of them must arrive, in order.
+    /// Returns the number of messages per second. All messages must arrive in order.
     async fn many(&mut self, messages: usize) -> Result<f64> {
         let (first, begun) = (self.next, Instant::now());
         let Self { sender, receiver, next, came } = self;
@@ -143,7 +143,7 @@ impl Ends {
             }
             Ok::<_, crate::compare::Error>(())
         };
-        // A stalled gateway does not read either.
+        // A stalled gateway may stop reading as well, so sending must not be awaited first.
         let mut send = std::pin::pin!(send);
         let mut receive = std::pin::pin!(receive);
         tokio::select! {
@@ -165,7 +165,7 @@ fn numbered(number: usize) -> Bytes {
     text.into()
 }
 
-/// Recognizes a message even if the gateway formats it differently.
+/// Returns whether this is the message with this number, even if the gateway has reformatted it.
 fn is_numbered(message: &[u8], number: usize) -> bool {
     let id = format!(r#""id":{number},"#);
     memchr::memmem::find(message, id.as_bytes()).is_some()
@@ -173,7 +173,7 @@ fn is_numbered(message: &[u8], number: usize) -> bool {
 
 type Start = fn() -> Result<Other>;
 
-/// A running gateway, killed on drop.
+/// A running gateway, which is killed on drop.
 struct Other {
     _process: Running,
     endpoint: String,
@@ -219,7 +219,7 @@ fn port_file(socket: &Path) -> PathBuf {
     socket.with_extension("port")
 }
 
-/// Serves like `tieline serve`, with all defaults but without a token.
+/// Serves like `tieline serve` with its defaults, but without a token.
 pub(super) async fn serve(socket: PathBuf) -> Result<()> {
     let place = Place::Tcp { host: "127.0.0.1".into(), port: 0 };
     let config = ServerConfig::new(place, Access::Anybody);

@@ -1,4 +1,4 @@
-//! Shared by the rows that measure the memory of idle connections.
+//! Functions for the rows that measure the memory of idle connections.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -8,8 +8,8 @@ use tieline_transport::{Channel, Incoming, Receiver, Sender, SenderExt};
 use crate::compare::{Bench, Result};
 use crate::machine;
 
-/// Returns how many connections to open: `all` in a full run, as far as the descriptor limit allows;
-/// `None` if the system does not report the memory of a process.
+/// Returns the number of connections to open, which is `all` in a full run if the descriptor limit
+/// allows it. Returns `None` if the system does not report the memory of a process.
 pub(super) fn connections(bench: &Bench, all: usize) -> Option<usize> {
     machine::resident(std::process::id())?;
     let spared = 100;
@@ -17,8 +17,8 @@ pub(super) fn connections(bench: &Bench, all: usize) -> Option<usize> {
     Some(if bench.quick { 500 } else { all }.min(within))
 }
 
-/// Returns by how much each connection increases the memory of the server with this process id, after a
-/// first connection. Each round has its own server with a fresh heap.
+/// Returns the number of bytes by which each connection after the first increases the memory of the
+/// server with this process ID. Each round needs a new server, which has a fresh heap.
 pub(super) fn growth<T>(pid: u32, connections: usize, used: impl Fn() -> Result<T>) -> Result<f64> {
     let resident = || machine::resident(pid).ok_or("the peer has ended");
     let _first = used()?;
@@ -28,8 +28,8 @@ pub(super) fn growth<T>(pid: u32, connections: usize, used: impl Fn() -> Result<
     Ok((after as f64 - before as f64) / held.len() as f64)
 }
 
-/// Echoes messages until the end. Messages that are received together are answered together, like a
-/// well-written server does.
+/// Echoes messages until the channel ends. Messages that are received together are answered together, as
+/// in a well-written server.
 pub(super) async fn echo(channel: impl Channel) -> Result<()> {
     let (mut sender, mut receiver) = channel.split();
     loop {

@@ -1,4 +1,4 @@
-//! How much each connection that was used and is now idle adds to a server's memory.
+//! The memory that a server needs for each connection that was used and is now idle.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -15,7 +15,7 @@ use crate::report::{Goal, TableLine, Unit};
 
 const GOAL: Goal = Goal::AtMost(16.0 * 1024.0, Unit::Bytes);
 
-/// How many lines each connection sends at once, all echoed, before it is idle.
+/// The number of lines that each connection sends at once, and receives back, before it becomes idle.
 const PATTERNS: [(&str, usize); 2] = [("one 64-byte line", 1), ("300 lines at once", 300)];
 
 pub(super) fn run(bench: &Bench) -> Result<Vec<TableLine>> {

@@ -1,7 +1,7 @@
-//! The rows: each is a piece of work, done by tieline and by something else.
+//! The rows. Each is a piece of work that is done by tieline and, in most rows, by an alternative.
 //!
 //! A row is a function from [`Bench`] to lines of the table. The other process of a row runs a role,
-//! selected by name.
+//! which is selected by name.
 
 mod build;
 mod bulk;
@@ -36,9 +36,9 @@ use crate::valgrind;
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
-    /// Whether it is skipped in a quick run unless named.
+    /// Whether a quick run skips the row unless it is named.
     pub(crate) takes_minutes: bool,
-    /// Whether it runs on one core unless --all-cores is given.
+    /// Whether the row runs on one core unless `--all-cores` is given.
     pub(crate) on_one_core: bool,
     pub(crate) run: fn(&Bench) -> Result<Vec<TableLine>>,
 }
@@ -87,7 +87,7 @@ fn instructions(bench: &Bench) -> Result<Vec<TableLine>> {
     Ok(lines)
 }
 
-/// Returns the role of this name.
+/// Returns the role with this name.
 pub(crate) fn role(name: &str) -> Option<Role> {
     let role: Role = match name {
         "echo-raw" => |socket| Box::pin(echo::serve_raw(socket)),
@@ -128,7 +128,7 @@ fn payload(length: usize) -> &'static [u8] {
     vec![b'x'; length].leak()
 }
 
-/// Receives a message; anything else is an error.
+/// Receives a message. A fault or the end is an error.
 async fn message(receiver: &mut impl Receiver) -> Result<Bytes> {
     match receiver.recv().await {
         Incoming::Message(message) => Ok(message),
@@ -136,7 +136,7 @@ async fn message(receiver: &mut impl Receiver) -> Result<Bytes> {
     }
 }
 
-/// Sends round trips one at a time. Returns the seconds of one.
+/// Makes round trips one at a time. Returns the duration of one in seconds.
 async fn ping_pong(
     sender: &mut impl Sender,
     receiver: &mut impl Receiver,
@@ -151,7 +151,8 @@ async fn ping_pong(
     Ok(begun.elapsed().as_secs_f64() / f64::from(times))
 }
 
-/// The same bytes without tieline. Their number is known, so nothing is searched for.
+/// Makes the same round trips without tieline. The number of bytes is known, so that there is no search
+/// for a newline.
 async fn ping_pong_raw(
     write: &mut (impl AsyncWrite + Unpin),
     read: &mut (impl AsyncRead + Unpin),

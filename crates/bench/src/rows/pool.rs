@@ -1,5 +1,5 @@
-//! Takes a line from an uncontended pool and returns it: the cost of each use, including the check
-//! for leftover data.
+//! The cost of taking a line from an uncontended pool and returning it, including the check for leftover
+//! data.
 
 use std::sync::Arc;
 use std::time::Instant;

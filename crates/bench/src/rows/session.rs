@@ -1,5 +1,5 @@
-//! A resumable session compared with the bare channel that carries it: the cost of keeping, numbering
-//! and acknowledging messages.
+//! A resumable session is compared with the bare channel that carries it, to measure the cost of
+//! keeping, numbering and acknowledging messages.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -22,7 +22,7 @@ const BULK: usize = 1024 * 1024;
 const THROUGHPUT: Goal = Goal::RatioAtLeast { bar: 0.85, aim: 0.85 };
 const ROUND_TRIP: Goal = Goal::RatioAtMost(1.1);
 
-/// What the other process does with messages.
+/// The work of the other process.
 #[derive(Clone, Copy)]
 enum Work {
     Echo,

@@ -1,5 +1,5 @@
-//! The throughput of 128-byte lines, one way over a Unix socket. The receiver counts them and responds
-//! once per round.
+//! The throughput of 128-byte lines, one way over a Unix socket. The receiver counts the lines and
+//! responds once per round.
 
 use std::path::PathBuf;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! Shared by the web rows: a server, and its address.
+//! A server for the web rows, and its address.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,8 @@ use crate::peer::{Peer, announce};
 /// More connections than any row opens.
 pub(super) const MANY: usize = 100_000;
 
-/// Listens without authentication, with defaults except for the number of connections, and reports it.
+/// Listens without authentication, with the defaults except for the number of connections, and reports
+/// that it is listening.
 pub(super) async fn listen(
     socket: PathBuf,
     change: impl FnOnce(&mut ServerConfig),
@@ -28,7 +29,7 @@ pub(super) async fn listen(
     Ok(listening)
 }
 
-/// Returns the address of a peer, which it writes to the path of its socket.
+/// Returns the address of a peer, which the peer has written to a file at the path of its socket.
 pub(super) fn address(peer: &Peer) -> Result<String> {
     Ok(std::fs::read_to_string(peer.socket())?)
 }

@@ -1,4 +1,4 @@
-//! WebSockets over TCP on loopback, compared with dedicated libraries: 64-byte messages one at a time
+//! WebSockets over TCP on loopback are compared with dedicated libraries: 64-byte messages one at a time
 //! and 64 at once, 1 MiB messages, and the memory of an idle connection.
 
 use std::io::{Read, Write};
@@ -33,7 +33,7 @@ const LIBRARIES: [(&str, &str); 3] = [
     ("tokio-websockets", "tokio-websockets"),
 ];
 
-/// Within a tenth of each library, and therefore of the fastest.
+/// Tieline may be slower than each library, and therefore than the fastest, by at most a tenth.
 const TIME: Goal = Goal::RatioAtMost(1.1);
 const RATE: Goal = Goal::RatioAtLeast { bar: 0.91, aim: 1.0 };
 const MEMORY: Goal = Goal::AtMost(32.0 * 1024.0, Unit::Bytes);
@@ -45,7 +45,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<TableLine>> {
     let peer = Peer::start("websocket-echo")?;
     let (mut sender, mut receiver) = connect(bench, &peer, ClientConfig::default())?.split();
 
-    // The table lists libraries that cannot be started.
+    // Libraries that cannot be started are listed in the table as skipped.
     let (mut names, mut theirs, mut missing) = (Vec::new(), Vec::new(), Vec::new());
     for (library, name) in LIBRARIES {
         match Ends::start(library) {
@@ -76,7 +76,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<TableLine>> {
         .map(|it| told(it, format!("many {AT_ONCE} {BATCHES}"), move |s| messages / s));
     let ([many], others_many) = bench.interleave_with([ours], others.collect())?;
 
-    // Not valid text, so that it is sent as binary and not checked as UTF-8.
+    // The message is not valid UTF-8, so that it is sent as binary.
     let large = [&[0xff][..], payload(LARGE - 1)].concat();
     let large = Bytes::from(large);
     let bytes = LARGE as f64 * f64::from(BULK);
@@ -122,12 +122,13 @@ fn connect(bench: &Bench, peer: &Peer, config: ClientConfig) -> Result<BoxChanne
     Ok(bench.runtime.block_on(registry.connect(&url, &Options::default()))?)
 }
 
-/// Rounds of a library: computes the figure from the seconds that it reports.
+/// Returns a side whose rounds are run by a library, with the figure computed from the seconds that it
+/// reports.
 fn told(ends: &mut Ends, command: String, figure: impl Fn(f64) -> f64 + 'static) -> Side<'_> {
     Box::new(move || Ok(figure(ends.seconds(&command)?)))
 }
 
-/// Returns messages per second with 64 in flight.
+/// Returns the number of messages per second with 64 messages in flight.
 async fn at_once(
     sender: &mut impl Sender,
     receiver: &mut impl Receiver,
@@ -146,7 +147,8 @@ async fn at_once(
     Ok(f64::from(AT_ONCE * BATCHES) / begun.elapsed().as_secs_f64())
 }
 
-/// A message that does not fit into the buffers in between is received while it is sent.
+/// Makes a round trip of a large message. It may not fit into the buffers between the ends, so it is
+/// received while it is still being sent.
 async fn there_and_back(
     sender: &mut impl Sender,
     receiver: &mut impl Receiver,

@@ -11,9 +11,10 @@ use crate::session::{
     Ticket, Violation, Welcome,
 };
 
-/// How many events that were written without proof of receipt the session's server keeps.
+/// The number of events written without proof of receipt that the session's server keeps.
 const WINDOW: usize = 512;
-/// How many bytes of such events it keeps. Both are half of a session's default replay limits.
+/// The number of bytes of such events that the server keeps. Both numbers are half of a session's
+/// default replay limits.
 const WINDOW_BYTES: usize = 4 << 20;
 /// A session with default limits accepts no more messages when it keeps this many bytes.
 const FULL_BYTES: usize = 8 << 20;

@@ -1,4 +1,4 @@
-//! Checks of bytes, identity, health and closing.
+//! Checks of the transfer of bytes, and of identity, health and closing.
 
 use std::io;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub async fn bytes_are_echoed_unchanged(subject: Subject) {
     }
 }
 
-/// Reading continues while writing, for any chunk sizes.
+/// Bytes can be read while others are written, in chunks of any size.
 pub async fn mebibyte_in_both_directions_through_small_buffers(subject: Subject) {
     let (mut read, mut write) = subject.line().await.into_split();
     let sent = pattern(1 << 20);
@@ -26,8 +26,8 @@ pub async fn mebibyte_in_both_directions_through_small_buffers(subject: Subject)
     assert_same(&received, &sent);
 }
 
-/// Shutting down the write half is the end of the peer's input, but not of its output. Without
-/// half-close, it ends both directions.
+/// Shutting down the write half ends the peer's input, but not its output. Without half-close, it ends
+/// both directions.
 pub async fn end_of_input_reaches_the_peer_and_its_response_still_arrives(subject: Subject) {
     let line = subject.line().await;
     let half_close = line.capabilities().half_close;
@@ -86,7 +86,7 @@ pub async fn receive_times_out_and_loses_nothing(subject: Subject) {
         line.send(piece, LIMIT).await.unwrap();
         let expected = received.len() + piece.len();
         while received.len() < expected {
-            // Short enough to time out often while bytes are in transit.
+            // This timeout is so short that it often expires while bytes are in transit.
             match line.receive(&mut buffer, Duration::from_micros(50)).await {
                 Ok(0) => panic!("the line ended"),
                 Ok(read) => received.extend_from_slice(&buffer[..read]),
@@ -97,7 +97,7 @@ pub async fn receive_times_out_and_loses_nothing(subject: Subject) {
     assert_same(&received, &sent);
 }
 
-/// Closing ends the line, and the reason remains available.
+/// Closing ends the line, and the reason remains available afterwards.
 pub async fn close_returns_the_reason_and_health_is_down(subject: Subject) {
     let mut line = subject.line().await;
     let control = line.control().clone();
@@ -111,7 +111,7 @@ pub async fn close_returns_the_reason_and_health_is_down(subject: Subject) {
     assert_eq!(control.close_reason().unwrap().to_string(), reason.to_string());
 }
 
-/// Dropping the write half ends the peer's input like shutdown, except that nothing is flushed.
+/// Dropping the write half ends the peer's input as shutdown does, except that nothing is flushed.
 pub async fn dropping_the_write_half_ends_the_peers_input(subject: Subject) {
     let line = subject.line().await;
     let half_close = line.capabilities().half_close;

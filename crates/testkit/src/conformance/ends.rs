@@ -11,7 +11,7 @@ use tieline_transport::{
 use super::Subject;
 use super::messages::{channel, expect_message};
 
-/// The end is reported by the receiver, the sender, and the control, which outlives both.
+/// The receiver, the sender, and the control, which outlives both, report the end each time.
 pub async fn end_can_be_read_repeatedly(subject: Subject) {
     let channel = channel(subject.line().await, Lines::default());
     let control = channel.control().clone();
@@ -21,7 +21,7 @@ pub async fn end_can_be_read_repeatedly(subject: Subject) {
         sender.close().await.unwrap();
     }
     assert_eq!(expect_message(&mut receiver).await, "question");
-    // If it was closed before, this closes it again.
+    // With half-close, this closes the sender for the second time.
     sender.close().await.unwrap();
 
     let reason = expect_end(&mut receiver).await;
@@ -35,7 +35,7 @@ pub async fn end_can_be_read_repeatedly(subject: Subject) {
     assert_eq!(control.close_reason().unwrap().to_string(), reason.to_string());
 }
 
-/// Sending to a peer that does not read eventually fails, and the receiver reports it.
+/// Sending to a peer that does not read eventually fails, and the receiver reports the stall.
 pub async fn peer_that_does_not_read_ends_the_line_as_stalled(subject: Subject) {
     let (control, mut sender, mut receiver) = impatient(subject.line().await);
     let error = loop {
@@ -49,7 +49,7 @@ pub async fn peer_that_does_not_read_ends_the_line_as_stalled(subject: Subject) 
     assert_ends_as_stalled(&mut receiver).await;
 }
 
-/// A stall is detected even if all of it fits into the buffers between the queue and the peer.
+/// A stall is detected even if each message fits into the queue.
 pub async fn flush_without_progress_ends_the_line_as_stalled(subject: Subject) {
     let (control, mut sender, mut receiver) = impatient(subject.line().await);
     let error = loop {
@@ -100,7 +100,7 @@ fn assert_stalled(error: &SendError, control: &Control) {
     assert_eq!(control.health(), Health::Down);
 }
 
-/// Messages that were echoed before may be delivered first.
+/// Panics unless the receiver reports a stall. Messages that were echoed before may be delivered first.
 async fn assert_ends_as_stalled(receiver: &mut impl Receiver) {
     loop {
         match receiver.recv().await {

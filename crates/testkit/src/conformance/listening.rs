@@ -1,4 +1,4 @@
-//! Checks that use both ends of a line.
+//! Checks that use both ends of a line, for transports that can listen.
 
 use std::sync::Arc;
 
@@ -75,7 +75,7 @@ pub async fn dropped_accept_loses_no_connection(subject: Subject) {
     assert_eq!(numbers, Vec::from_iter(0..CONNECTIONS));
 }
 
-/// Both ends have the same kind, endpoint and peer.
+/// The two ends report the same kind, endpoint and peer.
 pub async fn both_ends_identify_each_other(subject: Subject) {
     let (near, far) = subject.pair().await;
     for end in [&near, &far] {
@@ -95,7 +95,7 @@ pub async fn both_ends_identify_each_other(subject: Subject) {
     assert_eq!(near.info().peer, far.info().peer);
 }
 
-/// Each end writes and reads at the same time.
+/// Each end can write and read at the same time.
 pub async fn bulk_data_in_both_directions(subject: Subject) {
     let (near, far) = subject.pair().await;
     let ((mut near_read, mut near_write), (mut far_read, mut far_write)) =
@@ -111,8 +111,8 @@ pub async fn bulk_data_in_both_directions(subject: Subject) {
     assert_same(&at_near, &back);
 }
 
-/// The other direction continues after one has ended. Without half-close both directions end, and data
-/// written before still arrives.
+/// One direction continues after the other has ended. Without half-close, both directions end, but data
+/// written before the end still arrives.
 pub async fn one_direction_ends_while_the_other_continues(subject: Subject) {
     let (near, far) = subject.pair().await;
     let half_close = near.capabilities().half_close;
@@ -146,7 +146,8 @@ pub async fn one_direction_ends_while_the_other_continues(subject: Subject) {
     assert_eq!(near_read.read(&mut [0; 1]).await.unwrap(), 0);
 }
 
-/// The data fits into the buffers between the ends, so that it can be written without a reader.
+/// Data that fits into the buffers between the ends can be written without a reader, and is read after
+/// the end.
 pub async fn data_written_before_the_end_is_read_later(subject: Subject) {
     for shuts_down in [true, false] {
         let (near, mut far) = subject.pair().await;
@@ -164,7 +165,7 @@ pub async fn data_written_before_the_end_is_read_later(subject: Subject) {
     }
 }
 
-/// Reading returns the end of input, and writing fails.
+/// After one end is dropped, reading from the other returns the end of input, and writing to it fails.
 pub async fn dropped_end_is_end_of_input_for_the_other(subject: Subject) {
     let (near, mut far) = subject.pair().await;
     drop(near);
@@ -173,7 +174,8 @@ pub async fn dropped_end_is_end_of_input_for_the_other(subject: Subject) {
     while far.write_all(&[0; 5000]).await.is_ok() && far.flush().await.is_ok() {}
 }
 
-/// Whether the peer shut down its direction or closed the connection.
+/// An end between two messages is clean, whether the peer shut down its direction or closed the
+/// connection.
 pub async fn end_between_messages_is_clean(subject: Subject) {
     for goes_away in [false, true] {
         let (near, far) = subject.pair().await;
@@ -213,7 +215,8 @@ pub async fn end_inside_a_message_is_truncation(subject: Subject) {
     }
 }
 
-/// Detected without writing.
+/// A closed peer is noticed without writing. A peer that has only shut down its direction can still
+/// receive.
 pub async fn closed_peer_is_noticed_and_half_closed_peer_is_not(subject: Subject) {
     let (near, far) = subject.pair().await;
     let Capabilities { notices_hangup: notices, half_close, .. } = near.capabilities();
@@ -235,7 +238,7 @@ pub async fn closed_peer_is_noticed_and_half_closed_peer_is_not(subject: Subject
     while !matches!(sender.send("x".repeat(5000)).await, Err(SendError::Closed(_))) {}
 }
 
-/// A receiver is waiting while sending stalls.
+/// A receiver that is waiting while sending stalls reports the stall.
 pub async fn stall_wakes_a_waiting_receiver(subject: Subject) {
     let (near, _far) = subject.pair().await;
     let (control, mut sender, mut receiver) = impatient(near);

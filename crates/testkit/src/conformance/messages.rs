@@ -1,4 +1,4 @@
-//! Checks of messages and of the effects of dropped futures.
+//! Checks of messages, and of the effects of dropped futures.
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use super::Subject;
 use super::bytes::{assert_same, pattern};
 use crate::wait::{LIMIT, poll_once};
 
-/// Of all lengths around buffer sizes, including zero.
+/// Messages of many lengths, including zero and those close to the sizes of buffers, arrive whole and in
+/// order.
 pub async fn messages_arrive_whole_and_in_order(subject: Subject) {
     let (mut sender, mut receiver) = channel(subject.line().await, LengthPrefix::default()).split();
     let messages = [0, 1, 1024, 1025, 4092, 4093, 65_536, 70_000, 300_000, 2].map(pattern);
@@ -33,7 +34,7 @@ pub async fn messages_arrive_whole_and_in_order(subject: Subject) {
     tokio::join!(sending, receiving);
 }
 
-/// When the future is dropped, the received part of a message is kept.
+/// The received part of a message is kept when the future is dropped.
 pub async fn dropped_recv_loses_nothing(subject: Subject) {
     let (mut receiver, mut echoed) = receiver_and_echo(subject.line().await, Lines::default());
     let mut received = Vec::new();
@@ -52,7 +53,7 @@ pub async fn dropped_recv_loses_nothing(subject: Subject) {
     assert_eq!(received, ["hello", "wörld", "!"]);
 }
 
-/// Exactly the messages counted as queued arrive, in order and whole.
+/// Exactly the messages that are counted as queued arrive, in order and whole.
 pub async fn dropped_send_has_queued_all_or_nothing(subject: Subject) {
     let config = ChannelConfig { write_queue: ByteSize::kib(1), ..patient() };
     let channel = FramedChannel::new(subject.line().await, Lines::default(), config);
@@ -63,7 +64,7 @@ pub async fn dropped_send_has_queued_all_or_nothing(subject: Subject) {
     let message = |number: usize| format!("{number} {padding}");
     let mut queued = Vec::new();
     let (mut dropped_when_queued, mut dropped_before) = (0, 0);
-    // The echo is not read, so eventually all buffers are full.
+    // The echo is not read, so all buffers are eventually full.
     for number in 0.. {
         let before = control.info().messages_out;
         let finished = poll_once(sender.send(message(number))).await;
@@ -130,7 +131,7 @@ pub async fn oversize_message_is_a_fault_and_the_line_continues(subject: Subject
     assert_eq!(expect_message(&mut receiver.0).await, "after");
 }
 
-/// Refused before any part of it is queued.
+/// A message that the framing cannot carry is refused before any part of it is queued.
 pub async fn unsendable_message_affects_only_itself(subject: Subject) {
     let (mut sender, mut receiver) =
         channel(subject.line().await, Lines::new(ByteSize::kib(1))).split();
@@ -151,7 +152,7 @@ pub async fn unsendable_message_affects_only_itself(subject: Subject) {
     assert_eq!(expect_message(&mut receiver).await, "good");
 }
 
-/// Fifty tasks send two hundred messages each.
+/// Messages that several tasks send with the same sender are never interleaved.
 pub async fn tasks_sharing_a_sender_never_tear_messages(subject: Subject) {
     const TASKS: usize = 50;
     const EACH: usize = 200;
@@ -187,7 +188,8 @@ pub(super) fn channel<F: Framing>(
     FramedChannel::new(line, framing, patient())
 }
 
-/// Long timeouts, so that a slow machine is not a stalled peer.
+/// Returns a configuration with long timeouts, so that a peer on a slow machine is not considered
+/// stalled.
 pub(super) fn patient() -> ChannelConfig {
     ChannelConfig { stall_timeout: LIMIT, program_stall_timeout: LIMIT, ..ChannelConfig::default() }
 }
@@ -199,7 +201,7 @@ pub(super) async fn expect_message(receiver: &mut impl Receiver) -> Bytes {
     }
 }
 
-/// Creates a receiver that uses `framing`, with the control that counts for it, and a writer of the raw
+/// Creates a receiver that uses `framing`, the control that counts its bytes, and a writer for the raw
 /// bytes that it receives.
 fn receiver_and_echo<F: Framing>(
     line: BoxConnection,

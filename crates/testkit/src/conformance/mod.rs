@@ -1,6 +1,6 @@
 //! The rules that every transport must follow, with one check for each.
 //!
-//! The peer of a line under test echoes every byte, and ends when its input does. The same checks
+//! The peer of a line under test echoes every byte, and ends when its input ends. The same checks
 //! ([`mod@line`]) therefore work for a child process such as `cat` and for a transport that can listen.
 //! Checks that use both ends ([`listening`]) are only for transports that can listen.
 //!
@@ -14,8 +14,8 @@
 //! # fn main() {}
 //! ```
 //!
-//! This creates the tests `memory::bytes_are_echoed_unchanged` and so on. The closure is called once for each test,
-//! with a separate endpoint.
+//! This creates one test for each check, such as `memory::bytes_are_echoed_unchanged`. The closure is
+//! called once for each test, and each test has its own endpoint.
 
 mod bytes;
 mod ends;
@@ -54,8 +54,9 @@ impl Check {
     }
 }
 
-/// Creates a module of tests, one for each check: all checks for a transport that is `listening`, or
-/// the line checks for one whose peer is `echoing`. The last argument is called with each [`Check`].
+/// Creates a module with one test for each check. `listening` selects all checks, for a transport that
+/// can listen; `echoing` selects only the line checks, for a transport whose peer echoes. The last
+/// argument is called with each [`Check`].
 #[macro_export]
 macro_rules! conformance {
     ($module:ident, listening, $run:expr) => {

@@ -19,7 +19,7 @@ pub struct Subject {
 
 #[derive(Clone, Copy, PartialEq)]
 enum FarSide {
-    /// The peer is ours as well.
+    /// The transport can listen, so that both ends are in this process.
     Listens,
     Echoes,
 }
@@ -36,8 +36,7 @@ impl Subject {
         }
     }
 
-    /// Creates a subject for a transport that connects to a peer that echoes every byte and ends when
-    /// its input does.
+    /// Creates a subject for a transport whose peer echoes every byte and ends when its input ends.
     pub fn echoing(transport: impl Transport, endpoint: Endpoint) -> Self {
         Self { far_side: FarSide::Echoes, ..Self::listening(transport, endpoint) }
     }
@@ -48,7 +47,7 @@ impl Subject {
         Self { options, ..self }
     }
 
-    /// Keeps `guard` alive as long as the subject, such as the directory of a socket.
+    /// Keeps `guard`, such as the directory of a socket, alive as long as the subject.
     #[must_use]
     pub fn with(mut self, guard: impl Any + Send + Sync) -> Self {
         self._guard = Some(Box::new(guard));
@@ -75,7 +74,7 @@ impl Subject {
         }
     }
 
-    /// Returns both ends of a line: the connecting and the accepted one.
+    /// Returns both ends of a new line, first the connecting end and then the accepted end.
     pub(super) async fn pair(&self) -> (BoxConnection, BoxConnection) {
         let mut listener = self.listen().await.unwrap();
         let (near, far) = tokio::join!(self.connect(), listener.accept());
@@ -93,7 +92,7 @@ impl Subject {
 
 async fn echo(connection: BoxConnection) {
     let (mut read, mut write) = connection.into_split();
-    // In some checks the other end is closed early.
+    // In some checks, the other end is closed early.
     let _ = tokio::io::copy(&mut read, &mut write).await;
     let _ = write.shutdown().await;
 }

@@ -1,5 +1,5 @@
-//! Instructions and allocations of a JSON-RPC call. Unlike time they are repeatable, which makes them a
-//! guard of the hot path.
+//! The instructions and allocations of a JSON-RPC call. Unlike times, these counts are repeatable, so
+//! that they reveal small regressions in the hot path.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -77,7 +77,7 @@ fn allocated(end: End, tasks: u32, calls: usize) -> Result<u64> {
     counting.total()
 }
 
-/// The counted work with both ends in this process.
+/// Runs the counted work with both ends in this process.
 pub(crate) fn in_memory(tasks: u32, calls: usize) -> Result<()> {
     runtime()?.block_on(async {
         let (ours, theirs) = memory_pair();
@@ -87,7 +87,7 @@ pub(crate) fn in_memory(tasks: u32, calls: usize) -> Result<()> {
     })
 }
 
-/// The counted work of the client, with the server in another process.
+/// Runs the counted work of the client, with the server in another process.
 pub(crate) fn over(socket: PathBuf, tasks: u32, calls: usize) -> Result<()> {
     runtime()?.block_on(async {
         let channel = connector(socket, Lines::default())?.connect().await?;

@@ -1,5 +1,5 @@
-//! Other RPC libraries, with both ends in processes of `fixtures/peers`. These measure a round
-//! themselves; here they are only started and given commands.
+//! Other RPC libraries, with both ends in processes of `fixtures/peers`. These processes measure the
+//! rounds themselves; this module only starts them and sends them commands.
 
 use std::process::Command;
 
@@ -10,15 +10,15 @@ use crate::compare::{Result, Side};
 use crate::report::Goal;
 use crate::running::Running;
 
-/// The environment variable with the path of the fixture's program.
+/// The environment variable that contains the path of the fixture's program.
 const PROGRAM: &str = "TIELINE_PEERS";
 
 /// A library to compare with.
 pub(super) struct Library {
     name: &'static str,
     pub(super) against: &'static str,
-    /// How many times faster tieline should be with 64 calls in flight. There is no such aim for one at
-    /// a time, which is already near the limit.
+    /// How many times faster tieline should be with 64 calls in flight. There is no such aim for calls
+    /// made one at a time, which are already near the limit.
     aim: f64,
 }
 
@@ -28,7 +28,7 @@ pub(super) const LIBRARIES: [Library; 3] = [
     Library { name: "rmcp", against: "rmcp, a tool over a Unix socket", aim: 15.0 },
 ];
 
-/// Being slower than one of them is a failure.
+/// The row fails if tieline is slower than one of them.
 const BAR: f64 = 1.0;
 
 impl Library {
@@ -40,7 +40,7 @@ impl Library {
         Goal::RatioAtLeast { bar: BAR, aim: self.aim }
     }
 
-    /// Starts both ends, which are connected when this returns.
+    /// Starts both ends and waits until they are connected.
     pub(super) fn start(&self) -> Result<Ends> {
         Ends::start(self.name)
     }
@@ -54,7 +54,7 @@ pub(in crate::rows) struct Server {
 }
 
 impl Server {
-    /// Starts the server, which is listening when this returns.
+    /// Starts the server and waits until it is listening.
     pub(in crate::rows) fn start(library: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let socket = directory.path().join("bench.sock");
@@ -79,7 +79,7 @@ fn program() -> Result<Command> {
     Ok(Command::new(program))
 }
 
-/// Both ends of a connection of a library.
+/// Both ends of a connection that a library makes.
 pub(in crate::rows) struct Ends {
     client: Running,
     _server: Server,
@@ -95,13 +95,13 @@ impl Ends {
         }
     }
 
-    /// Rounds of sequential calls; returns seconds per call.
+    /// Returns a side whose rounds are sequential calls, in seconds per call.
     pub(super) fn one(&mut self) -> Side<'_> {
         let command = format!("one {ONE_AT_A_TIME}");
         Box::new(move || Ok(self.seconds(&command)? / f64::from(ONE_AT_A_TIME)))
     }
 
-    /// Rounds of concurrent calls; returns calls per second.
+    /// Returns a side whose rounds are concurrent calls, in calls per second.
     pub(super) fn many(&mut self) -> Side<'_> {
         let command = format!("many {IN_FLIGHT} {CALLS_EACH}");
         Box::new(move || Ok(f64::from(IN_FLIGHT * CALLS_EACH) / self.seconds(&command)?))
