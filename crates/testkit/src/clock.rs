@@ -1,19 +1,21 @@
 //! Clocks for tests that measure time on real sockets.
 //!
-//! Tokio's paused clock jumps to the next timer whenever the runtime is idle. With real sockets it is idle while the
-//! kernel still moves bytes, so a timeout can expire although no time has passed. These clocks never jump.
+//! Tokio's paused clock jumps to the next timer whenever the runtime is idle. With real sockets, the
+//! runtime is idle while the kernel still moves bytes, so a timeout can expire although no time has
+//! passed. These clocks do not jump.
 
 use std::sync::mpsc;
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
-/// How far one step of a [`FastClock`] goes, and how long the sockets have before it.
+/// The length of one step of a [`FastClock`].
 const STEP: Duration = Duration::from_millis(200);
+/// The real time before each step, in which the sockets can make progress.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Keeps the clock of the current runtime stopped, so that it changes only with `tokio::time::advance`. After
-/// `limit` of real time it jumps to the next timer, so that a test that hangs fails.
+/// Keeps the clock of the current runtime stopped, so that only `tokio::time::advance` changes it. After
+/// `limit` of real time, the clock jumps to the next timer, so that a test that hangs fails.
 pub struct StoppedClock {
     _end: mpsc::Sender<()>,
 }
@@ -35,8 +37,8 @@ impl Drop for StoppedClock {
     }
 }
 
-/// Makes the clock of the current runtime run 20 times as fast as real time, in steps. Each step needs a turn of the
-/// runtime, so a process that gets no processor time also sees no time pass.
+/// Makes the clock of the current runtime run 20 times as fast as real time, in steps. Each step is
+/// taken by the runtime, so that the clock also stops while the process gets no processor time.
 pub struct FastClock {
     steps: AbortHandle,
     _stopped: StoppedClock,
@@ -65,8 +67,8 @@ impl Drop for FastClock {
     }
 }
 
-/// Asserts that something took `expected` on a [`FastClock`], or up to 15 steps longer: each timer, and each event
-/// of a socket that follows it, may be noticed a step late.
+/// Asserts that an operation took `expected` on a [`FastClock`], or up to 15 steps longer. Each timer,
+/// and each event of a socket that follows it, may be noticed one step late.
 #[track_caller]
 pub fn assert_took(took: Duration, expected: Duration) {
     let latest = expected + 15 * STEP;

@@ -1,5 +1,4 @@
-//! Runs part of a test in another process, by starting the test binary again for the calling test
-//! alone.
+//! Runs part of a test in another process, by starting the test binary again for the calling test only.
 //!
 //! ```no_run
 //! use tieline_testkit::{helper, test_name};
@@ -11,8 +10,8 @@
 //! helper::succeeds(&mut other);
 //! ```
 //!
-//! In the other process the test runs up to the call, then the closure that was passed, and no further. A
-//! test with several helpers distinguishes them by suffixes of its name: `test_name!() + "#client"`.
+//! In the other process, the test runs up to the call, which runs the closure and exits. A test with
+//! several helpers distinguishes them by suffixes of its name: `test_name!() + "#client"`.
 
 #[cfg(unix)]
 use std::fs::OpenOptions;
@@ -28,8 +27,8 @@ use crate::wait::LIMIT;
 
 const VARIABLE: &str = "TIELINE_TEST_HELPER";
 
-/// The exit code after the closure has finished. A test harness exits with 0 if it finds no test of the
-/// name, and with 101 if the test fails.
+/// The exit code after the closure has finished. It differs from 0, with which a test harness exits if
+/// it finds no test with the name, and from 101, with which it exits if the test fails.
 const DONE: i32 = 42;
 
 /// Creates a helper process. Its stdout also contains the output of the test harness.
@@ -38,15 +37,16 @@ pub fn plain(test: String, body: impl FnOnce()) -> Command {
         body();
         std::process::exit(DONE);
     }
-    // With this path, a process finds its own program even if another user cannot access it.
+    // Through this path, a process finds its own program even if the current user cannot access the
+    // file.
     let program = if cfg!(target_os = "linux") { "/proc/self/exe".into() } else { this_program() };
     let mut command = Command::new(program);
     command.args(harness_args(&test)).env(VARIABLE, test);
     command
 }
 
-/// Creates a helper process whose stdin, stdout and stderr contain only its own data. It also has
-/// descriptor 3, a duplicate of stderr.
+/// Creates a helper process whose stdin, stdout and stderr contain only its own data. Its descriptor 3
+/// is a duplicate of stderr.
 #[cfg(unix)]
 pub fn with_own_stdio(test: String, body: impl FnOnce()) -> Command {
     if is_helper(&test) {
@@ -62,8 +62,8 @@ pub fn with_own_stdio(test: String, body: impl FnOnce()) -> Command {
     command
 }
 
-/// Creates a helper process whose stdin and stderr contain only its own data. Its stdout does so
-/// [after](own_stdout) the output of the test harness.
+/// Creates a helper process whose stdin and stderr contain only its own data. On its stdout, its own
+/// data [follows](own_stdout) the output of the test harness.
 #[cfg(windows)]
 pub fn with_own_stdio(test: String, body: impl FnOnce()) -> Command {
     use std::io::Write;
@@ -75,11 +75,11 @@ pub fn with_own_stdio(test: String, body: impl FnOnce()) -> Command {
     })
 }
 
-/// Written to stdout before the output of the helper itself.
+/// The bytes on stdout that precede the output of the helper itself.
 #[cfg(windows)]
 const BEGINNING: &[u8] = b"\0 the helper begins\n";
 
-/// Reads up to the output of the helper itself.
+/// Skips the output of the test harness, up to the output of the helper itself.
 #[cfg(windows)]
 pub fn own_stdout(stdout: &mut impl Read) {
     let mut read = Vec::new();
@@ -90,7 +90,7 @@ pub fn own_stdout(stdout: &mut impl Read) {
     }
 }
 
-/// Runs the helper, which must succeed, and returns its stdout.
+/// Runs the helper and returns its stdout. Panics if the helper fails.
 #[track_caller]
 pub fn succeeds(command: &mut Command) -> String {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -98,8 +98,8 @@ pub fn succeeds(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Waits until a helper exits, which must succeed, and returns the output of its pipes that are still
-/// open. A helper that does not exit is killed.
+/// Waits until a helper exits and returns the output of its pipes. Panics if the helper fails. A helper
+/// that does not exit is killed.
 #[track_caller]
 pub fn finish(mut helper: Child) -> Output {
     let stdout = helper.stdout.take().map(read_aside);

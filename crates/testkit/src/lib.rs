@@ -1,17 +1,18 @@
-//! Utilities shared by the tests of the other crates.
+//! Utilities for the tests of the other crates.
 //!
-//! - `clock` (feature `clock`) has clocks for tests that measure time on real sockets.
+//! - `clock` (feature `clock`) contains clocks for tests that measure time on real sockets.
 //! - [`conformance!`] creates a test for each rule that every transport must follow.
-//! - [`helper`] starts the test binary again as another process: for things that can be done once per
-//!   process, as another user, or with other limits.
-//! - [`misbehave`] is a program that does what programs must not do, and finds its surviving processes.
+//! - [`helper`] starts the test binary again as another process, for actions that are possible only once
+//!   per process, as another user, or with other limits.
+//! - [`misbehave`] provides a program that violates the rules for child processes, and finds the
+//!   processes of that program that survive.
 //! - [`network`] is a transport over a simulated network, in virtual time.
 //! - [`random`] generates numbers from a seed.
 //! - [`duplex`] makes channels over byte streams in memory.
 //! - [`session_sim`] drives two ends of a session over a virtual network.
 //! - [`wait`] waits for events, with a limit that turns a hang into a failure.
 //!
-//! Failures are panics, because these are tests.
+//! These utilities panic when they fail, because they are parts of tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[cfg(feature = "clock")]
@@ -31,7 +32,7 @@ pub mod wait;
 
 pub use conformance::{Check, Subject};
 
-/// Returns the name of the enclosing test, as the test harness knows it.
+/// Returns the name that the test harness uses for the enclosing test.
 #[macro_export]
 macro_rules! test_name {
     () => {{

@@ -1,6 +1,6 @@
-//! Pseudo-random numbers from a seed (SplitMix64).
+//! Pseudo-random numbers that are generated from a seed (SplitMix64).
 
-/// A generator. Clones continue with the same numbers.
+/// A generator of pseudo-random numbers. Clones continue with the same numbers.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 

@@ -1,11 +1,11 @@
-//! Waits for events. The limits make a hanging test fail; they are not claims about speed.
+//! Functions that wait for events. Their limits make a test that hangs fail, and do not measure speed.
 
 use std::future::Future;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// Longer than any event takes on any machine.
+/// The longest time to wait, which is longer than any event takes on any machine.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// Returns the outcome of `event`. Panics if it takes longer than [`LIMIT`].
@@ -38,7 +38,7 @@ pub fn blocking<T: Send + 'static>(what: &str, call: impl FnOnce() -> T + Send +
     }
 }
 
-/// Polls a condition until it is true, if there is no event to wait for.
+/// Polls a condition until it is true. Use this only if there is no event to wait for.
 #[track_caller]
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
@@ -48,7 +48,7 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Leaves a Unix socket at `path` that no process holds.
+/// Leaves a Unix socket at `path` that no process has open.
 #[cfg(target_os = "linux")]
 #[track_caller]
 pub fn leave_dead_socket(path: &std::path::Path) {
@@ -56,8 +56,8 @@ pub fn leave_dead_socket(path: &std::path::Path) {
     until_unheld(path);
 }
 
-/// Waits until no process holds the Unix socket at `path`. A child that another test is starting holds a copy
-/// of every descriptor until it executes its program.
+/// Waits until no process has the Unix socket at `path` open. A child that another test is starting has
+/// a copy of every descriptor until it executes its program.
 #[cfg(target_os = "linux")]
 #[track_caller]
 pub fn until_unheld(path: &std::path::Path) {
@@ -68,7 +68,7 @@ pub fn until_unheld(path: &std::path::Path) {
     });
 }
 
-/// Polls the future once and drops it. Returns its output if it was ready.
+/// Polls the future once and drops it. Returns its output if the future was ready.
 pub async fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
@@ -78,14 +78,14 @@ pub async fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-/// Waits until the process no longer exists, not even as a zombie.
+/// Waits until the process no longer exists, even as a zombie.
 #[cfg(target_os = "linux")]
 #[track_caller]
 pub fn until_reaped(pid: u32) {
     until(&format!("the end of process {pid}"), || state_of(pid).is_none());
 }
 
-/// Waits until the process has ended; it may be a zombie.
+/// Waits until the process has ended. It may still exist as a zombie.
 #[cfg(target_os = "linux")]
 #[track_caller]
 pub fn until_ended(pid: u32) {
@@ -98,10 +98,10 @@ pub fn is_running(pid: u32) -> bool {
     !matches!(state_of(pid), None | Some('Z' | 'X'))
 }
 
-/// Returns the state letter in `/proc`.
+/// Returns the letter that describes the state of the process in `/proc`.
 #[cfg(target_os = "linux")]
 fn state_of(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may contain anything, including parentheses.
+    // The name in parentheses may contain any characters, including parentheses.
     stat.rsplit_once(") ")?.1.chars().next()
 }

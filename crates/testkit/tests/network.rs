@@ -1,4 +1,4 @@
-//! The simulated network is no worse than a real one.
+//! The simulated network loses no data that a real network would deliver.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 
 #[tokio::test(start_paused = true)]
-async fn writer_notices_a_dropped_reader_after_the_data_it_sent() {
+async fn writer_notices_a_dropped_reader_after_the_data_that_it_sent() {
     let mut delayed = 0;
     for seed in 0..20 {
         let network = Network::new(seed, Duration::ZERO);

@@ -1,6 +1,7 @@
-//! Sessions over connections that break at any byte: nothing is lost, duplicated or reordered, and what an
-//! end reports about delivery is true. `TIELINE_SOAK=1` does 100,000 runs of 1,000 messages (minutes with
-//! `--release`), `TIELINE_SEED=seed:messages` a single run whose events are printed.
+//! In sessions over connections that break at any byte, no message is lost, duplicated or reordered, and
+//! the ends' statements about delivery are true. `TIELINE_SOAK=1` performs 100,000 runs of 1,000
+//! messages (this takes minutes with `--release`). `TIELINE_SEED=seed:messages` performs a single run
+//! and prints its events.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +9,7 @@ use std::time::Instant;
 
 use tieline_testkit::session_sim::Simulation;
 
-/// The number of runs, and of messages in each for both directions together.
+/// The number of runs, and the number of messages in each, in both directions together.
 const SAMPLE: (u64, usize) = (2_000, 100);
 const SOAK: (u64, usize) = (100_000, 1_000);
 

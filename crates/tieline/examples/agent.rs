@@ -1,4 +1,4 @@
-//! An agent in about 30 lines: the same handlers on stdin and stdout or on any endpoint.
+//! An agent in about 30 lines, whose handlers work on stdin and stdout or on any endpoint.
 //!
 //!     cargo run --example agent                            # then type a request
 //!     cargo run --example agent unix:/tmp/agent.sock       # then: tieline call unix:/tmp/agent.sock add '[2,3]'

@@ -1,4 +1,4 @@
-//! Sends messages in a session that survives lost connections, and shows its states.
+//! Sends messages in a session that survives lost connections, and prints the session's states.
 //!
 //!     tieline serve --resume --listen unix:/tmp/agent.sock -- cat
 //!     cargo run --example resumable resume+unix:/tmp/agent.sock

@@ -1,4 +1,4 @@
-//! One handler with typed parameters, on a Unix socket and on the web.
+//! Serves one handler with typed parameters on a Unix socket and on the web.
 //!
 //!     TOKEN=a-token-that-is-hard-to-guess cargo run --example server --features web
 

@@ -9,8 +9,8 @@
 //!              Sender     Receiver ── Message(bytes) │ Fault(one bad message) │ End(reason)
 //! ```
 //!
-//! An [`Endpoint`] is text. Every endpoint gives the same kind of [`Channel`], with the same limits, errors
-//! and end:
+//! An [`Endpoint`] is an address that can be written as text. Every endpoint leads to the same kind of
+//! [`Channel`], with the same limits, the same errors and the same reasons for its end:
 //!
 //! | endpoint | what it is |
 //! |---|---|
@@ -19,7 +19,7 @@
 //! | `exec:claude --verbose` | a child process, over its stdin and stdout |
 //! | `stdio:` | this process's own stdin and stdout |
 //! | `tcp:127.0.0.1:7000` | a TCP port, without authentication |
-//! | `mem:name` | within this process |
+//! | `mem:name` | another part of this process |
 //! | `ws://127.0.0.1:8080/ws`, `wss:`, `ws-unix:` | a WebSocket; see [`web::register`] to send a token |
 //! | `http://127.0.0.1:8080/sse`, `https:`, `http-unix:` | server-sent events, with POST requests in the other direction |
 //! | `content-length+exec:pylsp` | any endpoint, with another framing |
@@ -34,7 +34,7 @@
 //! # runtime.block_on(async {
 //! let (mut sender, mut receiver) = tieline::connect("exec:cat").await?.split();
 //! sender.send(r#"{"jsonrpc":"2.0","method":"hello"}"#).await?;
-//! // Also: `receiver.next_message()`, which skips faults.
+//! // Alternatively, `receiver.next_message()` skips faults.
 //! match receiver.recv().await {
 //!     Incoming::Message(message) => assert_eq!(message, r#"{"jsonrpc":"2.0","method":"hello"}"#),
 //!     Incoming::Fault(fault) => eprintln!("one bad message: {fault}"),
@@ -86,8 +86,9 @@
 //! # }
 //! ```
 //!
-//! The directory `examples` has complete programs of about 30 lines: a client with notifications, an agent
-//! that answers, the same agent on a Unix socket and on the web, and a resumable client.
+//! The directory `examples` contains complete programs of about 30 lines: a client that receives
+//! notifications, an agent, a server on a Unix socket and on the web, and a client whose session
+//! survives lost connections.
 //!
 //! # Reconnecting
 //!
@@ -117,9 +118,9 @@
 //!
 //! # Sessions
 //!
-//! With tieline on both ends, the prefix `resume+` turns the channel into a [`link::Session`]; use it
-//! on both sides. *Within a session every message is delivered exactly once and in order, or the
-//! session ends with an error that says what was delivered.*
+//! With tieline on both ends, the prefix `resume+` turns the channel into a [`link::Session`]; use it on
+//! both sides. *Within a session, every message is delivered exactly once and in order, or the session
+//! ends with an error that states which messages were delivered.*
 //!
 //! ```
 //! use tieline::{Channel, Incoming, ReceiverExt, SenderExt};
@@ -144,14 +145,15 @@
 //!
 //! # Where to go from here
 //! - [`Options`]: message limits, timeouts, framing, and the environment of a child process.
-//! - [`link::Pool`] keeps lines open for reuse; [`link::HealthMonitor`] watches the health of a line.
+//! - [`link::Pool`] keeps lines open for reuse; [`link::HealthMonitor`] monitors the health of a line.
 //! - [`process::Guardian`] makes sure that no descendant of a child process survives, even if this program is killed
 //!   (Linux).
 //! - [`Registry`] adds custom schemes to the built-in ones.
 //! - [`web::HttpServer`] serves browsers and scripts, which authenticate with a token.
 //! - [`Framed`] combines a transport and a framing chosen at compile time, without boxing.
-//! - [`Control`] describes a line: the peer's identity, message counts, and why the line ended.
-//! - [`TransportError`] says what failed, where, whether to retry, and what to do about it.
+//! - [`Control`] describes a line: the peer's identity, the message counts, and the reason for the end.
+//! - [`TransportError`] describes what failed and where, whether a retry may succeed, and how to solve
+//!   the problem.
 //!
 //! # Features
 //!
@@ -163,10 +165,11 @@
 //! | `web` | the module `web`, and the schemes `ws`, `ws-unix`, `http` and `http-unix` | no |
 //! | `tls` | `web`, and the schemes `wss` and `https` | no |
 //!
-//! A build without features (`default-features = false`) has all other endpoints, sessions and links. An endpoint whose
-//! feature is off is refused with [`ErrorKind::FeatureMissing`], which names the feature.
+//! A build without features (`default-features = false`) supports all other endpoints, sessions and
+//! links. An endpoint whose feature is disabled is refused with [`ErrorKind::FeatureMissing`], which
+//! names the feature.
 //!
-//! All of this needs Rust 1.85, and a Tokio runtime with time and I/O enabled.
+//! The crate needs Rust 1.85 and a Tokio runtime with time and I/O enabled.
 
 use std::sync::LazyLock;
 
@@ -198,7 +201,8 @@ pub mod rpc {
     pub use tieline_rpc::*;
 }
 
-/// Everything below the facade: transports, connections, channels, and what it takes to write your own.
+/// The layer below this facade: transports, connections, channels, and the traits with which to
+/// implement your own.
 pub mod transport {
     pub use tieline_transport::*;
 }
@@ -299,8 +303,8 @@ pub fn client(
     link::Client::new(&REGISTRY, &endpoint.parse()?, options, client)
 }
 
-/// Connects to `endpoint` with a [`Session`](link::Session), with or without `resume+` in front of it. A session
-/// shows its [`states`](link::Session::states), which the channel of [`connect`] does not.
+/// Connects to `endpoint` with a [`Session`](link::Session). The prefix `resume+` is optional here. A
+/// session provides its [`states`](link::Session::states), which the channel of [`connect`] does not.
 ///
 /// Cancel-safe: dropping the future leaves no connection or process behind.
 ///
@@ -332,7 +336,7 @@ pub async fn connect_link(
 
 #[cfg(test)]
 #[tokio::test]
-async fn web_scheme_names_the_missing_feature() {
+async fn error_for_a_web_scheme_names_the_missing_feature() {
     let mut registry = Registry::new();
     without_web(&mut registry);
     let web =

@@ -1,5 +1,5 @@
-//! Runs the example agent unchanged: in memory, over a Unix socket or a named pipe, on its stdin and
-//! stdout, and on the web over WebSocket and server-sent events.
+//! Runs the example agent without changes: in memory, over a Unix socket or a named pipe, on its stdin
+//! and stdout, and on the web over WebSocket and server-sent events.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,7 +13,8 @@ use std::time::Duration;
 use tieline::Channel;
 use tieline::rpc::{Peer, PeerOptions, Router};
 
-/// Calls `add` and `greet`. The greeting is in German, because this side says so when it is asked.
+/// Calls `add` and `greet`. The greeting is in German, because this side returns that language when the
+/// agent calls it.
 async fn use_it(channel: impl Channel) {
     let german = Router::new().request("language", |(): (), _| async move { Ok("de") });
     let (peer, driver) = Peer::new(channel, german, PeerOptions::default());

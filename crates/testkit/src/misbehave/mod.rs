@@ -1,20 +1,20 @@
 //! A program that misbehaves on command, and functions that find its surviving processes.
 //!
-//! It is written in Perl, which has `fork`. Its arguments are executed in order:
+//! The program is written in Perl, which has `fork`. It executes its arguments in order:
 //!
 //! | argument | |
 //! |---|---|
-//! | `ignore` | ignores SIGTERM, SIGHUP, SIGINT and SIGPIPE from now on, as do its descendants |
+//! | `ignore` | ignores SIGTERM, SIGHUP, SIGINT and SIGPIPE from then on, as do its descendants |
 //! | `daemon` | starts a process that forks twice and calls `setsid` |
-//! | `holder` | the same, but it keeps stdout open |
+//! | `holder` | does the same as `daemon`, but the process keeps stdout open |
 //! | `child` | starts a process in its group |
 //! | `relay` | starts a process that forks and exits repeatedly, each time in a new session |
-//! | `setsid` | continues in a new session, while the first process waits for it |
+//! | `setsid` | continues in a new session, while the original process waits for it |
 //! | `polite` | prints `bye` and exits on SIGTERM |
-//! | `say=X`, `half=X`, `pid` | prints a line, an incomplete line, its process id |
+//! | `say=X`, `half=X`, `pid` | prints a line, an incomplete line, its process ID |
 //! | `read`, `echo` | reads a line; echoes everything until the end of input |
 //! | `close` | closes its stdout |
-//! | `guardian=SIGNAL`, `group=SIGNAL` | signals its parent, its group |
+//! | `guardian=SIGNAL`, `group=SIGNAL` | sends the signal to its parent, to its group |
 //! | `exit=N`, `stay` | exits; sleeps forever |
 
 use std::fs;
@@ -35,12 +35,12 @@ pub fn command(mark: &str, to_do: &[&str]) -> Vec<String> {
     line.into_iter().map(str::to_owned).collect()
 }
 
-/// Returns the process ids of the program with this mark and its descendants. Zombies are not included,
-/// because they have no arguments.
+/// Returns the process IDs of the program with this mark and of its descendants. Zombies are not
+/// included, because they have no arguments.
 pub fn survivors(mark: &str) -> Vec<u32> {
     let is_marked = |pid: &u32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        // Exclude other programs whose arguments contain the command, such as a shell.
+        // Other programs whose arguments contain the command, such as a shell, are excluded.
         let mut line = line.split(|byte| *byte == 0);
         line.next() == Some(b"perl") && line.any(|argument| argument == mark.as_bytes())
     };
@@ -57,7 +57,7 @@ pub fn children_of(parent: u32) -> Vec<u32> {
     pids().filter(is_child).collect()
 }
 
-/// Returns the directory of this process's cgroup (v2), in which root can create groups.
+/// Returns the directory of this process's cgroup (v2), in which root can create other groups.
 pub fn own_group() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap();
@@ -66,7 +66,7 @@ pub fn own_group() -> Option<PathBuf> {
     Some(Path::new(mount).join(own))
 }
 
-/// Returns the groups next to ours that were created by these guardians.
+/// Returns the names of the groups in our own group that these guardians created.
 pub fn groups_of(guardians: &[u32]) -> Vec<String> {
     let Some(own) = own_group() else { return Vec::new() };
     let names = fs::read_dir(own).unwrap().flatten();

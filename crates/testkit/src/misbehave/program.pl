@@ -25,11 +25,11 @@ sub daemon {
     }
     close $told;
     wait;
-    # Reaches the end of file when the last process has closed it.
+    # This reaches the end of the file when the last process has closed the pipe.
     <$ready>;
 }
 
-# Starts a chain of short-lived processes: each starts the next in a new session and exits.
+# Starts a chain of short-lived processes, each of which starts the next in a new session and exits.
 sub relay {
     return if fork;
     open STDOUT, '>', '/dev/null';
@@ -56,7 +56,7 @@ for (@ARGV) {
     elsif ($do eq 'echo')     { while (<STDIN>) { print } }
     elsif ($do eq 'close')    { POSIX::close(1) }
     elsif ($do eq 'guardian') { kill $what, getppid }
-    # Never the group of the process that started it.
+    # The signal must never reach the group of the process that started this program.
     elsif ($do eq 'group')    { getpgrp == $$ or die; kill $what, 0 }
     elsif ($do eq 'exit')     { exit $what }
     elsif ($do eq 'stay')     { stay() }

@@ -1,4 +1,4 @@
-//! The read and write halves of a connection, for Tokio.
+//! The read half and the write half of a connection, for Tokio.
 
 use std::io;
 use std::pin::Pin;

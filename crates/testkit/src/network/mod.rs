@@ -1,15 +1,15 @@
-//! A simulated network: a [`Transport`] whose bytes are delayed and whose connections break.
+//! A simulated network: a [`Transport`] that delays bytes and breaks connections.
 //!
 //! ```text
 //!   connect ─▶ Half ══ SimulatedLine: two Ways of bytes, each with its delay ══ Half ─▶ accept
 //!                        cut after any byte, and noticed late
 //! ```
 //!
-//! Time is Tokio's, which tests pause; everything else is generated from a seed. A connection may be cut
-//! after any byte of either direction, or after some time. Bytes in transit may then be lost. Each side
-//! notices the cut at a different time, and considers the connection alive until then. A connection may
-//! also reach the listener late, and the first bytes of a client may arrive a second time over a
-//! connection without a client.
+//! The clock is Tokio's, which tests pause. All other behavior is generated from a seed. A connection
+//! may be cut after any byte of either direction, or after some time. Bytes in transit may then be lost.
+//! Each side notices the cut at a different time, and considers the connection alive until then. A
+//! connection may also reach the listener late, and the first bytes of a client may arrive a second
+//! time, over a connection that has no client.
 
 mod half;
 mod simulated_line;
@@ -29,15 +29,15 @@ use crate::random::Random;
 use half::{Reading, Writing};
 use simulated_line::{Plan, SimulatedLine};
 
-/// The network. Clones share one network.
+/// A simulated network. Clones share the same network.
 #[derive(Clone)]
 pub struct Network(Arc<Mutex<State>>);
 
 struct State {
     random: Random,
-    /// When failures stop.
+    /// The time at which failures stop.
     calm: Instant,
-    /// The properties of all connections, instead of generated ones.
+    /// The properties of all connections, if they are not generated.
     slow: Option<Slow>,
     /// Whether connection attempts are refused.
     is_down: bool,
@@ -46,18 +46,18 @@ struct State {
     events: Events,
 }
 
-/// A slow connection, like one with Linux at both ends.
+/// The properties of a slow connection, which behaves like one with Linux at both ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Slow {
-    /// How many bytes arrive per second, in each direction.
+    /// The number of bytes that arrive per second, in each direction.
     pub rate: u64,
-    /// How many bytes can be in transit. A waiting writer continues when a third of that is free.
+    /// The number of bytes that can be in transit. A waiting writer continues when a third of this
+    /// buffer is free.
     pub buffer: usize,
-    /// Whether the writer can query the bytes in transit
-    /// ([`WriteEnd::unsent`](tieline_transport::WriteEnd)), which is not possible if a proxy holds
-    /// them.
+    /// Whether the writer can query the number of bytes in transit
+    /// ([`WriteEnd::unsent`](tieline_transport::WriteEnd)), which is not possible if a proxy holds them.
     pub tells: bool,
-    /// Cuts the connection when this many bytes have arrived in either direction.
+    /// The number of bytes in either direction after which the connection is cut, if any.
     pub cut_behind: Option<u64>,
 }
 
@@ -78,10 +78,10 @@ impl Slow {
     }
 }
 
-/// Counts of failures.
+/// The numbers of failures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Events {
-    /// Connections made, without those that have no client.
+    /// Connections that were made, without those that have no client.
     pub connections: u64,
     /// Connections that were cut.
     pub cuts: u64,
@@ -107,7 +107,7 @@ pub type NetworkConnection = IoConnection<Reading, Writing>;
 const KIND: TransportKind = TransportKind::custom("net");
 
 impl Network {
-    /// Creates a network with failures generated from `seed` for the given time.
+    /// Creates a network whose failures are generated from `seed`. They stop after the time `wild`.
     pub fn new(seed: u64, wild: Duration) -> Self {
         let calm = Instant::now() + wild;
         let (random, events) = (Random::new(seed), Events::default());
@@ -123,14 +123,14 @@ impl Network {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// Creates a network whose connections are all slow in the same way, without random failures.
+    /// Creates a network whose connections are all slow in the same way and have no random failures.
     pub fn slow(slow: Slow) -> Self {
         let network = Self::new(1, Duration::ZERO);
         network.state().slow = Some(slow);
         network
     }
 
-    /// Returns the endpoint of its only listener.
+    /// Returns the endpoint of the network's only listener.
     pub fn endpoint() -> Endpoint {
         "net:here".parse().unwrap()
     }
@@ -139,12 +139,12 @@ impl Network {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Returns when failures stop.
+    /// Returns the time at which failures stop.
     pub fn calm(&self) -> Instant {
         self.state().calm
     }
 
-    /// Cuts all connections. Both sides notice at once.
+    /// Cuts all connections. Both sides notice this at once.
     pub fn cut_all(&self) {
         let lines = std::mem::take(&mut self.state().lines);
         for line in lines {
@@ -157,19 +157,20 @@ impl Network {
         self.state().is_down = refuses;
     }
 
-    /// Returns the failures so far.
+    /// Returns the numbers of failures so far.
     pub fn events(&self) -> Events {
         let state = self.state();
         let cuts = state.lines.iter().filter(|line| line.is_cut()).count() as u64;
         Events { cuts: state.events.cuts + cuts, ..state.events }
     }
 
-    /// Returns whether no other handle exists: no transport, and no connector created from one.
+    /// Returns whether this is the only handle. Clones of the transport, and connectors created from
+    /// them, are other handles.
     pub fn is_alone(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }
 
-    /// Returns how many halves of connections are not dropped.
+    /// Returns the number of halves of connections that are not dropped yet.
     pub fn halves(&self) -> usize {
         self.state().lines.iter().map(|line| line.halves()).sum()
     }
@@ -282,7 +283,7 @@ impl Transport for Network {
             state.lines.push(line.clone());
             state.events.connections += 1;
             state.events.late += u64::from(plan.late.is_some());
-            // Forget finished connections.
+            // Forget connections whose halves are all dropped.
             let (done, lines) =
                 std::mem::take(&mut state.lines).into_iter().partition(|line| line.halves() == 0);
             state.lines = lines;
@@ -323,7 +324,7 @@ async fn cut_after(line: Arc<SimulatedLine>, after: Duration, plan: Plan) {
 }
 
 impl Network {
-    /// Replays the first bytes of a client over another connection, which is then silent for a while.
+    /// Replays the first bytes of a client over another connection, which then stays silent for a while.
     async fn haunt(
         self,
         line: Arc<SimulatedLine>,
@@ -352,7 +353,7 @@ impl Network {
     }
 }
 
-/// The listener of a [`Network`]. Dropping it ends the connections that were not accepted.
+/// The listener of a [`Network`]. Dropping it ends the connections that were not accepted yet.
 pub struct NetworkListener {
     arrivals: mpsc::UnboundedReceiver<NetworkConnection>,
     network: Network,

@@ -1,4 +1,4 @@
-//! A connection: two directions of bytes, and how it fails.
+//! A connection, which consists of two directions of bytes and a plan of its failures.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
@@ -10,29 +10,30 @@ use tokio::time::Instant;
 
 use super::Slow;
 
-/// How a connection fails, if it does.
+/// The plan of a connection's delays and failures.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     pub(super) calm: Instant,
     pub(super) delay: Duration,
     pub(super) slow: Option<Slow>,
-    /// How many bytes can be in transit.
+    /// The number of bytes that can be in transit.
     pub(super) window: usize,
-    /// After how many written bytes each direction is cut.
+    /// The number of written bytes after which each direction is cut.
     pub(super) cut_behind: [Option<u64>; 2],
     pub(super) cut_after: Option<Duration>,
     /// Whether the bytes in transit are lost, for each direction.
     pub(super) loses: [bool; 2],
-    /// When each side notices the cut.
+    /// The time from the cut until each side notices it.
     pub(super) learns: [Duration; 2],
     pub(super) late: Option<Duration>,
     pub(super) ghost: Option<Duration>,
 }
 
-/// How many bytes arrive at once on a slow connection.
+/// The number of bytes that arrive at once on a slow connection.
 const PACKET: usize = 16 * 1024;
 
-/// How many of the first bytes are remembered: a greeting with its length.
+/// The number of bytes at the beginning that are remembered, which is enough for a greeting with its
+/// length.
 const SAID_FIRST: usize = 75;
 
 pub(super) struct SimulatedLine {
@@ -43,10 +44,10 @@ pub(super) struct SimulatedLine {
 #[derive(Default)]
 struct Inner {
     ways: [Way; 2],
-    /// From when each side notices that it was cut.
+    /// The time from which each side notices the cut.
     cut: Option<[Instant; 2]>,
     said_first: Vec<u8>,
-    /// How many halves are not dropped.
+    /// The number of halves that are not dropped yet.
     halves: usize,
 }
 
@@ -56,13 +57,14 @@ struct Way {
     bytes: VecDeque<(Instant, Bytes)>,
     length: usize,
     written: u64,
-    /// When the last byte arrives on a slow connection.
+    /// The time at which the last byte arrives on a slow connection.
     arrives: Option<Instant>,
-    /// A writer found no room, and waits until there is enough again.
+    /// Whether a writer found no room and waits until enough is free.
     is_full: bool,
-    /// The end of this direction, and when the reader notices it.
+    /// The time at which the reader notices the end of this direction, once it has ended.
     ended: Option<Instant>,
-    /// The reader was dropped. The writer notices after everything that the reader has sent.
+    /// The time at which the writer notices that the reader was dropped. This is after all bytes that
+    /// the reader's side has sent.
     reader_gone: Option<Instant>,
     reader: Option<Waker>,
     writer: Option<Waker>,
@@ -74,7 +76,7 @@ impl Way {
     }
 }
 
-/// The outcome of a poll: ready, or when to poll again if that is known.
+/// The outcome of a poll: a result, or the time of the next poll if it is known.
 pub(super) enum Polled<T> {
     Ready(T),
     Until(Instant),
@@ -102,7 +104,7 @@ impl SimulatedLine {
         self.inner().halves += 1;
     }
 
-    /// Returns the client's first frame with its length, if it is small.
+    /// Returns the client's first frame with its length, or no bytes if it is incomplete or too long.
     pub(super) fn said_first(&self) -> Vec<u8> {
         let said = &self.inner().said_first;
         let Some(&[a, b, c, d]) = said.first_chunk() else { return Vec::new() };
@@ -200,7 +202,7 @@ impl SimulatedLine {
         }
         if is_last {
             self.cut(self.plan.learns);
-            // Bytes beyond the cut count as written, and are lost.
+            // Bytes beyond the cut are reported as written, but are lost.
             return Polled::Ready(Ok(bytes.len()));
         }
         Polled::Ready(Ok(length))
@@ -253,7 +255,7 @@ impl SimulatedLine {
         }
     }
 
-    /// Returns how many bytes of this side have not arrived, if that can be queried.
+    /// Returns the number of bytes from this side that have not arrived, if it can be queried.
     pub(super) fn unsent(&self, side: usize) -> Option<usize> {
         self.plan.slow.filter(|slow| slow.tells)?;
         let now = Instant::now();
@@ -290,7 +292,7 @@ impl SimulatedLine {
     }
 }
 
-/// Polls again when it is time.
+/// Repeats a poll at the time that the poll returns.
 pub(super) fn later<T>(
     sleep: &mut std::pin::Pin<Box<tokio::time::Sleep>>,
     cx: &mut Context<'_>,

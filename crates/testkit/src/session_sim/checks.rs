@@ -1,27 +1,27 @@
-//! Conditions that must hold for both ends together.
+//! Checks of the conditions that both ends must satisfy together.
 
 use super::end::End;
 use super::world::{Kind, World};
 
 impl World<'_> {
-    /// Returns the client's session and the server's end of it.
+    /// Returns both ends of the client's session: the client's and the server's.
     fn both(&self) -> Option<(&End, &End)> {
         let served = self.table.get(self.client.record?)?.as_ref()?;
         Some((&self.client, &served.end))
     }
 
-    /// A session that continues must be consistent.
+    /// Checks that the ends of a session that continues are consistent.
     pub(super) fn check_agreement(&self) -> Result<(), String> {
         let Some((client, server)) = self.both() else { return Ok(()) };
         if client.connection != server.connection || !self.is_open {
-            // The welcome is older than the server's memory: the next greeting reveals that.
+            // The client's welcome does not match the server's memory, which the next greeting reveals.
             return Ok(());
         }
         client.agrees_with(server)?;
         server.agrees_with(client)
     }
 
-    /// Returns whether everything was delivered and both ends know it.
+    /// Returns whether all messages were delivered and both ends know this.
     pub(super) fn is_complete(&mut self) -> Result<bool, String> {
         let Some((client, server)) = self.both() else { return Ok(false) };
         if !client.session.is_settled() || !server.session.is_settled() {
@@ -29,7 +29,7 @@ impl World<'_> {
         }
         let is_resumed = self.is_open && client.connection == server.connection;
         if self.kind == Kind::RolledBack && !is_resumed {
-            // What is settled for one end may be forgotten by the other.
+            // One end may have forgotten messages that are settled for the other.
             return Ok(false);
         }
         for (end, other) in [(client, server), (server, client)] {
@@ -46,7 +46,7 @@ impl World<'_> {
         Ok(true)
     }
 
-    /// Everything that the ends would report about their sessions now must be true.
+    /// Checks that the statements that the ends would make about their sessions now are true.
     pub(super) fn check_words(&self) -> Result<(), String> {
         self.client.check_words(&self.records)?;
         let mut served = self.table.iter().flatten();

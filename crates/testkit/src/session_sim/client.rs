@@ -1,4 +1,4 @@
-//! The client: its connection, and the server's responses to its greeting.
+//! The client's connection, and the server's responses to its greeting.
 
 use tieline_proto::session::{Frame, Refusal, Ticket, Welcome};
 
@@ -6,7 +6,7 @@ use super::network::{Direction, Event, MILLISECOND, SECOND, Who};
 use super::world::{Kind, World};
 
 impl World<'_> {
-    /// Opens another connection, unless there is one, and sends the greeting.
+    /// Opens a connection, unless there is one, and sends the greeting.
     pub(super) fn connect(&mut self) {
         if self.client.connection.is_some() {
             return;
@@ -62,11 +62,11 @@ impl World<'_> {
         self.over(refusal)
     }
 
-    /// The client's session cannot be resumed.
+    /// Handles a refusal after which the client's session cannot be resumed.
     fn over(&mut self, refusal: Refusal) -> Result<(), String> {
         match self.kind {
             Kind::Kept => return Err(format!("refused although nothing was forgotten: {refusal}")),
-            // A refusal is allowed after a rollback, and ends the run.
+            // A refusal is allowed after a rollback and ends the run.
             Kind::RolledBack => {
                 self.totals.ended += 1;
                 self.is_done = true;

@@ -1,4 +1,4 @@
-//! Where cuts happened, and other counts.
+//! The positions of cuts, and other counts.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use tieline_proto::session::{Frame, Hello};
 
 use super::network::Direction;
 
-/// A kind of frame, distinguished by length.
+/// A kind of frame. Each kind has its own length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     HelloNew,
@@ -37,8 +37,8 @@ impl Kind {
 /// The longest frame whose bytes are counted individually.
 const LONGEST: usize = 80;
 
-/// What cuts must have hit: the kind, its direction, and its length including the prefix (for a data
-/// frame with one byte of message).
+/// The frames of which each byte must have been hit by a cut: the kind, its direction, and its length
+/// including the prefix (for a data frame, with one byte of the message).
 const OWED: [(Kind, Direction, usize); 9] = [
     (Kind::HelloNew, Direction::ToServer, 4 + 7),
     (Kind::HelloAgain, Direction::ToServer, 4 + 71),
@@ -51,7 +51,7 @@ const OWED: [(Kind, Direction, usize); 9] = [
     (Kind::Ack, Direction::ToClient, 4 + 9),
 ];
 
-/// How often a connection was cut before each byte of each kind of frame, in each direction.
+/// The number of cuts before each byte of each kind of frame, in each direction.
 #[derive(Clone, Debug)]
 pub struct Coverage {
     cuts: [[[u64; LONGEST]; 8]; 2],
@@ -74,13 +74,13 @@ impl Coverage {
         cuts.zip(other.cuts.iter().flatten().flatten()).for_each(|(own, more)| *own += more);
     }
 
-    /// Returns how many cuts were inside a frame.
+    /// Returns the number of cuts inside a frame.
     pub fn cuts(&self) -> u64 {
         self.cuts.iter().flatten().flatten().sum()
     }
 
-    /// Returns the positions in the handshake, a data frame, an end and an acknowledgement that no cut
-    /// has hit.
+    /// Returns the positions that no cut has hit in the handshake, a data frame, an end and an
+    /// acknowledgement.
     pub fn missing(&self) -> Vec<String> {
         let owed = |(kind, direction, length): (Kind, Direction, usize)| {
             let cuts = &self.cuts[direction as usize][kind as usize][..length];
@@ -108,31 +108,31 @@ impl fmt::Display for Coverage {
     }
 }
 
-/// Counts of what happened in the runs.
+/// Counts of the events in the runs.
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
-    /// Number of runs.
+    /// The number of runs.
     pub runs: u64,
-    /// Messages delivered.
+    /// Messages that were delivered.
     pub delivered: u64,
-    /// Messages and ends sent again although they had been received. They are dropped, but there should
-    /// be none, because each side reports what it has.
+    /// Messages and ends that were sent again although they had been received. The receiver drops them,
+    /// but there should be none, because each side reports its position.
     pub repeated: u64,
-    /// Connections opened.
+    /// Connections that were opened.
     pub connections: u64,
     /// Connections that resumed a session.
     pub resumed: u64,
-    /// Connections replaced by a newer one while the server considered them alive.
+    /// Connections that were replaced by a newer one while the server considered them alive.
     pub fenced: u64,
-    /// Restarts with the memory at the crash, or at a moment after which nothing was sent.
+    /// Restarts with the memory as it was at the crash, or at a moment after which nothing was sent.
     pub with_memory: u64,
-    /// Restarts with the memory of an earlier moment.
+    /// Restarts with the memory as it was at an earlier moment.
     pub rolled_back: u64,
     /// Restarts without memory.
     pub without_memory: u64,
-    /// Sessions that ended with an error whose statements were checked.
+    /// Sessions that ended with an error, and whose statements about delivery were checked.
     pub ended: u64,
-    /// Runs in which everything was delivered and acknowledged.
+    /// Runs in which all messages were delivered and acknowledged.
     pub complete: u64,
 }
 

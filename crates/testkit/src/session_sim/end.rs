@@ -1,4 +1,5 @@
-//! One end: its state machine, its application, and what really happened to its messages.
+//! One end of a session: its state machine, its application, and a record of the events that really
+//! happened.
 
 use std::time::Duration;
 
@@ -8,20 +9,22 @@ use super::messages::{Mark, Messages};
 use super::network::{MILLISECOND, Side, Time};
 use crate::random::Random;
 
-/// What really happened in a session, regardless of what the ends remember.
+/// The events that really happened in a session, whether or not the ends remember them.
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) id: SessionId,
-    /// How far each side has received, including the end, and how far it has committed.
+    /// The position up to which each side has received, including the end.
     pub(super) received: [u64; 2],
+    /// The position up to which each side has committed.
     pub(super) taken: [u64; 2],
     /// Whether each side has received the other's end.
     pub(super) has_ended: [bool; 2],
-    /// Whether each side has forgotten something that others have seen.
+    /// Whether each side has forgotten messages or receipts that the other has seen.
     pub(super) is_rolled_back: [bool; 2],
 }
 
-/// The application of a session, which is remembered and forgotten together with the state machine.
+/// The application of a session, whose state is remembered and forgotten together with the state
+/// machine.
 #[derive(Clone, Debug)]
 pub(super) struct App {
     pub(super) life: u32,
@@ -87,8 +90,8 @@ impl End {
         }
     }
 
-    /// Sends some of the remaining messages. Returns the pause until the next ones, if it depends on
-    /// time alone.
+    /// Sends some of the remaining messages. Returns the pause until the next messages, if it depends
+    /// only on time.
     pub(super) fn produce(
         &mut self,
         messages: &Messages,
@@ -131,12 +134,12 @@ impl End {
         self.session.commit(Duration::from_micros(now), self.app.committed as u64);
     }
 
-    /// Returns how far it has received, including the other side's end.
+    /// Returns the position up to which this end has received, including the other side's end.
     pub(super) fn received(&self) -> u64 {
         self.app.delivered.len() as u64 + u64::from(self.app.has_ended)
     }
 
-    /// Returns how far it has committed.
+    /// Returns the position up to which this end has committed.
     pub(super) fn taken(&self) -> u64 {
         if !self.commits || self.app.committed == self.app.delivered.len() {
             return self.received();
@@ -144,7 +147,7 @@ impl End {
         self.app.committed as u64
     }
 
-    /// Checks that the received messages are a prefix of those that the other end sent.
+    /// Checks that the received messages are a prefix of the messages that the other end sent.
     pub(super) fn agrees_with(&self, other: &Self) -> Result<(), String> {
         let (had, sent) = (&self.app.delivered, &other.app.sent);
         match had.iter().zip(sent).position(|(a, b)| a != b) {
@@ -158,7 +161,7 @@ impl End {
         }
     }
 
-    /// Checks that what the state machine reports about delivery is true.
+    /// Checks that the state machine's statements about delivery are true.
     pub(super) fn check_words(&self, records: &[Record]) -> Result<(), String> {
         let Delivered { acknowledged, sent } = self.session.delivered();
         let other = self.side.other() as usize;
@@ -180,7 +183,7 @@ impl End {
         Ok(())
     }
 
-    /// Restarts the process: only its memory is kept.
+    /// Restarts the process, which keeps only its memory.
     pub(super) fn restart(&mut self) {
         self.connection = None;
         self.wake = None;
@@ -188,7 +191,8 @@ impl End {
         self.is_commit_planned = false;
     }
 
-    /// Marks a rollback: later messages are forgotten, and other messages will get the same numbers.
+    /// Records a rollback. The end has forgotten later messages, and will give their numbers to other
+    /// messages.
     pub(super) fn diverge(&mut self, records: &mut [Record]) {
         self.app.life += 1;
         if let Some(record) = self.record.and_then(|record| records.get_mut(record)) {

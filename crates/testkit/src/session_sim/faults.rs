@@ -1,4 +1,4 @@
-//! Failures.
+//! The failures that a run injects.
 
 use tieline_proto::session::{Farewell, Frame};
 
@@ -8,7 +8,7 @@ use super::network::{Accepted, Cut, Direction, Event, MILLISECOND, SECOND, Side,
 use super::world::{Kind, Memory, World};
 
 impl World<'_> {
-    /// Plans where the next connection is cut.
+    /// Plans the cuts of the next connection.
     pub(super) fn plan_cuts(&mut self) -> [Option<Cut>; 2] {
         [Direction::ToServer, Direction::ToClient].map(|direction| {
             if self.faults == 0 || self.random.percent(35) {
@@ -30,13 +30,15 @@ impl World<'_> {
                 7..10 => (Some(coverage::Kind::End), 0),
                 _ => (None, many),
             };
-            // Only the first bytes of a data frame; all bytes of the message are alike.
+            // Of a data frame, only the first bytes are of interest, because all bytes of the message
+            // are equivalent.
             let most = if kind == Some(coverage::Kind::Data) { 24 } else { 1 << 20 };
             Some(Cut { kind, after, byte: random.below(most) as usize })
         })
     }
 
-    /// Handles a cut direction: the other direction may continue, and both ends notice at some time.
+    /// Handles the cut of a direction. The other direction may continue, and both ends notice the cut at
+    /// some time.
     pub(super) fn cut(&mut self, connection: usize, direction: Direction) {
         self.tell(|| format!("{connection} is cut {direction:?}"));
         if self.random.percent(60) {
@@ -51,8 +53,8 @@ impl World<'_> {
         self.learn_some_time(connection, Side::Server);
     }
 
-    /// The client notices every cut at some time. The server may consider a connection alive until
-    /// there is a newer one.
+    /// Plans when a side notices a cut. The client notices every cut at some time. The server may
+    /// consider a connection alive until there is a newer one.
     fn learn_some_time(&mut self, connection: usize, side: Side) {
         let latest = match self.random.below(4) {
             0 if side == Side::Server => return,
@@ -64,7 +66,7 @@ impl World<'_> {
         self.events.push(at, Event::Learn(connection, side));
     }
 
-    /// The client abandons its connection. Data in transit continues.
+    /// Abandons the client's connection. Data in transit still arrives.
     pub(super) fn abandon(&mut self) {
         if let Some(connection) = self.client.connection.take() {
             self.is_open = false;
@@ -75,7 +77,7 @@ impl World<'_> {
         }
     }
 
-    /// Causes a failure at a moment, rather than between two bytes.
+    /// Causes a failure at a moment in time, rather than between two bytes.
     pub(super) fn fault(&mut self) -> Result<(), String> {
         if self.faults == 0 {
             return Ok(());
@@ -85,7 +87,8 @@ impl World<'_> {
         self.events.push(self.now + self.random.below(pause), Event::Fault);
         self.check_words()?;
         let side = if self.random.percent(50) { Side::Client } else { Side::Server };
-        // Mostly while the connection of the snapshot is alive, whose secret is still valid.
+        // This often happens while the connection of the snapshot is alive, so that its secret is still
+        // valid.
         if self.random.percent(50)
             && let Some((side, memory)) = self.snapshot.take()
         {
@@ -114,8 +117,8 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Blocks all output of a process, which is later restarted with the memory of this moment, like a
-    /// process that persists its state before it sends anything.
+    /// Blocks all output of a process. It is later restarted with the memory of this moment, like a
+    /// process that persists its state before it sends data.
     fn freeze(&mut self, side: Side) {
         if self.network.frozen.is_none() {
             self.tell(|| format!("{side:?}: output is blocked"));
@@ -138,7 +141,7 @@ impl World<'_> {
     fn crash(&mut self, side: Side, memory: Memory) -> Result<(), String> {
         self.tell(|| format!("{side:?}: restarted, memory {}", memory.name()));
         if self.network.frozen == Some(side) && !matches!(memory, Memory::Durable(_)) {
-            // What it did not send while blocked was not persisted either.
+            // State that the process reached while its output was blocked was not persisted either.
             return Ok(());
         }
         for connection in 0..self.network.connections.len() {
@@ -175,7 +178,7 @@ impl World<'_> {
             Memory::Kept => self.client = self.client.clone(),
             Memory::Durable(memory) => (self.client, self.ticket) = (memory.client, memory.ticket),
             Memory::Earlier(memory) => {
-                // The previous life may have sent messages that this one does not know.
+                // The client may have sent messages after the snapshot that it does not remember now.
                 let record = self.client.record;
                 (self.client, self.ticket) = (memory.client, memory.ticket);
                 if self.client.record == record {
@@ -226,7 +229,7 @@ impl World<'_> {
         }
     }
 
-    /// Ends the client's session with what it reports, and starts the next one.
+    /// Ends the client's session, checks its statements, and starts the next session.
     pub(super) fn end_client(&mut self) -> Result<(), String> {
         self.totals.ended += 1;
         self.client.check_words(&self.records)?;
@@ -257,7 +260,7 @@ impl World<'_> {
                 self.end_client()
             }
             Who::Server(record) => {
-                // Unlike with `close`, data written before still arrives.
+                // Unlike with `close`, data that was written before still arrives.
                 if let Some(served) = self.table[record].take() {
                     self.totals.ended += 1;
                     served.end.check_words(&self.records)?;

@@ -1,20 +1,20 @@
-//! Messages that identify where they belong: direction, life of the sender, and position.
+//! Messages that identify themselves by their direction, the life of their sender, and their position.
 
 use bytes::{Bytes, BytesMut};
 
 use super::network::Direction;
 
-/// How many lives of an end can be distinguished.
+/// The number of lives of an end that can be distinguished.
 const LIVES: usize = 8;
 
-/// All possible messages, created once, so that sending needs no allocation.
+/// All possible messages. They are created once, so that sending needs no allocation.
 #[derive(Debug, Default)]
 pub(super) struct Messages {
     most: usize,
     all: Vec<Bytes>,
 }
 
-/// Identifies a message: its position, and the life of its sender.
+/// The identity of a message, which consists of its position and the life of its sender.
 pub(super) type Mark = u32;
 
 impl Messages {
@@ -51,8 +51,9 @@ impl Messages {
         (mark(life, place as u32), self.all[at].clone())
     }
 
-    /// Returns which message this is, if it is an unchanged message of that direction.
-    pub(super) fn recognise(&self, direction: Direction, message: &Bytes) -> Option<(Mark, usize)> {
+    /// Returns the identity and the position of this message, if it is an unchanged message of that
+    /// direction.
+    pub(super) fn recognize(&self, direction: Direction, message: &Bytes) -> Option<(Mark, usize)> {
         let head = u32::from_be_bytes(*message.first_chunk()?);
         let (life, place) = ((head >> 24) & 0x7f, (head & 0x00ff_ffff) as usize);
         if life as usize >= LIVES || place >= self.most {

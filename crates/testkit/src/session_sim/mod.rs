@@ -1,4 +1,4 @@
-//! Simulation of two ends of a session on a virtual network with a virtual clock.
+//! A simulation of two ends of a session on a virtual network with a virtual clock.
 //!
 //! ```text
 //!   Client: Ticket + Session ══ Network: delays, cuts, half-open ══ Server: Lease + Session, a table
@@ -6,15 +6,15 @@
 //!        └──────────────── Record: what really was received ─────────────────┘
 //! ```
 //!
-//! The state machines and the framing are the real ones; everything else is generated from a seed.
-//! Connections break at any byte in either direction, one end notices late or never, an abandoned
+//! The state machines and the framing are the real ones. All other behavior is generated from a seed.
+//! Connections break at any byte in either direction, an end notices this late or never, an abandoned
 //! connection continues to deliver, greetings arrive late, and either end restarts, with or without its
-//! memory. A run fails if a message is lost, duplicated or reordered, if an end reports something untrue
-//! about delivery, or if nothing more happens before everything is delivered.
+//! memory. A run fails if a message is lost, duplicated or reordered, if an end makes a false statement
+//! about delivery, or if no events remain before all messages are delivered.
 //!
-//! A restart with memory uses that of the crash, or that of an earlier moment after which nothing left
-//! the process. In a tenth of the runs something did leave the process after that moment: then the
-//! session continues consistently or is refused.
+//! A restart with memory uses the memory as it was at the crash, or at an earlier moment after which no
+//! data left the process. In a tenth of the runs, data did leave the process after that moment. The
+//! session then continues consistently or is refused.
 
 mod checks;
 mod client;
@@ -33,13 +33,13 @@ pub use coverage::{Coverage, Totals};
 use messages::Messages;
 use world::World;
 
-/// Runs seeds one after the other, and counts what happens.
+/// Runs seeds one after the other and counts the events.
 #[derive(Debug, Default)]
 pub struct Simulation {
     messages: Messages,
-    /// Where cuts happened.
+    /// The positions of the cuts.
     pub coverage: Coverage,
-    /// Counts of what happened.
+    /// Counts of the events.
     pub totals: Totals,
     /// Whether each event is printed to stderr.
     pub tells: bool,
@@ -63,7 +63,7 @@ impl Simulation {
     }
 }
 
-/// A violated guarantee, and how to reproduce it.
+/// A violation of a guarantee, with the command that reproduces it.
 #[derive(Debug)]
 pub struct Broken {
     seed: u64,

@@ -1,4 +1,4 @@
-//! Connections that deliver bytes late, in parts, or only up to a certain byte.
+//! Connections that deliver bytes late, in parts, or only up to some byte.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -15,7 +15,7 @@ pub(super) type Time = u64;
 pub(super) const MILLISECOND: Time = 1000;
 pub(super) const SECOND: Time = 1_000_000;
 
-/// The side that sends.
+/// One of the two sides of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Side {
     Client,
@@ -65,7 +65,8 @@ pub(super) enum Event {
     Produce(Who),
     Commit(Who),
     Fault,
-    /// A process whose output was blocked is restarted with the memory of that moment.
+    /// A process whose output was blocked is restarted with its memory of the moment when it was
+    /// blocked.
     Thaw(Side),
     /// A session has been without a connection since this time.
     Expire(usize, Time),
@@ -92,7 +93,8 @@ impl Events {
     }
 }
 
-/// Where a direction is cut: in which frame, counted among those of a kind, and before which byte.
+/// The position of a cut: the frame, counted among the frames of a kind, and the byte before which the
+/// direction is cut.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cut {
     pub(super) kind: Option<Kind>,
@@ -107,11 +109,11 @@ pub(super) struct Pipe {
     last_arrival: Time,
     in_flight: usize,
     cut: Option<Cut>,
-    /// Everything written from now on is lost.
+    /// Whether all bytes written from now on are lost.
     pub(super) is_dead: bool,
 }
 
-/// What the server knows about a connection.
+/// The server's state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Accepted {
     Greeting,
@@ -206,7 +208,7 @@ impl Network {
         is_cut
     }
 
-    /// Sends what was written, as one chunk.
+    /// Sends the bytes that were written, as one chunk.
     pub(super) fn flush(
         &mut self,
         now: Time,
@@ -228,7 +230,8 @@ impl Network {
         events.push(pipe.last_arrival, Event::Arrive(connection, direction));
     }
 
-    /// Receives what has arrived, sometimes only a part. Returns false if nothing did.
+    /// Receives the bytes that have arrived, or sometimes only a part of them. Returns false if there
+    /// are none.
     pub(super) fn arrive(
         &mut self,
         now: Time,
@@ -274,7 +277,7 @@ impl Network {
         }
     }
 
-    /// Loses the data in transit in a direction: all of it, or everything after some byte.
+    /// Loses the data in transit in a direction, either completely or after some byte.
     pub(super) fn lose(&mut self, connection: usize, direction: Direction, random: &mut Random) {
         let pipe = &mut self.connections[connection].pipes[direction as usize];
         pipe.is_dead = true;

@@ -1,4 +1,4 @@
-//! The server: its sessions, the permission to resume them, and the connection of each.
+//! The server's sessions, the permissions to resume them, and their connections.
 
 use tieline_proto::session::{Frame, Hello, Lease, Refusal, Secret, SessionId};
 
@@ -6,7 +6,7 @@ use super::end::{End, Record};
 use super::network::{Accepted, Direction, Event, MILLISECOND, SECOND, Side, Who};
 use super::world::{Kind, World};
 
-/// How long a session lives without a connection.
+/// The time for which a session is kept without a connection.
 pub(super) const GRACE: u64 = 120 * SECOND;
 
 #[derive(Clone, Debug)]
@@ -94,8 +94,8 @@ impl World<'_> {
         Ok((served.end.record.unwrap_or_default(), welcome))
     }
 
-    /// Handles a frame on the connection of a session: the secret of its welcome was received, and the
-    /// previous one is no longer valid.
+    /// Handles a frame on the connection of a session. It proves that the secret of the welcome was
+    /// received, so the previous secret is no longer valid.
     pub(super) fn see(&mut self, record: usize) -> Result<(), String> {
         let Some(served) = self.table[record].as_mut() else { return Ok(()) };
         served.lease.seen();
@@ -108,7 +108,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Closes a connection; the client notices soon, or late.
+    /// Closes a connection. The client notices this soon, or sometimes late.
     pub(super) fn close(&mut self, connection: usize) {
         self.network.connections[connection].accepted = Accepted::Closed;
         self.network.lose(connection, Direction::ToClient, &mut self.random);
@@ -117,7 +117,7 @@ impl World<'_> {
         self.events.push(at, Event::Learn(connection, Side::Client));
     }
 
-    /// Handles a lost connection that the server has noticed.
+    /// Handles the loss of a connection that the server has noticed.
     pub(super) fn detach(&mut self, connection: usize) {
         if let Accepted::Session(record) = self.network.connections[connection].accepted
             && let Some(served) = self.table[record].as_mut()
@@ -142,7 +142,7 @@ impl World<'_> {
         self.drop_session(record)
     }
 
-    /// Ends a session of the server, after checking what it reports.
+    /// Ends a session of the server and checks its statements about delivery.
     pub(super) fn drop_session(&mut self, record: usize) -> Result<(), String> {
         if let Some(served) = self.table[record].take() {
             self.totals.ended += 1;

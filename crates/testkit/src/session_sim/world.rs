@@ -1,4 +1,4 @@
-//! One run: the clock, the events, and the conditions that must hold.
+//! One run of the simulation, with its clock and its events.
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ use super::network::{
 use super::server::Served;
 use crate::random::Random;
 
-/// More events than any run needs.
+/// A limit that exceeds the number of events of any run.
 const MAX_EVENTS: u64 = 2_000_000;
 
-/// What an end may forget.
+/// The extent to which an end may forget its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Nothing that others have seen: the guarantee holds without conditions.
+    /// The end forgets nothing that the other has seen, so the guarantee must hold without conditions.
     Kept,
-    /// Everything after some moment.
+    /// The end may forget its state after some moment.
     RolledBack,
-    /// Everything.
+    /// The end may forget its entire state.
     Lost,
 }
 
@@ -37,11 +37,11 @@ pub(super) struct Remembered {
 
 /// The memory of a restarted process.
 pub(super) enum Memory {
-    /// Everything up to its end.
+    /// The memory at the moment of the crash.
     Kept,
-    /// An earlier moment, after which nothing was sent.
+    /// The memory at an earlier moment, after which no data was sent.
     Durable(Box<Remembered>),
-    /// An earlier moment.
+    /// The memory at an earlier moment.
     Earlier(Box<Remembered>),
     Lost,
 }
@@ -74,7 +74,7 @@ pub(super) struct World<'a> {
     pub(super) table: Vec<Option<Served>>,
     pub(super) server_life: u32,
     pub(super) records: Vec<Record>,
-    /// How many more failures may happen.
+    /// The number of failures that may still happen.
     pub(super) faults: u64,
     pub(super) to_server: usize,
     pub(super) to_client: usize,
@@ -219,7 +219,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Sends the frames of the state machine, as far as the connection has room.
+    /// Sends the frames of the state machine for which the connection has room.
     pub(super) fn pump(&mut self, who: Who) -> Result<(), String> {
         let now = self.now;
         if let Some(end) = self.end(who)
@@ -280,10 +280,11 @@ impl<'a> World<'a> {
         self.pump(who)
     }
 
-    /// Records how far an end has received, and schedules the commit of the rest.
+    /// Records the position of an end and schedules the commit of the messages that are not committed
+    /// yet.
     fn note(&mut self, who: Who) {
         let now = self.now;
-        // A consumer may be slow: it may commit after the connection ends or during a handshake.
+        // A consumer may be slow, and commit after the connection has ended or during a handshake.
         let longest = self.random.pick(&[5, 30, 2000]) * MILLISECOND;
         let pause = 1 + self.random.below(longest);
         let Some(end) = self.end(who) else { return };
@@ -327,8 +328,8 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// Returns the end that receives what arrives; `Some(None)` for a connection that has no session
-    /// yet.
+    /// Returns the end that receives arriving bytes, or `Some(None)` for a connection that has no
+    /// session yet.
     fn reader(&mut self, connection: usize, direction: Direction) -> Option<Option<Who>> {
         if direction == Direction::ToClient {
             return (self.client.connection == Some(connection)).then_some(Some(Who::Client));
@@ -355,7 +356,7 @@ impl<'a> World<'a> {
         match end.session.receive(now, frame).map_err(|error| format!("{who:?}: {error}"))? {
             Some(Received::Message { sequence, message }) => {
                 let comes = end.side.other().sends();
-                let known = messages.recognise(comes, &message);
+                let known = messages.recognize(comes, &message);
                 let Some((mark, place)) = known else {
                     return Err(format!("{who:?}: message {sequence} was never sent"));
                 };
