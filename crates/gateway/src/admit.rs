@@ -11,12 +11,13 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::ending::explain;
 
-/// A client that sends nothing for this long is admitted: it may wait for the program to send first.
+/// A client that sends nothing for this long is admitted: it may be waiting for the program to send
+/// first.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// How long after connecting a client may take to complete a first message that it has started.
+/// How long after connecting a client may take to complete its first message, once it has started that.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
-/// The client gets another second for each of this many bytes, for long messages over slow lines.
+/// How many bytes earn the client one more second, for long messages over slow lines.
 const BYTES_A_SECOND: u64 = 8 * 1024;
 
 /// Admits a client, or closes it and returns `None`.
@@ -54,7 +55,8 @@ pub(crate) async fn admit(client: BoxChannel) -> Option<BoxChannel> {
 /// A receiver that ends if its first message is not JSON.
 struct FirstMessage {
     rest: Box<dyn Receiver>,
-    /// Received in advance by [`arrived`](Self::arrived), and not returned yet.
+    /// The first item, if [`arrived`](Self::arrived) has received it in advance and it has not been
+    /// returned yet.
     first: Option<Incoming>,
     is_checked: bool,
     refused: Option<CloseReason>,
@@ -65,7 +67,7 @@ impl FirstMessage {
         Self { rest, first: None, is_checked: false, refused: None }
     }
 
-    /// Waits for the first message, but not for that of a silent client. Returns the reason if the client is to
+    /// Waits for the first message, unless the client is silent. Returns the reason if the client is to
     /// be refused.
     async fn refusal(&mut self, begun: Instant, control: &Control) -> Option<CloseReason> {
         if let Ok(first) = timeout_at(begun + SILENCE, self.arrived()).await {

@@ -1,4 +1,4 @@
-//! Joins a near and a far channel to one line.
+//! Joins a near and a far channel into one line.
 
 use std::fmt;
 use std::future::Future;
@@ -26,13 +26,14 @@ pub struct Bridge {
     pub tap: Option<Tap>,
     /// How long messages in flight may take to be delivered when the line is stopped; 10 s by default.
     ///
-    /// If the far side's line has no half-close, the end of input is only passed on after the answers. An
-    /// answer to text that is not JSON-RPC cannot be recognized, so the wait for it is bounded: six graces
-    /// (60 s by default), or one over HTTP, where answers can still arrive after the end of input. If neither
-    /// side has sent anything, the far side's first message is waited for one grace. These times restart while
-    /// bytes move.
+    /// If the far side's line has no half-close, the end of input is only passed on after the answers.
+    /// An answer to text that is not JSON-RPC cannot be recognized, so the wait for it is limited to six
+    /// grace periods (60 s by default), or to one over HTTP, where answers can still arrive after the
+    /// end of input. If neither side has sent anything, the bridge waits for the far side's first
+    /// message for one grace period. These times restart while bytes move.
     ///
-    /// Responses to requests that the near side sent before it broke its framing are waited for one grace.
+    /// If the near side breaks its framing, the bridge waits for the responses to its earlier requests
+    /// for one grace period.
     pub grace: Duration,
     /// The JSON-RPC dialect of the messages, if any. When the far side ends, each request that it has not
     /// answered gets an error response with code −32000 that says how it ended. Nothing is added to the
@@ -78,9 +79,9 @@ pub struct BridgeReport {
     /// or were dropped because the near side was [too slow](Overflow).
     pub lost: u64,
     /// Bytes from the near side that the far side did not read before it ended, as far as the operating
-    /// system reports them: bytes in the pipe to a program, bytes that waited to be written, and bytes that
-    /// had arrived from the near side and were not passed on. The last are not counted if the near side ended
-    /// the line.
+    /// system reports them: bytes in the pipe to a program, bytes that waited to be written, and bytes
+    /// that had arrived from the near side and were not passed on. Bytes of the last kind are not
+    /// counted if the near side ended the line.
     pub unread: u64,
     /// How often the far side was restarted.
     pub restarted: u64,
@@ -117,7 +118,7 @@ impl BridgeEnd {
         }
     }
 
-    /// Returns how the program ended on the side that ended the line, if there is one.
+    /// Returns how the program on the side that ended the line has ended, if there is a program.
     pub fn child_exit(&self) -> Option<&ChildExit> {
         match self {
             Self::Far(reason) | Self::Near { near: reason, .. } | Self::Stopped(reason) => {
@@ -136,7 +137,7 @@ impl BridgeEnd {
     }
 }
 
-/// The alternate form (`{:#}`) leaves out what a program wrote to stderr.
+/// The alternate form (`{:#}`) leaves out a program's stderr output.
 impl fmt::Display for BridgeEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -156,10 +157,10 @@ impl fmt::Display for BridgeEnd {
 /// Passes messages in both directions until the line ends, and then stops the far side.
 ///
 /// - When the near side ends its input, the end is passed on, and the far side's remaining messages are
-///   delivered. If the far side's line has no half-close, passing on the end closes that line. It is passed on
-///   once every JSON-RPC request is answered. If the near side has also sent other text, the far side must
-///   first send as many other messages, within the time that [`grace`](Bridge::grace) allows, and then be
-///   silent for a second.
+///   delivered. If the far side's line has no half-close, passing on the end closes that line. It is
+///   passed on only once every JSON-RPC request is answered. If the near side has also sent other text,
+///   the far side must first send as many other messages, within the time that [`grace`](Bridge::grace)
+///   allows, and then be silent for a second.
 /// - When the far side ends, the line ends as soon as the far side's messages are delivered. A far side that
 ///   reconnects (a [`Link`]) does not end the line; requests that it left unanswered get an error response if
 ///   the dialect is known.
@@ -178,7 +179,7 @@ pub async fn bridge(
     let line = BridgedLine::new(&options, near.control(), far.control());
     let control = near.control().clone();
     let (sender, mut receiver) = near.split();
-    // So that requests that the client sent before a fault can still be answered.
+    // Requests that the client sent before a fault must still be answered.
     receiver.keep_sender_open();
     let outbox = Outbox::new(sender, options.overflow, options.dialect);
     let mut sender = line.near(outbox.within(options.memory.as_ref()));
@@ -186,8 +187,8 @@ pub async fn bridge(
     line.end((sender, receiver), &control, joined).await
 }
 
-/// Like [`bridge`], with a far side from `target` that is reconnected according to `policy` when it ends, as
-/// long as the near side has not ended its input.
+/// Works like [`bridge`], but connects to the far side through `target`. When the far side ends,
+/// reconnects it according to `policy`, as long as the near side has not ended its input.
 ///
 /// Messages from the near side wait during a restart. Messages in flight to the far side that ended are
 /// lost. The near side does not notice a restart unless the [dialect](Bridge::dialect) is known: then its

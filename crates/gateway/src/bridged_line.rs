@@ -39,7 +39,7 @@ pub(crate) struct BridgedLine<'a> {
     dialogue: Option<Arc<Dialogue>>,
     held: Option<Arc<LineMemory>>,
     restarted: AtomicU64,
-    /// Bytes that were sent to far sides which ended without reading them.
+    /// Bytes that were sent to far sides that ended without reading them.
     unread: AtomicU64,
     /// The near side has ended its input.
     near_was_done: AtomicBool,
@@ -101,7 +101,7 @@ impl<'a> BridgedLine<'a> {
     ) -> Joined {
         let (to_far, to_near) = (&self.to_far, &self.to_near);
         let far_control = &far.control().clone();
-        // Without half-close, passing on the end of input closes the line, so answers are waited for first.
+        // Without half-close, passing on the end of input closes the line, so wait for answers first.
         let half_close = far_control.capabilities().half_close;
         let dialogue = self.dialogue.as_deref();
         let awaited = (!half_close && dialogue.is_none())
@@ -131,14 +131,15 @@ impl<'a> BridgedLine<'a> {
                         if let Some(awaited) = &awaited {
                             drop(awaited.answers(&reset.cause));
                         }
-                        // At once, because requests from here on are for the new far side.
+                        // Answer at once, because later requests are for the new far side.
                         let patience = Patience::while_it_moves(self.options.grace);
                         if !self.answer(&reset.cause, near_sender, patience).await {
                             break PumpEnd::Sink(CloseReason::Stalled);
                         }
                         if dialogue.is_none() && matches!(reset.cause, CloseReason::SessionLost(_))
                         {
-                            // The new session has a new program behind it, without the state of the old one.
+                            // The new session leads to a new program, which lacks the state of the old
+                            // one.
                             break PumpEnd::Source(reset.cause);
                         }
                     }
@@ -162,7 +163,7 @@ impl<'a> BridgedLine<'a> {
             };
             if is_answered {
                 watches_near.store(true, Relaxed);
-                // Lets the other direction start to watch the near side before this one waits for the far
+                // Let the other direction start to watch the near side before this one waits for the far
                 // side.
                 tokio::task::yield_now().await;
             }
@@ -172,8 +173,9 @@ impl<'a> BridgedLine<'a> {
                 let mut looks = tokio::time::interval(LOOK);
                 let flush = poll_fn(|cx| {
                     while looks.poll_tick(cx).is_ready() {
-                        let (left, came) = (far_input.outgoing().left, far_control.info().bytes_in);
-                        moved.store(left.wrapping_add(came), Relaxed);
+                        let (left, received) =
+                            (far_input.outgoing().left, far_control.info().bytes_in);
+                        moved.store(left.wrapping_add(received), Relaxed);
                     }
                     let _ = far_input.poll_flush(cx);
                     Poll::<()>::Pending
@@ -207,7 +209,8 @@ impl<'a> BridgedLine<'a> {
                     PumpEnd::Broken(reason) if to_far.fault().is_none() => {
                         break LineOutcome::Broken(reason);
                     }
-                    // The queue was discarded. A transport that ends its whole line for this reports it itself.
+                    // The queue was discarded. A transport that ends its whole line because of this
+                    // reports it itself.
                     PumpEnd::Sink(reason @ CloseReason::NoMemory(_))
                         if far_control.close_reason().is_none() =>
                     {
@@ -234,7 +237,7 @@ impl<'a> BridgedLine<'a> {
                         let known = near_control.close_reason().filter(is_precise);
                         LineOutcome::NotReading(known.unwrap_or(reason))
                     }
-                    // `down` handles these itself, so this line has ended as they say.
+                    // `down` handles resets itself, so these end the line.
                     PumpEnd::Reset(reset) => LineOutcome::Broken(reset.cause),
                     PumpEnd::Broken(reason) => LineOutcome::Broken(reason),
                 },
@@ -262,7 +265,7 @@ impl<'a> BridgedLine<'a> {
                 let has_undelivered = matches!(outcome, LineOutcome::NotReading(_)) && !up_is_over;
                 drop(down);
                 if has_undelivered {
-                    // The near side no longer reads, but what it sent before is still delivered.
+                    // The near side no longer reads, but its earlier messages are still delivered.
                     let delivered = coop::unconstrained(poll_fn(|cx| {
                         let is_over =
                             up.as_mut().poll(cx).is_ready() || to_far.is_idle.load(Relaxed);
@@ -283,7 +286,7 @@ impl<'a> BridgedLine<'a> {
             }
             LineOutcome::Stop => {
                 drop(up);
-                // What the far side sends while it is being stopped is still delivered.
+                // Messages that the far side sends while it is being stopped are still delivered.
                 let stopped = stop_far(&mut far_sender, far_control, grace);
                 let delivery = timeout_at(stopped_by, &mut down);
                 let (far, delivered) = tokio::join!(stopped, delivery);
@@ -292,7 +295,8 @@ impl<'a> BridgedLine<'a> {
                 BridgeEnd::Stopped(far)
             }
         };
-        // A session that this side has ended may not have had the time to acknowledge.
+        // If this side has ended the session, the far side may not have had time to acknowledge
+        // everything.
         let ended_here = !matches!(end, BridgeEnd::Far(_)) && far_control.capabilities().is_session;
         let unwritten = if ended_here { 0 } else { far_sender.unwritten() };
         match &end {
@@ -318,15 +322,17 @@ impl<'a> BridgedLine<'a> {
         reason
     }
 
-    /// Waits until the near side's input has ended with a fault and its earlier requests are answered, at most
-    /// for the grace, and returns the fault. If the dialect is unknown or there is no half-close, this waits
-    /// for the whole grace; the end of the far side, which follows all answers, is noticed elsewhere.
+    /// Waits until the near side's input has ended with a fault and its earlier requests are answered,
+    /// for at most the grace period, and returns the fault. If the dialect is unknown or there is no
+    /// half-close, this waits for the whole grace period; the end of the far side, which follows all
+    /// answers, is noticed elsewhere.
     async fn answered_before_fault(&self, half_close: bool) -> CloseReason {
         let fault = self.to_far.faulted().await;
         let grace = self.options.grace;
         let all_answered = async {
             match &self.dialogue {
-                // Without half-close, answers are waited for before the end of input is passed on.
+                // Without half-close, the other direction waits for answers before it passes on the end
+                // of input.
                 Some(dialogue) if half_close => {
                     dialogue.requests().settled(grace, false, &AtomicU64::new(0)).await;
                 }
@@ -339,7 +345,8 @@ impl<'a> BridgedLine<'a> {
         fault
     }
 
-    /// Counts the bytes that a far side that ended has not read. `unwritten` had not been written to it yet.
+    /// Counts the bytes that a far side did not read before it ended. `unwritten` is the number of bytes
+    /// that had not been written to it yet.
     fn note_unread(&self, end: &CloseReason, unwritten: usize) {
         let in_pipe = end.child_exit().and_then(|exit| exit.unread).unwrap_or_default();
         self.unread.fetch_add(in_pipe.saturating_add(unwritten as u64), Relaxed);
@@ -356,7 +363,7 @@ impl<'a> BridgedLine<'a> {
         let Some(unanswered) = self.unanswered() else { return true };
         let mut answers = unanswered.answers(reason);
         let mut taken = false;
-        // Earlier messages may be long, so they get their own time.
+        // Earlier messages may be long, so they get time of their own.
         let before = patience.wait(near, |near, cx| near.poll_flush(cx)).await;
         let deadline = before.map_or_else(Instant::now, |_| patience.deadline());
         let answered = async {
@@ -423,12 +430,13 @@ impl<'a> BridgedLine<'a> {
             |reason: &CloseReason| matches!(reason, CloseReason::Overrun) || is_fault(reason);
         let Capabilities { half_close, is_session, .. } = control.capabilities();
         if let (BridgeEnd::Far(_) | BridgeEnd::Stopped(_), false) = (&end, half_close) {
-            // Without half-close, the close can tell the near side what was unread, so it is counted before.
+            // Without half-close, the close can report unread bytes to the near side, so count them
+            // first.
             let unread = if is_session { receiver.unread() } else { waiting(&mut receiver) };
             self.unread.fetch_add(unread, Relaxed);
         }
         let unread = self.unread.load(Relaxed);
-        // A session has acknowledged what was not read, and cannot say that the program failed.
+        // A session has acknowledged the unread bytes, and cannot report that the program failed.
         let leaves_unread = unread > 0
             && match &end {
                 BridgeEnd::Far(far) => is_session || far.is_clean(),
@@ -586,7 +594,7 @@ mod tests {
         assert_eq!(receiver.recv_timeout(Duration::from_secs(50)), Ok(true), "{name}");
     }
 
-    /// Otherwise deadlines, signals and the other direction would be starved.
+    /// The other futures are deadlines, signals and the other direction.
     #[test]
     fn endless_messages_do_not_starve_other_futures() {
         assert_yields("discarding", async { match discard(&mut Endless).await {} });

@@ -1,4 +1,4 @@
-//! The state of a line whose dialect is known, and what the gateway does with its messages.
+//! The state of a line whose dialect is known, and the gateway's handling of its messages.
 
 use std::collections::HashSet;
 use std::future::poll_fn;
@@ -24,15 +24,15 @@ use crate::unanswered::{MAX_BYTES, MAX_CALLS, Unanswered};
 /// The state of one line whose dialect is known.
 pub(crate) struct Dialogue {
     dialect: Dialect,
-    /// The client's process IDs mean nothing to the program.
+    /// Whether the client's process IDs mean nothing to the program.
     is_foreign: bool,
     unanswered: Unanswered,
     asked_by_program: Mutex<AskedByProgram>,
-    /// Only of dialects whose state can be restored.
+    /// Set only for dialects whose state can be restored.
     recorder: Option<Recorder>,
     replay: Mutex<Option<Replay>>,
     is_replaying: AtomicBool,
-    client_has_spoken: AtomicBool,
+    client_has_sent: AtomicBool,
     pub(crate) to_near: Arc<GatewayMessages>,
     pub(crate) to_far: Arc<GatewayMessages>,
     not_json: WarnThrottle,
@@ -88,9 +88,9 @@ impl AskedByProgram {
 /// Keeps the record of a line up to date.
 struct Recorder {
     rules: &'static Handshake,
-    /// With the memory that it uses.
+    /// The record, and the memory that it uses.
     record: Mutex<(Record, MemoryPart)>,
-    /// A response may change the record.
+    /// Whether a response may change the record.
     is_awaited: AtomicBool,
 }
 
@@ -112,8 +112,8 @@ impl Recorder {
         if concerns {
             let (record, held) = &mut *lock(&self.record);
             match from {
-                Side::Client => record.client_said(seen),
-                Side::Server => record.program_said(seen),
+                Side::Client => record.record_client(seen),
+                Side::Server => record.record_program(seen),
             }
             self.is_awaited.store(record.awaits_answer(), Relaxed);
             held.set(record.bytes());
@@ -146,7 +146,7 @@ pub(crate) enum Settled {
 }
 
 impl Dialogue {
-    /// Counts the memory that it uses in `held`.
+    /// Creates the state of a line. The memory that it uses is counted in `held`.
     pub(crate) fn new(dialect: Dialect, is_foreign: bool, held: Option<&Arc<LineMemory>>) -> Self {
         let rules = match dialect.state {
             DialectState::Handshake(rules) => Some(rules),
@@ -163,7 +163,7 @@ impl Dialogue {
             recorder: rules.map(|rules| Recorder::new(rules, held)),
             replay: Mutex::new(None),
             is_replaying: AtomicBool::new(false),
-            client_has_spoken: AtomicBool::new(false),
+            client_has_sent: AtomicBool::new(false),
             to_near: Arc::new(GatewayMessages::within(held)),
             to_far: Arc::new(GatewayMessages::within(held)),
             not_json: WarnThrottle::new(|count| {
@@ -256,7 +256,7 @@ impl Dialogue {
             |id: &[u8]| write_error(&self.dialect, id, INVALID_REQUEST, &why, None).into();
         Some(match (from, outline.id()) {
             (_, Some(id)) if outline.is_call() => Verdict::Answer(refusal(id), why.clone()),
-            // No single id is known of a batch.
+            // A batch has no single id.
             (Side::Client, _) if !outline.is_object() => {
                 Verdict::Answer(refusal(b"null"), why.clone())
             }
@@ -270,13 +270,13 @@ impl Dialogue {
         })
     }
 
-    /// Settles the call of a message that was lost on its way to the gateway. Returns what to send to the other
-    /// side instead. An error response to the sender itself is sent from here.
+    /// Settles the call of a message that was lost on its way to the gateway. Returns the message to
+    /// send to the other side instead. An error response to the sender itself is sent by this function.
     pub(crate) async fn lost(&self, from: Side, fault: &Fault) -> Option<Bytes> {
         self.lost_message(from, fault.head(), fault.to_string()).await
     }
 
-    /// Like [`lost`](Self::lost), for a message of which `start` is the beginning or the whole.
+    /// Works like [`lost`](Self::lost), for a message that begins with `start` or is equal to it.
     pub(crate) async fn lost_message(
         &self,
         from: Side,
@@ -290,7 +290,7 @@ impl Dialogue {
         if outline.is_call() {
             let id = outline.id()?;
             let refusal = write_error(&self.dialect, id, INVALID_REQUEST, &why, None);
-            self.tell(from, refusal.into()).await;
+            self.send_own(from, refusal.into()).await;
             return None;
         }
         match from {
@@ -313,10 +313,11 @@ impl Dialogue {
             _ => false,
         };
         if is_not_json && matches!(from, Side::Client) {
-            // What is not JSON cannot be matched to a call, so the client gets a parse error without an id.
+            // Text that is not JSON cannot be matched to a call, so the client gets a parse error
+            // without an id.
             let text = format!("the message cannot be passed on: {why}");
             let refusal = write_error(&self.dialect, b"null", PARSE_ERROR, &text, None);
-            self.tell(from, refusal.into()).await;
+            self.send_own(from, refusal.into()).await;
             return Settled::Answered;
         }
         let start = message.get(..FAULT_HEAD).unwrap_or(message);
@@ -339,7 +340,7 @@ impl Dialogue {
     }
 
     /// Sends a message of the gateway itself to this side.
-    pub(crate) async fn tell(&self, side: Side, message: Bytes) {
+    pub(crate) async fn send_own(&self, side: Side, message: Bytes) {
         match side {
             Side::Client => {
                 poll_fn(|cx| self.to_near.poll_room(cx)).await;
@@ -373,7 +374,7 @@ impl Dialogue {
     pub(crate) fn passed(&self, from: Side, seen: &Message) {
         match from {
             Side::Client => {
-                self.client_has_spoken.store(true, Relaxed);
+                self.client_has_sent.store(true, Relaxed);
                 self.unanswered.asked(seen);
             }
             Side::Server => self.unanswered.answered(seen),
@@ -415,9 +416,9 @@ impl Dialogue {
         self.stop_replay(None);
         match self.dialect.state {
             DialectState::Handshake(_) => {}
-            // A restarted program is the same program, but a new session may have another one behind it.
+            // A restarted program is the same program, but a new session may lead to another one.
             DialectState::Unknown if !is_session => {}
-            _ if !self.client_has_spoken.load(Relaxed) => {}
+            _ if !self.client_has_sent.load(Relaxed) => {}
             _ => {
                 return Err(format!(
                     "the dialect {} does not support restoring state",
@@ -474,20 +475,20 @@ impl Dialogue {
     ///
     /// # Errors
     /// Returns why the state cannot be restored.
-    pub(crate) fn hears(&self, message: &Bytes) -> Result<bool, String> {
+    pub(crate) fn handle_during_replay(&self, message: &Bytes) -> Result<bool, String> {
         if !self.is_replaying.load(Relaxed) {
             return Ok(true);
         }
         let seen = self.unanswered.classify(message);
         let mut place = lock(&self.replay);
         let Some(replay) = &mut *place else { return Ok(true) };
-        let heard = replay.heard(&seen);
+        let step = replay.handle(&seen);
         if replay.is_done() {
             *place = None;
             self.is_replaying.store(false, Relaxed);
         }
         drop(place);
-        match heard {
+        match step {
             ReplayStep::Pass => return Ok(true),
             ReplayStep::Swallowed => {}
             ReplayStep::Answer(answer) => drop(self.to_far.try_push(answer)),

@@ -19,7 +19,8 @@ pub(crate) fn is_failure(reason: &CloseReason) -> bool {
         TimedOut, Unreachable,
     };
 
-    // `ByPeerBecause` is a WebSocket's close code: a page that was left does not receive anything either.
+    // `ByPeerBecause` is a WebSocket's close code: a page that has been left does not receive anything
+    // either.
     matches!(
         reason,
         Io(_)
@@ -55,13 +56,13 @@ fn with_exit(reason: CloseReason, stopped: CloseReason) -> CloseReason {
     }
 }
 
-/// Returns whether the client uses `Content-Length` headers and the listener lines, or the reverse.
+/// Returns whether the client uses `Content-Length` headers and the listener uses lines, or the reverse.
 pub(crate) fn is_other_framing(error: &FrameError) -> bool {
     matches!(error, FrameError::UnexpectedContentLength | FrameError::UnexpectedLines)
 }
 
-/// Sends a JSON-RPC error to a client that uses the other framing. The error always has a `Content-Length`
-/// header: that is the framing of either the client or the listener.
+/// Sends a JSON-RPC error to a client that uses the other framing. The error always has a
+/// `Content-Length` header, because either the client or the listener uses that framing.
 pub(crate) async fn explain(error: &FrameError, client: &mut impl Sender) {
     if is_other_framing(error) {
         // `Content-Length` framing is used for JSON-RPC.
@@ -105,9 +106,10 @@ pub(crate) async fn end_far(
     with_exit(reason, stopped)
 }
 
-/// Waits until the session of a far side that has ended cleanly has acknowledged all messages, for at most
-/// `grace`. Messages may have arrived after its program ended. Returns why the far side ended: if it has
-/// ended its session without them, the reason says how many it has acknowledged.
+/// Waits until the session of a far side that has ended cleanly has acknowledged all messages, for at
+/// most `grace`. Messages may have arrived after its program ended. Returns why the far side ended: if
+/// it has ended its session without acknowledging all messages, the reason says how many it has
+/// acknowledged.
 async fn acknowledged(
     reason: CloseReason,
     far: &mut impl Sender,
@@ -133,8 +135,8 @@ async fn acknowledged(
     }
 }
 
-/// Keeps the line of a sender alive after it was closed: web senders send pings only while they are polled.
-/// Closing again is harmless. A flush would fail, and a link would end a program for that.
+/// Keeps the line of a closed sender alive, because web senders send pings only while they are polled.
+/// Closing again is harmless. A flush would fail, and a link would then end the program.
 pub(crate) async fn keep_alive(closed: &mut Option<&mut impl Sender>) -> Infallible {
     poll_fn(|cx| {
         if let Some(sender) = closed {
@@ -145,7 +147,7 @@ pub(crate) async fn keep_alive(closed: &mut Option<&mut impl Sender>) -> Infalli
     .await
 }
 
-/// Receives what has already arrived, messages and faults, at most `most`.
+/// Receives the messages and faults that have already arrived, at most `most`.
 pub(crate) fn arrived(receiver: &mut impl Receiver, most: usize) -> impl Iterator<Item = Incoming> {
     let poll = move || match receiver.poll_recv(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Incoming::End(_)) | Poll::Pending => None,

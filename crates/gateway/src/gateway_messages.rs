@@ -67,7 +67,8 @@ impl GatewayMessages {
         lock(&self.state)
     }
 
-    /// Queues a message even if the queue is full. For messages whose number is bounded elsewhere.
+    /// Queues a message even if the queue is full. Use this only for messages whose number is bounded
+    /// elsewhere.
     pub(crate) fn push(&self, message: Bytes) {
         let mut state = self.state();
         state.bytes += message.len();
@@ -84,7 +85,7 @@ impl GatewayMessages {
         !is_full
     }
 
-    /// Ready when there is room. Only one task may wait.
+    /// Waits until there is room. Only one task may wait.
     pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state();
         if !state.is_full() {
@@ -208,7 +209,7 @@ impl<S: Sender> Sender for WithGatewayMessages<S> {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         match self.busy() {
             Some(own) => ready!(self.poll_own(&own, cx))?,
-            // So that later messages wake the task.
+            // Later messages must wake the task.
             None => drop(self.own.as_ref().map(|own| own.register(cx))),
         }
         self.sender.poll_flush(cx)

@@ -1,4 +1,4 @@
-//! Pumps messages between lines: what `tieline serve`, `connect` and `bridge` do.
+//! Pumps messages between lines, as `tieline serve`, `connect` and `bridge` do.
 //!
 //! ```text
 //!   near (a client)                                        far (a child, a server)

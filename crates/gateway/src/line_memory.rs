@@ -28,7 +28,7 @@ struct State {
 }
 
 impl LineMemory {
-    /// Returns `None` if there is no budget.
+    /// Creates the counter of a line, or returns `None` if there is no budget.
     pub(crate) fn of(memory: Option<&MemoryBudget>) -> Option<Arc<Self>> {
         let account = memory?.account(Holding::Queue);
         let state = Mutex::new(State { account, refused: None, line: None });
@@ -86,7 +86,7 @@ pub(crate) struct MemoryPart {
 }
 
 impl MemoryPart {
-    /// Without `held` nothing is counted.
+    /// Creates the size of an empty buffer. Without `held`, nothing is counted.
     pub(crate) fn of(held: Option<&Arc<LineMemory>>) -> Self {
         Self { held: held.cloned(), bytes: 0 }
     }

@@ -1,4 +1,4 @@
-//! State under a lock: locking it, and the wakers of tasks that wait for it to change.
+//! Helpers for state under a lock: locking it, and storing the wakers of tasks that wait for a change.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;

@@ -22,7 +22,7 @@ fn add_all(text: &mut MetricsText, view: &ServerView) {
     let is_open = !matches!(view.breaker, BreakerState::Closed);
     let sessions = Sessions::of(view);
     let took = |share| sessions.latency.quantile(share).as_secs_f64();
-    text.add("tieline_clients_total", "Clients that connected.", view.came);
+    text.add("tieline_clients_total", "Clients that connected.", view.connected);
     text.add("tieline_clients_refused_total", "Clients that were refused.", report.refused);
     text.add("tieline_lines_ended_total", "Lines that ended.", report.served);
     text.add("tieline_lines_failed_total", "Lines that ended with an error.", report.failed);
@@ -111,8 +111,8 @@ mod tests {
     #[test]
     fn every_metric_has_a_value_and_a_description() {
         let watch = ServerWatch::default();
-        watch.came();
-        watch.came();
+        watch.client_connected();
+        watch.client_connected();
         watch.report(ServerReport { refused: 1, lost: 7, ..ServerReport::default() });
         let text = watch.prometheus();
         for line in [

@@ -18,17 +18,17 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy)]
 pub(crate) struct Patience {
     until: Instant,
-    /// Restart the timer with this value while bytes move.
+    /// If set, the timer restarts with this value while bytes move.
     again: Option<Duration>,
 }
 
 impl Patience {
-    /// Waits until this time, whether or not bytes move.
+    /// Creates a wait that ends at this time, whether or not bytes move.
     pub(crate) fn until(until: Instant) -> Self {
         Self { until, again: None }
     }
 
-    /// Waits until no byte has moved for `grace`.
+    /// Creates a wait that ends when no byte has moved for `grace`.
     pub(crate) fn while_it_moves(grace: Duration) -> Self {
         Self { until: from_now(grace), again: Some(grace) }
     }
@@ -63,10 +63,10 @@ impl Patience {
         .await
     }
 
-    /// Waits until a client whose line was closed has received the last bytes: until it ends its side or, if it
-    /// may continue to send (`half_close`), until the bytes have left this machine. `discard` reads and drops
-    /// what the client sends, and completes when the client ends: if a connection is closed with unread input,
-    /// the operating system drops unsent output.
+    /// Waits until a client whose line was closed has received the last bytes: until it ends its side
+    /// or, if it may continue to send (`half_close`), until the bytes have left this machine. `discard`
+    /// reads and drops the client's messages, and completes when the client ends. This is needed because
+    /// the operating system drops unsent output if a connection is closed with unread input.
     pub(crate) async fn wait_for_client_end(
         &self,
         sender: &mut impl Sender,
@@ -178,8 +178,8 @@ mod tests {
         half_close: bool,
     ) -> Duration {
         let begun = Instant::now();
-        let seen_off = patience.wait_for_client_end(client, std::future::pending(), half_close);
-        timeout(s(3600), seen_off).await.unwrap();
+        let ended = patience.wait_for_client_end(client, std::future::pending(), half_close);
+        timeout(s(3600), ended).await.unwrap();
         begun.elapsed()
     }
 
@@ -227,7 +227,7 @@ mod tests {
         let patience = Patience::while_it_moves(GRACE);
         assert_eq!(wait_for_client_end(patience, &mut Client::new(0, 0), true).await, s(0));
         assert_eq!(wait_for_client_end(patience, &mut Client::new(3, 3), true).await, s(3));
-        // Without half-close its end is awaited, but not forever.
+        // Without half-close the wait is for the client's end, but not forever.
         let patience = Patience::while_it_moves(GRACE);
         assert_eq!(wait_for_client_end(patience, &mut Client::new(3, 3), false).await, s(20));
     }
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(begun.elapsed(), s(4));
     }
 
-    /// Sends a message per second, and then ends.
+    /// A client that sends a message per second, and then ends.
     struct Talker {
         left: u8,
         pause: std::pin::Pin<Box<tokio::time::Sleep>>,

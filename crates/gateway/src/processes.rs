@@ -18,13 +18,14 @@ use crate::shared::{ProgramOptions, SharedProgram};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProcessModel {
-    /// None: each client has a program of its own.
+    /// Each client has a program of its own.
     #[default]
     PerClient,
-    /// All.
+    /// All clients use the same program.
     Shared,
-    /// Those of the same user: the user that the operating system reports, and the principal that was
-    /// authenticated by a token or a certificate. A client without either is refused.
+    /// The clients of one user use the same program. A user is the one that the operating system
+    /// reports, together with the principal that a token or a certificate has authenticated. A client
+    /// without either is refused.
     PerUser,
 }
 
@@ -72,10 +73,11 @@ impl FromStr for ProcessModel {
 pub struct Processes {
     /// Which clients use the same program.
     pub model: ProcessModel,
-    /// How long a program without clients is kept; 5 min by default. Only for programs that clients share.
+    /// How long a program without clients is kept; 5 min by default. This applies only to programs that
+    /// clients share.
     pub idle_timeout: Duration,
-    /// How many programs may run at once; 64 by default. Only for programs that clients share. A client that
-    /// would need another one is refused.
+    /// How many programs may run at once; 64 by default. This applies only to programs that clients
+    /// share. A client that would need another one is refused.
     pub max_programs: usize,
 }
 
@@ -86,17 +88,17 @@ impl Default for Processes {
     }
 }
 
-/// The error of a process model that the dialect's programs do not allow.
+/// The error for a process model that the dialect's programs do not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NotShareable {
-    /// Without a dialect, messages pass unread.
+    /// There is no dialect, so messages are passed on unread.
     NoDialect,
     /// The programs of this dialect cannot be shared.
     Dialect {
         /// The dialect's name.
         name: &'static str,
-        /// Why not: a sentence.
+        /// The reason, as a sentence.
         why: &'static str,
     },
 }
@@ -137,7 +139,7 @@ pub(crate) struct ProgramCount {
 }
 
 impl ProgramCount {
-    /// Returns what is running; `None` if each client has its own program.
+    /// Returns how many programs are running, or `None` if each client has its own.
     pub(crate) fn view(&self) -> Option<ProgramsView> {
         let Processes { model, max_programs: limit, .. } = self.processes;
         let running = limit.saturating_sub(self.limit.available_permits());
@@ -155,7 +157,7 @@ pub(crate) struct Programs {
 
 struct Shared {
     target: Arc<dyn DynConnector>,
-    /// Whose it is; `None` if it is for all.
+    /// The owner of the program, or `None` if it is for all clients.
     owner: Option<Owner>,
     program: Arc<SharedProgram>,
 }
@@ -165,6 +167,8 @@ pub(crate) const NO_IDENTITY: &str =
     "this server runs one program for each user, and it is not known which user this is";
 
 impl Programs {
+    /// Creates the programs of a server. None is started yet.
+    ///
     /// # Errors
     /// The dialect's programs cannot be shared.
     pub(crate) fn new(
@@ -181,8 +185,8 @@ impl Programs {
         Ok(Self { count: ProgramCount { processes, limit }, shared: Arc::default() })
     }
 
-    /// Returns the connector for a client of the entrance with this `target`; `None` if the client has no
-    /// identity and needs one.
+    /// Returns the connector for a client of the listener with this `target`, or `None` if the client
+    /// has no identity but needs one.
     pub(crate) fn for_client(
         &self,
         target: &Arc<dyn DynConnector>,
@@ -205,7 +209,7 @@ impl Programs {
             _ => return Some(target.clone()),
         };
         let mut shared = self.lock();
-        // Those of users who have left, and whose programs have ended.
+        // Remove programs that have ended and are no longer in use.
         shared.retain(|it| it.program.is_in_use());
         let is_it = |it: &Shared| Arc::ptr_eq(&it.target, target) && it.owner == owner;
         if let Some(found) = shared.iter().find(|it| is_it(it)) {

@@ -1,7 +1,7 @@
 //! One direction of a line: messages are passed on in batches, and counted.
 //!
 //! Every message goes through [`Direction::pass`]. The sink knows what its framing can carry
-//! ([`Sender::pass_on`]). [`Passing`] has further requirements that follow from both transports, and decides
+//! ([`Sender::pass_on`]). [`Passing`] adds requirements that follow from both transports, and decides
 //! what happens to a message that cannot be passed on.
 
 use std::fmt;
@@ -31,20 +31,20 @@ use crate::line_memory::{LineMemory, MemoryPart};
 use crate::side::Side;
 use crate::unanswered::Unanswered;
 
-/// What examines the messages of a line while they are passed on.
+/// The parts that examine the messages of a line while they are passed on.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Watch<'a> {
     /// The state of the line if the dialect is known.
     pub(crate) dialogue: Option<&'a Dialogue>,
     /// The requests without a response if the dialect is unknown, as far as they can be recognized.
     pub(crate) awaited: Option<&'a Unanswered>,
-    /// What the two transports require of messages.
+    /// The requirements of the two transports.
     pub(crate) passing: Passing,
     /// Counts the memory of a large message that waits for room on the other side.
     pub(crate) held: Option<&'a Arc<LineMemory>>,
 }
 
-/// What the source and the sink of a direction require of its messages.
+/// The requirements of a direction's source and sink for its messages.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Passing {
     /// The framings differ, so every message must be JSON.
@@ -52,11 +52,11 @@ pub(crate) struct Passing {
     /// The source is not a session but uses the same framing. Its first message may be a refusal from a
     /// server that accepts only sessions.
     from_frames: bool,
-    /// The source is a session: received messages count as delivered, so one that cannot be passed on ends
-    /// the direction.
+    /// The source is a session, which acknowledges received messages, so a message that cannot be passed
+    /// on ends the direction.
     from_session: bool,
-    /// The sink is this process's stdout: bytes that wait when its reader is gone, and messages that arrive later, are
-    /// lost output. Elsewhere waiting bytes may be bytes that only were not acknowledged yet.
+    /// The sink is this process's stdout: bytes that wait when its reader is gone, and messages that
+    /// arrive later, are lost output. With other sinks, waiting bytes may only be unacknowledged.
     to_stdio: bool,
 }
 
@@ -100,7 +100,7 @@ impl Watch<'_> {
     }
 }
 
-/// A message that waits for room. Dropping it counts it as lost unless it was passed on.
+/// A message that waits for room. Dropping this counts the message as lost unless it was passed on.
 struct InHand<'a> {
     direction: &'a Direction<'a>,
     watch: Watch<'a>,
@@ -124,7 +124,8 @@ impl Drop for InHand<'_> {
 /// Messages up to this length are not counted while they wait for room.
 const SMALL: usize = 64 * 1024;
 
-/// How long the source may take to end after the reader of stdout has gone, before its output counts as cut off.
+/// How long the source may take to end after the reader of stdout has gone, before its output is
+/// considered cut off.
 const CUT_OFF: Duration = Duration::from_secs(1);
 
 /// The limits for a message that has to be JSON to be passed on.
@@ -134,8 +135,8 @@ const LIMITS: Limits = Limits { depth: 128, keys: 100_000 };
 /// units.
 const MESSAGES: u8 = 32;
 
-/// Makes a loop over messages yield. One read may bring tens of thousands of messages, and other futures of the
-/// task, such as a deadline, must not wait for all of them.
+/// Makes a loop over messages yield. One read may yield tens of thousands of messages, and other futures
+/// of the task, such as a deadline, must not wait for all of them.
 #[derive(Default)]
 pub(crate) struct Turn(u8);
 
@@ -213,8 +214,9 @@ impl<'a> Direction<'a> {
         self.ended.notify_one();
     }
 
-    /// Passes messages on until the source or the sink ends. When the source ends, all its messages were passed
-    /// on. Flushes when no further message is available, so that a batch is sent in one write.
+    /// Passes messages on until the source or the sink ends. When the source ends, all its messages have
+    /// been passed on. Flushes when no further message is available, so that a batch is sent in one
+    /// write.
     pub(crate) async fn pump(
         &self,
         source: &mut impl Receiver,
@@ -243,8 +245,8 @@ impl<'a> Direction<'a> {
                 if watches && sink.poll_gone(cx).is_ready() {
                     let mut reason = CloseReason::ByPeer;
                     if watch.passing.to_stdio {
-                        // Whether output is lost is only known when a write fails, or the source ends. Bytes
-                        // that its reader has taken may still count as waiting.
+                        // Whether output is lost is only known when a write fails or the source ends.
+                        // Bytes that the reader has taken may still be counted as waiting.
                         let cut_off = reader_gone.get_or_insert_with(|| Box::pin(sleep(CUT_OFF)));
                         ready!(cut_off.as_mut().poll(cx));
                         reason = std::io::Error::from(std::io::ErrorKind::BrokenPipe).into();
@@ -302,7 +304,8 @@ impl<'a> Direction<'a> {
         }
     }
 
-    /// Passes one message on or counts it as lost, for example if the other side ends before it has room.
+    /// Passes one message on or counts it as lost, for example if the other side ends before there is
+    /// room.
     pub(crate) async fn pass(
         &self,
         message: Bytes,
@@ -347,7 +350,7 @@ impl<'a> Direction<'a> {
             }
             Verdict::Answer(answer, why) => {
                 self.lose(&why);
-                dialogue.tell(self.from, answer).await;
+                dialogue.send_own(self.from, answer).await;
                 Ok(())
             }
             Verdict::Drop(why) => {
@@ -377,7 +380,8 @@ impl<'a> Direction<'a> {
         })
         .await?;
         drop(in_memory);
-        // Recorded only now that the sink has room: while waiting, the far side may have been replaced.
+        // Record the message only now that the sink has room, because the far side may have been
+        // replaced during the wait.
         in_hand.is_passed = true;
         let note = |seen: Option<Message>| {
             if let Some(seen) = seen {
@@ -440,7 +444,7 @@ impl<'a> Direction<'a> {
 fn closed(error: SendError) -> CloseReason {
     match error {
         SendError::Closed(reason) => *reason,
-        // Flushing and closing refuse no single message.
+        // Flushing and closing never refuse a single message.
         _ => CloseReason::ByUs,
     }
 }
@@ -455,7 +459,7 @@ mod tests {
 
     use super::*;
 
-    /// A source that sends these, one per 100 ms, and then nothing.
+    /// A source that sends these items, one per 100 ms, and then nothing.
     struct Later(Vec<Incoming>, Pin<Box<Sleep>>);
 
     impl Later {
@@ -515,7 +519,7 @@ mod tests {
         }
     }
 
-    /// Returns how a direction ends whose sink is gone.
+    /// Returns how a direction whose sink is gone ends.
     async fn end_of(incoming: Vec<Incoming>, to_stdio: bool, waiting: u64) -> PumpEnd {
         let options = Bridge::default();
         let is_watched = AtomicBool::new(true);
@@ -529,7 +533,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn output_that_waits_when_the_reader_of_stdout_goes_is_an_error() {
-        // Without bytes that wait, the source may have more to say: it has not ended.
+        // Even without waiting bytes, the source may still send more, because it has not ended.
         for (to_stdio, waiting, is_clean) in [(true, 0, false), (true, 1, false), (false, 1, true)]
         {
             let end = end_of(Vec::new(), to_stdio, waiting).await;

@@ -61,11 +61,13 @@ impl Receiver for Restored {
                 return Poll::Ready(Incoming::End(reason.clone()));
             }
             match self.receiver.poll_recv(cx) {
-                Poll::Ready(Incoming::Message(message)) => match dialogue.hears(&message) {
-                    Ok(true) => return Poll::Ready(Incoming::Message(message)),
-                    Ok(false) => {}
-                    Err(problem) => self.fail(problem),
-                },
+                Poll::Ready(Incoming::Message(message)) => {
+                    match dialogue.handle_during_replay(&message) {
+                        Ok(true) => return Poll::Ready(Incoming::Message(message)),
+                        Ok(false) => {}
+                        Err(problem) => self.fail(problem),
+                    }
+                }
                 Poll::Ready(Incoming::Reset(reset)) => {
                     self.begin(&reset);
                     return Poll::Ready(Incoming::Reset(reset));

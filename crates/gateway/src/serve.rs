@@ -27,7 +27,7 @@ use crate::{Bridge, BridgeEnd, BridgeReport, NotShareable, Processes, ServerWatc
 
 /// A server that accepts clients and connects each to its own far side, or [several to one](Self::processes).
 pub struct Server {
-    entrances: Vec<Entrance>,
+    listeners: Vec<ServedListener>,
     max_connections: usize,
     bridge: Bridge,
     restart: RestartPolicy,
@@ -37,10 +37,10 @@ pub struct Server {
     watch: ServerWatch,
 }
 
-struct Entrance {
+struct ServedListener {
     acceptor: Box<dyn DynAcceptor>,
     target: Arc<dyn DynConnector>,
-    /// Instead of that of the bridge.
+    /// Overrides the dialect of the bridge.
     dialect: Option<Dialect>,
 }
 
@@ -53,7 +53,7 @@ pub const PROGRAM_FAILURES: &str = "tieline_gateway::programs";
 pub struct ServerReport {
     /// Clients that were connected to a far side and whose line has ended.
     pub served: u64,
-    /// Clients that were refused: there were too many, or the far side could not be connected to.
+    /// Clients that were refused: there were too many, or connecting to the far side failed.
     pub refused: u64,
     /// Lines that ended with an error.
     pub failed: u64,
@@ -71,10 +71,10 @@ impl Server {
     /// Creates a server without acceptors, for at most `max_connections` clients at once. `bridge` has the
     /// options for each line.
     pub fn new(max_connections: usize, bridge: Bridge) -> Self {
-        let (entrances, restart) = (Vec::new(), RestartPolicy::Never);
+        let (listeners, restart) = (Vec::new(), RestartPolicy::Never);
         let watch = ServerWatch::default();
         Self {
-            entrances,
+            listeners,
             max_connections,
             bridge,
             restart,
@@ -90,9 +90,9 @@ impl Server {
         self.watch.clone()
     }
 
-    /// Sets the account that counts the programs at the far sides; none by default. The same account must be
-    /// in their [options](tieline_transport::Options::account). The report has its counts, taken when all
-    /// programs have exited or 2 s after the last line has ended.
+    /// Sets the account that counts the programs at the far sides; none by default. The same account
+    /// must be in their [options](tieline_transport::Options::account). The report includes its counts,
+    /// taken when all programs have exited, or 2 s after the last line has ended.
     pub fn account(&mut self, account: ProcessAccount) {
         self.account = Some(account);
     }
@@ -111,12 +111,13 @@ impl Server {
 
     /// Sets which clients use the same program; by default each has its own.
     ///
-    /// A shared program is started for its first client, and stopped when it has had no client for a while. If
-    /// it ends, the lines of all its clients end, or it is [restarted](Self::restart). A client that lets
-    /// 64 MiB wait for it is disconnected, because the others must not wait for it.
+    /// A shared program is started for its first client, and stopped when it has had no client for a
+    /// while. If it ends, the lines of all its clients end, or it is [restarted](Self::restart). A
+    /// client that leaves 64 MiB unread is disconnected, so that the others need not wait for it.
     ///
     /// # Errors
-    /// The programs of the bridge's [dialect](Bridge::dialect) cannot be shared, or it has none.
+    /// The programs of the bridge's [dialect](Bridge::dialect) cannot be shared, or the bridge has no
+    /// dialect.
     pub fn processes(&mut self, processes: Processes) -> Result<(), NotShareable> {
         let programs = Programs::new(processes, self.bridge.dialect)?;
         self.watch.programs(programs.count());
@@ -126,26 +127,27 @@ impl Server {
 
     /// Adds an acceptor. Each of its clients is connected to a channel from `target`.
     pub fn add(&mut self, acceptor: Box<dyn DynAcceptor>, target: Arc<dyn DynConnector>) {
-        self.entrances.push(Entrance { acceptor, target, dialect: None });
+        self.listeners.push(ServedListener { acceptor, target, dialect: None });
     }
 
-    /// Adds an acceptor whose clients use this dialect, whatever that of the [bridge](Bridge::dialect) is.
+    /// Adds an acceptor whose clients use this dialect instead of that of the [bridge](Bridge::dialect).
     pub fn add_for_dialect(
         &mut self,
         acceptor: Box<dyn DynAcceptor>,
         target: Arc<dyn DynConnector>,
         dialect: Dialect,
     ) {
-        self.entrances.push(Entrance { acceptor, target, dialect: Some(dialect) });
+        self.listeners.push(ServedListener { acceptor, target, dialect: Some(dialect) });
     }
 
-    /// Serves until `stop` completes. Then stops listening, lets every line end within the bridge's grace, and
-    /// returns the totals. Lines that have not ended 1 s after the grace are aborted.
+    /// Serves until `stop` completes. Then stops listening, lets every line end within the bridge's
+    /// grace period, and returns the totals. Lines that have not ended 1 s after the grace period are
+    /// aborted.
     ///
     /// Dropping the future closes everything at once.
     pub async fn run(self, stop: impl Future<Output = ()>) -> ServerReport {
         let Self {
-            entrances,
+            listeners,
             max_connections,
             bridge,
             restart,
@@ -154,9 +156,9 @@ impl Server {
             logs_last_lines,
             watch,
         } = self;
-        let (arrived, mut arrivals) = mpsc::channel(entrances.len().max(1));
-        let mut entrances: JoinSet<()> =
-            entrances.into_iter().map(|entrance| accept(entrance, arrived.clone())).collect();
+        let (arrived, mut arrivals) = mpsc::channel(listeners.len().max(1));
+        let mut listeners: JoinSet<()> =
+            listeners.into_iter().map(|listener| accept(listener, arrived.clone())).collect();
         drop(arrived);
         let (stopping, _) = watch::channel(false);
         let grace = bridge.grace;
@@ -169,7 +171,7 @@ impl Server {
                 Some(ended) = lines.tasks.join_next_with_id() => lines.ended(ended),
                 Some(_) = turned_away.join_next() => {}
                 Some(arrival) = arrivals.recv() => {
-                    lines.watch.came();
+                    lines.watch.client_connected();
                     if lines.tasks.len() >= max_connections {
                         let why =
                             format!("too many clients: the limit of {max_connections} is reached");
@@ -192,9 +194,9 @@ impl Server {
                 }
             }
         }
-        entrances.shutdown().await;
+        listeners.shutdown().await;
         while let Ok(Arrival { client, .. }) = arrivals.try_recv() {
-            lines.watch.came();
+            lines.watch.client_connected();
             lines.refuse("the server is stopping");
             client.control().report_at_close(CloseReason::ByUs);
         }
@@ -219,13 +221,14 @@ impl Server {
     }
 }
 
-/// How many refused clients at once receive an error response. Further ones are closed without it.
+/// How many refused clients may receive an error response at once. Further ones are disconnected without
+/// it.
 const TURNED_AWAY: usize = 64;
 
 /// How long the report waits for killed programs to exit.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long after the grace lines are aborted. Normally each line ends by itself before that.
+/// How long after the grace period lines are aborted. Normally each line ends by itself before that.
 const HARD_STOP: Duration = Duration::from_secs(1);
 
 /// How a client is connected to its far side.
@@ -247,10 +250,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Accepts clients. Errors are usually temporary, such as running out of file descriptors, so it retries
 /// with increasing pauses.
-async fn accept(entrance: Entrance, arrivals: mpsc::Sender<Arrival>) {
-    let Entrance { mut acceptor, target, dialect } = entrance;
+async fn accept(listener: ServedListener, arrivals: mpsc::Sender<Arrival>) {
+    let ServedListener { mut acceptor, target, dialect } = listener;
     let mut pause = None;
-    // With a place reserved for it, no client waits here that the server does not know of.
+    // A place is reserved first, so that the server knows of every accepted client.
     while let Ok(place) = arrivals.reserve().await {
         match acceptor.accept().await {
             Ok(client) => {
@@ -369,7 +372,7 @@ async fn run(
         // Cannot fail: the server, which has the sender, outlives this task.
         let _ = stopping.wait_for(|stopping| *stopping).await;
     });
-    // Until the client has a far side, it learns here that the server is stopping.
+    // Until the client has a far side, this reports to it that the server is stopping.
     let control = arrival.client.control().clone();
     let gone = || {
         control.report_at_close(CloseReason::ByUs);
@@ -432,7 +435,7 @@ async fn run(
     }
 }
 
-/// Refuses a client as [`turn_away`] does, but only until the server stops.
+/// Refuses a client as [`turn_away`] does, but gives up when the server stops.
 async fn turn_away_until(
     stop: impl Future<Output = ()>,
     client: BoxChannel,
@@ -447,13 +450,13 @@ async fn turn_away_until(
     None
 }
 
-/// A far side that has run for this long without a restart counts as working.
+/// How long a far side must have run without a restart to be considered working.
 const WORKS_AFTER: Duration = Duration::from_secs(1);
 
-/// Waits for the line and tells the circuit breaker whether the far side works: it has sent something, or has
-/// run for a while. If five in a row fail before that, no more are started for a while. A failure after the
-/// client has sent something or ended its input does not count: the client may have caused it, and must not
-/// shut out others.
+/// Waits for the line, and reports to the circuit breaker whether the far side works: whether it has
+/// sent something or has run for a while. After five consecutive failures, no more are started for a
+/// while. A failure is not reported if the client had sent something or ended its input: the client may
+/// have caused it, and must not shut out others.
 async fn judge(
     permit: CallPermit,
     starts: &AtomicU64,

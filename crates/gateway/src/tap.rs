@@ -94,7 +94,7 @@ impl Tap {
         Ok((Self { records, room, missing: missing.clone() }, TapEnd { end, missing }))
     }
 
-    /// Opens the file at `path` for recording, if there is one.
+    /// Opens the file at `path` for recording, if a path is given.
     ///
     /// # Errors
     /// Fails if the file cannot be opened, is a symbolic link, a pipe or a terminal, or belongs to another

@@ -11,8 +11,8 @@ use crate::unanswered::{MAX_CALLS, Unanswered};
 /// How long a client may take to send a request and to receive the response.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Closes a client's line with `reason`. If the dialect is known, first waits for a request, and answers it and
-/// the others that have arrived by then with an error.
+/// Closes a client's line with `reason`. If the dialect is known, first waits for a request, and answers
+/// it and any others that have arrived by then with an error.
 pub(crate) async fn turn_away(
     client: BoxChannel,
     dialect: Option<Dialect>,
@@ -57,7 +57,7 @@ mod tests {
 
     use super::*;
 
-    /// Returns what a client of an overloaded server receives.
+    /// Returns the text that a client of an overloaded server receives.
     async fn answers(sent: &str) -> String {
         let (mut own, end) = tokio::io::duplex(64 * 1024);
         let lines = Lines::new(ByteSize::new(512));

@@ -25,19 +25,19 @@ pub(crate) const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// The memory that a request uses in addition to the bytes of its id.
 const EACH: usize = 2 * size_of::<(Bytes, u64)>();
 
-/// With more requests in flight than this, responses are only matched by their exact id: other matching
-/// compares each response to every request.
+/// With more requests in flight than this, responses are only matched by their exact id, because any
+/// other match compares each response with every request.
 const MAX_COMPARED: usize = 1024;
 
-/// How much of the end of the program's stderr an error response contains, in bytes.
+/// How many bytes at the end of the program's stderr an error response contains.
 const MAX_STDERR: usize = 4096;
 
-/// How long the program must be silent before its output counts as complete, if it was sent text that is not
-/// JSON-RPC and has sent as many messages.
+/// How long the program must be silent before its output is considered complete, if it was sent text
+/// that is not JSON-RPC and has sent as many messages in return.
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// The factor by which the wait for answers to such text is longer if they cannot arrive later: with the
-/// usual grace of 10 s, the program may work for a minute.
+/// usual grace period of 10 s, the program may work for a minute.
 const AT_WORK: u32 = 6;
 
 /// Fewer bytes than this may be pings rather than part of a message.
@@ -48,20 +48,21 @@ pub(crate) struct Unanswered {
     dialect: Dialect,
     waiting: Mutex<Waiting>,
     /// Notified when the program sends something.
-    spoken: Notify,
+    output: Notify,
 }
 
 #[derive(Default)]
 struct Waiting {
-    /// The client has sent messages of which it is unknown whether they get an answer, or more requests than
-    /// are recorded.
+    /// The client has sent messages that may or may not get an answer, or more requests than are
+    /// recorded.
     is_unclear: bool,
-    /// How many of those messages may still get an answer. Each message of the program that is not a response
-    /// to a recorded request counts as one.
+    /// How many of those messages may still get an answer. Each message of the program that is not a
+    /// response to a recorded request is counted as such an answer.
     owed: u64,
-    /// Whether the client, and the program, have sent anything.
-    has_asked: bool,
-    has_said: bool,
+    /// Whether the client has sent anything.
+    client_has_sent: bool,
+    /// Whether the program has sent anything.
+    program_has_sent: bool,
     last: u64,
     ids: HashMap<Bytes, u64>,
     bytes: usize,
@@ -70,7 +71,7 @@ struct Waiting {
 
 impl Unanswered {
     pub(crate) fn new(dialect: Dialect) -> Self {
-        Self { dialect, waiting: Mutex::default(), spoken: Notify::new() }
+        Self { dialect, waiting: Mutex::default(), output: Notify::new() }
     }
 
     /// Counts the memory in `held`.
@@ -81,12 +82,13 @@ impl Unanswered {
 
     /// Completes when every request has its response, however long that takes.
     ///
-    /// If the client has also sent text that is not JSON-RPC, an answer to it cannot be recognized. The program
-    /// then has `patience` to send as many messages as there were of those, or [`AT_WORK`] times as long if
-    /// `is_last`, because nothing can arrive later. After that it must be silent for [`SILENCE`]; that wait
-    /// ends after `patience` as well, so that a program that sends all the time is not waited for forever.
+    /// If the client has also sent text that is not JSON-RPC, an answer to it cannot be recognized. The
+    /// program then has `patience` to send as many messages in return. If `is_last` is set, it has
+    /// [`AT_WORK`] times as long, because nothing can arrive later. After that it must be silent for
+    /// [`SILENCE`]; this wait also ends after `patience`, so that a program that sends all the time does
+    /// not prolong it forever.
     ///
-    /// If neither side has sent anything and `is_last`, the program's first message is waited for, for
+    /// If neither side has sent anything and `is_last` is set, waits for the program's first message for
     /// `patience`.
     ///
     /// The time for answers restarts while `moved`, the number of bytes that went over the line, grows: an
@@ -100,40 +102,40 @@ impl Unanswered {
         moved: &AtomicU64,
     ) -> u64 {
         while !self.lock().ids.is_empty() {
-            self.spoken.notified().await;
+            self.output.notified().await;
         }
         let (is_unclear, is_unused) = {
             let waiting = self.lock();
-            (waiting.is_unclear, !waiting.has_asked && !waiting.has_said)
+            (waiting.is_unclear, !waiting.client_has_sent && !waiting.program_has_sent)
         };
         let begun = Instant::now();
         if is_unclear {
             let longest = if is_last { patience * AT_WORK } else { patience };
-            if !while_it_moves(longest, moved, self.paid()).await {
+            if !while_it_moves(longest, moved, self.all_answered()).await {
                 return self.lock().owed;
             }
         } else if !is_unused
             || !is_last
-            || !while_it_moves(patience, moved, self.spoken.notified()).await
+            || !while_it_moves(patience, moved, self.output.notified()).await
         {
             return 0;
         }
         // A late answer may be followed by others.
         let last = if begun.elapsed() < patience { begun } else { Instant::now() };
-        let silent = async { while timeout(SILENCE, self.spoken.notified()).await.is_ok() {} };
+        let silent = async { while timeout(SILENCE, self.output.notified()).await.is_ok() {} };
         let _ = timeout_at(last + patience, silent).await;
         0
     }
 
     /// Completes when no answer is owed.
-    async fn paid(&self) {
+    async fn all_answered(&self) {
         while self.lock().owed > 0 {
-            self.spoken.notified().await;
+            self.output.notified().await;
         }
     }
 
-    /// Classifies a message leniently, as the other side may: with or without a version, and with batches even
-    /// if the dialect has none.
+    /// Classifies a message leniently, because the other side may do so, too: with or without a version,
+    /// and with batches even if the dialect has none.
     pub(crate) fn classify(&self, message: &Bytes) -> Message {
         let mut dialect = self.dialect;
         (dialect.batches, dialect.version) = (true, false);
@@ -143,7 +145,7 @@ impl Unanswered {
     /// Records a message of the client.
     pub(crate) fn asked(&self, message: &Message) {
         let mut waiting = self.lock();
-        waiting.has_asked = true;
+        waiting.client_has_sent = true;
         each(message, |message| match message {
             Message::Request(request) => waiting.asked(request.id()),
             Message::Notification(notification) => {
@@ -183,17 +185,17 @@ impl Unanswered {
     /// Records a message of the program.
     pub(crate) fn answered(&self, message: &Message) {
         let mut waiting = self.lock();
-        waiting.has_said = true;
+        waiting.program_has_sent = true;
         each(message, |message| match message {
-            Message::Response(response) => waiting.said(Some(response.id())),
+            Message::Response(response) => waiting.program_sent(Some(response.id())),
             Message::Invalid(invalid) => {
                 let outline = Outline::of(invalid.message());
-                waiting.said(outline.id().filter(|_| outline.may_be_answer()));
+                waiting.program_sent(outline.id().filter(|_| outline.may_be_answer()));
             }
-            _ => waiting.said(None),
+            _ => waiting.program_sent(None),
         });
         drop(waiting);
-        self.spoken.notify_one();
+        self.output.notify_one();
     }
 
     /// Returns the id of the request that a response belongs to if the response has no id, or has it in another
@@ -219,7 +221,7 @@ impl Unanswered {
         };
         let is_settled = waiting.answered(Some(&id));
         drop(waiting);
-        self.spoken.notify_one();
+        self.output.notify_one();
         is_settled.then_some(id)
     }
 
@@ -238,7 +240,7 @@ impl Unanswered {
         self.errors(text, data)
     }
 
-    /// Like [`answers`](Self::answers), for requests of a client that got no program.
+    /// Works like [`answers`](Self::answers), for the requests of a client that was refused.
     pub(crate) fn answers_because(
         &self,
         why: &str,
@@ -264,7 +266,7 @@ impl Unanswered {
             waiting.hold();
             ids
         };
-        self.spoken.notify_one();
+        self.output.notify_one();
         let mut ids: Vec<_> = ids.into_iter().collect();
         ids.sort_unstable_by_key(|(_, order)| *order);
         let dialect = self.dialect;
@@ -278,7 +280,7 @@ impl Unanswered {
     }
 }
 
-/// Calls `look` with each message of a batch, or with the message.
+/// Calls `look` with each message of a batch, or with the single message.
 fn each(message: &Message, mut look: impl FnMut(&Message)) {
     match message {
         Message::Batch(elements) => elements.iter().for_each(look),
@@ -286,16 +288,16 @@ fn each(message: &Message, mut look: impl FnMut(&Message)) {
     }
 }
 
-/// Returns whether `what` completes before there is a pause of `longest` in which no bytes move.
+/// Returns whether `future` completes before there is a pause of `longest` in which no bytes move.
 async fn while_it_moves(
     longest: Duration,
     moved: &AtomicU64,
-    what: impl Future<Output = ()>,
+    future: impl Future<Output = ()>,
 ) -> bool {
-    let mut what = pin!(what);
+    let mut future = pin!(future);
     loop {
         let before = moved.load(Relaxed);
-        if timeout(longest, &mut what).await.is_ok() {
+        if timeout(longest, &mut future).await.is_ok() {
             return true;
         }
         if moved.load(Relaxed).wrapping_sub(before) < MOVES {
@@ -327,7 +329,7 @@ impl Waiting {
     }
 
     /// Records a message of the program: a response to `id`, or anything else.
-    fn said(&mut self, id: Option<&[u8]>) {
+    fn program_sent(&mut self, id: Option<&[u8]>) {
         if !self.answered(id) {
             self.owed = self.owed.saturating_sub(1);
         }
@@ -362,7 +364,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn blank_text_is_owed_no_answer() {
+    async fn blank_text_expects_no_answer() {
         for (text, owed) in [("", 0), (" \t ", 0), ("text", 1)] {
             let unanswered = Unanswered::new(Dialect::STRICT);
             unanswered.asked(&unanswered.classify(&text.into()));
@@ -374,7 +376,7 @@ mod tests {
         }
     }
 
-    /// A long answer on a slow line: only its bytes are seen until it is complete.
+    /// Until a long answer on a slow line is complete, only its bytes are visible.
     #[tokio::test(start_paused = true)]
     async fn answer_is_waited_for_while_its_bytes_arrive() {
         for (asks, bytes_a_second, owed) in

@@ -28,8 +28,8 @@ pub struct ServerWatch {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerView {
-    /// Clients that connected, including those that were refused.
-    pub came: u64,
+    /// The number of clients that have connected, including those that were refused.
+    pub connected: u64,
     /// The totals of the lines that have ended.
     pub report: ServerReport,
     /// The open lines, in the order in which they started.
@@ -38,8 +38,8 @@ pub struct ServerView {
     pub traffic: Traffic,
     /// How often the far sides of open and ended lines were restarted.
     pub restarts: u64,
-    /// Whether far sides are started. The breaker opens for a while after five in a row could not be started,
-    /// or failed within a second and before either side had sent a message.
+    /// Whether far sides are started. The breaker opens for a while after five consecutive far sides
+    /// could not be started, or failed within a second before either side had sent a message.
     pub breaker: BreakerState,
     /// How long until a far side is started again, if none is started now.
     pub retry_after: Option<Duration>,
@@ -75,7 +75,7 @@ pub struct ProgramView {
 
 #[derive(Debug, Default)]
 struct Seen {
-    came: u64,
+    connected: u64,
     report: ServerReport,
     lines: BTreeMap<u64, Line>,
     over: Traffic,
@@ -100,13 +100,13 @@ impl ServerWatch {
     pub fn now(&self) -> ServerView {
         let (mut view, lines) = {
             let seen = self.lock();
-            let (came, report, traffic) = (seen.came, seen.report, seen.over);
+            let (connected, report, traffic) = (seen.connected, seen.report, seen.over);
             let restarts = report.restarted;
             let (breaker, retry_after) = (self.breaker.state(), self.breaker.retry_after());
             let lines = Vec::new();
             let programs = seen.programs.as_ref().and_then(ProgramCount::view);
             let view = ServerView {
-                came,
+                connected,
                 report,
                 lines,
                 traffic,
@@ -135,8 +135,8 @@ impl ServerWatch {
         self.lock().programs = Some(programs);
     }
 
-    pub(crate) fn came(&self) {
-        self.lock().came += 1;
+    pub(crate) fn client_connected(&self) {
+        self.lock().connected += 1;
     }
 
     pub(crate) fn begun(&self, id: u64, client: Control) {

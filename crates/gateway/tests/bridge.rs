@@ -1,4 +1,4 @@
-//! A line between two channels without processes: how messages pass, and how the line ends.
+//! A line between two channels without processes: how messages are passed on, and how the line ends.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -132,7 +132,7 @@ async fn stop_waits_for_the_grace_and_no_longer() {
 async fn stalled_client_does_not_delay_a_stop() {
     let patient = ChannelConfig { stall_timeout: Duration::from_secs(3600), ..Default::default() };
     let options = Options { channel: patient, ..Options::default() };
-    let (registry, endpoint) = (Registry::new(), Endpoint::memory("door"));
+    let (registry, endpoint) = (Registry::new(), Endpoint::memory("listener"));
     let mut acceptor = registry.listen(&endpoint, &options).await.unwrap();
     let client = registry.connect(&endpoint, &options).await.unwrap();
     let near = acceptor.accept().await.unwrap();
@@ -192,7 +192,7 @@ impl Sender for Slow {
     }
 }
 
-/// One grace covers the last messages, the error responses and the close.
+/// One grace period covers the last messages, the error responses and the close.
 #[tokio::test(start_paused = true)]
 async fn slow_client_delays_a_stop_for_one_grace() {
     let (client, near) = memory_pair();
@@ -276,7 +276,7 @@ async fn responses_are_waited_for_without_half_close() {
             assert_eq!(message(&mut from_client).await, *asked);
         }
         for answer in answers {
-            // The line stays open however long a response takes.
+            // The line stays open no matter how long a response takes.
             let early = tokio::time::timeout(Duration::from_secs(100), from_client.recv()).await;
             assert!(early.is_err(), "{early:?}");
             to_client.send(*answer).await.unwrap();
@@ -304,7 +304,7 @@ async fn slow_answers_to_text_arrive_without_half_close() {
         let early = tokio::time::timeout(Duration::from_millis(millis), recv(from_client)).await;
         assert!(early.is_err(), "{early:?}");
     };
-    // Two slow answers, and then two more messages, each within a second.
+    // The server sends two slow answers, and then two more messages, each within a second.
     for (answer, after) in [("I", 4000), ("heard", 3000), ("you", 900), ("both", 900)] {
         is_open(&mut from_client, after).await;
         to_client.send(answer).await.unwrap();
@@ -316,8 +316,8 @@ async fn slow_answers_to_text_arrive_without_half_close() {
     assert!((900..=1100).contains(&silent.as_millis()), "{silent:?}");
 }
 
-/// A program that is never silent, one that never answers, and one that first answers a request. Text without
-/// an answer counts as lost.
+/// One program is never silent, one never answers, and one answers only the request. Text without an
+/// answer is counted as lost.
 #[tokio::test(start_paused = true)]
 async fn wait_for_answers_to_text_is_bounded_without_half_close() {
     let request = r#"{"jsonrpc":"2.0","id":1,"method":"a"}"#;
@@ -334,7 +334,7 @@ async fn wait_for_answers_to_text_is_bounded_without_half_close() {
         }
         to_server.close().await.unwrap();
         let begun = Instant::now();
-        let speaking = tokio::spawn(async move {
+        let sending = tokio::spawn(async move {
             if answered_after > 0 {
                 sleep(Duration::from_secs(answered_after)).await;
                 to_client.send(response).await.unwrap();
@@ -350,8 +350,8 @@ async fn wait_for_answers_to_text_is_bounded_without_half_close() {
         ended(&mut from_client).await;
         let took = begun.elapsed().as_millis();
         assert!((waited..waited + 100).contains(&took), "{asked:?}: {took} ms");
-        speaking.abort();
-        let _ = speaking.await;
+        sending.abort();
+        let _ = sending.await;
         drop(from_client);
         assert_eq!(report.await.unwrap().lost, lost, "{asked:?}");
     }
@@ -372,21 +372,21 @@ async fn answer_to_text_after_55_seconds_arrives_without_half_close() {
     assert_eq!((report.to_near, report.lost), (1, 0), "{}", report.end);
 }
 
-/// As with half-close: `connect ws:… </dev/null` prints the first message of the server.
+/// As with half-close, `connect ws:… </dev/null` prints the first message of the server.
 #[tokio::test(start_paused = true)]
 async fn first_message_is_waited_for_without_half_close_and_without_input() {
-    for speaks in [true, false] {
+    for sends in [true, false] {
         let (mut to_server, mut from_server, mut to_client, mut from_client, report) =
             no_half_close();
         to_server.close().await.unwrap();
         let begun = Instant::now();
-        if speaks {
+        if sends {
             sleep(Duration::from_secs(9)).await;
             to_client.send("welcome").await.unwrap();
             assert_eq!(message(&mut from_server).await, "welcome");
         }
         ended(&mut from_client).await;
-        assert_eq!(begun.elapsed().as_secs(), 10, "{speaks}");
+        assert_eq!(begun.elapsed().as_secs(), 10, "{sends}");
         drop((to_client, from_client));
         assert_eq!(report.await.unwrap().lost, 0);
     }
@@ -407,7 +407,7 @@ async fn notification_is_not_waited_for_without_half_close() {
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
-/// Starts a bridge to a far side without half-close. Returns both its ends.
+/// Starts a bridge to a far side without half-close. Returns both ends of the line.
 fn no_half_close()
 -> (impl Sender, impl Receiver, impl Sender, impl Receiver, JoinHandle<BridgeReport>) {
     let (client, near) = memory_pair();

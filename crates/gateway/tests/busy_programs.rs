@@ -1,6 +1,6 @@
 //! A program or client that reads nothing for longer than the timeout of a silent peer still receives
-//! everything, over every kind of web line. Over real sockets, on a clock that runs
-//! fast. Only on Linux, where the kernel reports the bytes in its buffers.
+//! everything, over every kind of web line. The test uses real sockets and a clock that runs fast. It
+//! runs only on Linux, where the kernel reports the bytes in its buffers.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -22,13 +22,15 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 const KIB: usize = 1 << 10;
-/// The number of messages and their length. The first is more than all buffers hold, so that writes block. With
-/// the second, the gateway stops reading and the rest fits into the buffers of the connection.
+/// The number of messages and their length. The first amount exceeds all buffers, so that writes block.
+/// With the second one, the gateway stops reading, and the rest fits into the buffers of the connection.
 const AMOUNTS: [(usize, usize); 2] = [(48, 512 * KIB), (6, 100 * KIB)];
-/// Twice the timeout of a silent peer, and less than the stall timeout of a program.
+/// How long the reader is busy: twice the timeout of a silent peer, and less than the stall timeout of a
+/// program.
 const BUSY: Duration = Duration::from_secs(50);
 
-/// The stall timeout that `connect` and `serve` use for a program, here also for the client.
+/// Returns options with the stall timeout that `connect` and `serve` use for a program, here also for
+/// the client.
 fn options() -> Options {
     let stall_timeout = ChannelConfig::default().program_stall_timeout;
     let channel = ChannelConfig { stall_timeout, ..ChannelConfig::default() };
@@ -120,7 +122,7 @@ async fn end_input_and_receive_slowly(line: BoxChannel, (count, length): (usize,
     }
 }
 
-/// Who reads nothing for a while.
+/// The side that reads nothing for a while.
 #[derive(Clone, Copy)]
 enum Busy {
     Program,
@@ -165,7 +167,7 @@ async fn all_arrives(kind: &str, busy: Busy, amount: (usize, usize)) {
     }
 }
 
-/// All lines at once, because each takes seconds.
+/// All lines run at once, because each takes seconds.
 #[tokio::test]
 async fn everything_arrives_at_a_busy_program_or_client() {
     let _clock = FastClock::start();

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// In virtual time, so a wait without end fails at once.
+/// The limit is in virtual time, so an endless wait fails at once.
 const LIMIT: Duration = Duration::from_secs(1_000_000);
 /// The resolution of the runtime's clock.
 const TICK: Duration = Duration::from_millis(1);
@@ -217,7 +217,8 @@ async fn delay_keeps_the_timing_of_bytes_and_of_the_end() {
     assert_eq!((answer.len(), begun.elapsed() >= 9 * SECOND), (0, true));
 }
 
-/// Sends bytes in both directions of two connections. Returns what arrives, and the count of corrupted bytes.
+/// Sends bytes in both directions of two connections. Returns the bytes that arrive, and the count of
+/// corrupted bytes.
 async fn send_corrupted(seed: u64, pieces: usize) -> (Vec<Vec<u8>>, u64) {
     let mut rig = Rig::new(Faults { corrupt: 0.01, seed, ..Faults::default() }).await;
     let mut arrived = Vec::new();
@@ -262,7 +263,7 @@ async fn bits_are_flipped_in_the_same_places_for_the_same_seed() {
 async fn black_hole_reads_everything_and_passes_nothing_on() {
     let mut rig = Rig::new(Faults { blackhole: true, ..Faults::default() }).await;
     let (mut client, mut target) = rig.pair().await;
-    // Any number of bytes, and the end.
+    // Any number of bytes is read, and the end.
     client.write_all(&bytes(1 << 20)).await.unwrap();
     drop(client);
     let silence = timeout(10_000 * SECOND, target.read_u8()).await;
@@ -306,7 +307,7 @@ async fn disconnect_of_one_side_closes_the_other() {
 async fn last_bytes_of_a_disconnected_side_arrive_while_the_other_keeps_sending() {
     let mut rig = Rig::new(Faults::default()).await;
     let (mut client, mut target) = rig.pair().await;
-    // More than the client's side buffers while it does not read.
+    // This is more than the client's side buffers while it does not read.
     let last = bytes(150 * 1024);
     target.write_all(&last).await.unwrap();
     drop(target);

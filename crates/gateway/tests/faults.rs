@@ -1,4 +1,4 @@
-//! A client that breaks its framing: its earlier requests are answered before its line ends.
+//! If a client breaks its framing, its earlier requests are answered before its line ends.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 const LIMIT: ByteSize = ByteSize::new(1000);
 
-/// The length prefix of a message beyond the limit. What follows cannot be split into messages.
+/// The length prefix of a message beyond the limit. The bytes after it cannot be split into messages.
 const BROKEN: &[u8] = &[0xff, 0xff, 0xff, 0xff];
 
 struct Test {
@@ -79,7 +79,7 @@ async fn answers_to_earlier_messages_arrive_before_the_end() {
     let Test { mut client, program, report, stop: _stop } = start(None);
     let (mut sender, mut receiver) = program.split();
     client.write_all(&[framed("one"), framed("two"), BROKEN.to_vec()].concat()).await.unwrap();
-    // The program sees the end of input and answers after that.
+    // The program receives the end of input and answers after that.
     assert_eq!(message(&mut receiver).await, "one");
     assert_eq!(message(&mut receiver).await, "two");
     end_of_input(&mut receiver).await;
@@ -103,16 +103,16 @@ async fn client_without_earlier_messages_is_closed_at_once() {
     assert!(is_fault(&report.await.unwrap()));
 }
 
-/// In virtual time.
+/// The test runs in virtual time.
 #[tokio::test(start_paused = true)]
-async fn answers_are_waited_for_no_longer_than_the_grace() {
+async fn wait_for_answers_ends_after_the_grace_period() {
     let Test { mut client, program, report, stop: _stop } = start(None);
     let (mut sender, mut receiver) = program.split();
     let begun = Instant::now();
     client.write_all(&[framed("one"), BROKEN.to_vec()].concat()).await.unwrap();
     assert_eq!(message(&mut receiver).await, "one");
     end_of_input(&mut receiver).await;
-    // The program sends without end.
+    // The program never stops sending.
     let sending = async {
         while sender.send("more").await.is_ok() {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -133,7 +133,7 @@ async fn answers_are_waited_for_no_longer_than_the_grace() {
     assert!(is_fault(&report.await.unwrap()));
 }
 
-/// In virtual time, which does not advance.
+/// The test runs in virtual time, which must not advance.
 #[tokio::test(start_paused = true)]
 async fn line_ends_after_the_last_response_if_the_dialect_is_known() {
     let Test { mut client, program, report, stop: _stop } = start(Some(Dialect::STRICT));

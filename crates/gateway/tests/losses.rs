@@ -1,4 +1,5 @@
-//! Messages that are not passed on: the side that waits for one gets an error response if the dialect is known.
+//! If a message is not passed on, the side that waits for it gets an error response, provided that the
+//! dialect is known.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -28,7 +29,7 @@ impl Test {
         Self::with(Bridge { dialect, ..Bridge::default() }, ByteSize::new(LIMIT))
     }
 
-    /// Messages to and from the client are at most `client_limit` long.
+    /// Starts a line on which messages to and from the client are at most `client_limit` long.
     fn with(options: Bridge, client_limit: ByteSize) -> Self {
         // The limits of the test's own ends are never reached.
         let (client, near) = lines_pair_of(ByteSize::mib(4), client_limit);
@@ -85,7 +86,7 @@ fn long() -> String {
     "x".repeat(LIMIT)
 }
 
-/// 200 nested arrays.
+/// Returns 200 nested arrays.
 fn deep() -> String {
     format!("{}{}", "[".repeat(200), "]".repeat(200))
 }
@@ -112,7 +113,7 @@ async fn lost_response_settles_its_call() {
         assert!(text.starts_with("the response was lost: ") && text.contains(what), "{text}");
         test.assert_nothing_else().await;
         drop((test.to_client, test.from_client));
-        // The others are answered when the program ends, and this one is not answered again.
+        // The other requests are answered when the program ends, and this one is not answered again.
         let left = [value(&mut test.from_server).await, value(&mut test.from_server).await];
         assert_eq!([&left[0]["id"], &left[1]["id"]], [&json!(1), &json!("2")], "{what}");
         drop((test.to_server, test.from_server));
@@ -132,7 +133,7 @@ async fn lost_response_without_an_id_settles_the_only_call_in_flight() {
     test.ask(&[json!(7)]).await;
     test.program(&*answer).await;
     assert_eq!(test.at_client().await["id"], 7);
-    // With two calls in flight it might belong to either.
+    // With two calls in flight, the response might belong to either.
     test.ask(&[json!(8), json!(9)]).await;
     test.program(&*answer).await;
     test.assert_nothing_else().await;
@@ -178,7 +179,7 @@ async fn invalid_request_is_answered_with_its_id() {
         (r#"{"jsonrpc":"2.0","id":1,"method":"m","method":"n"}"#.into(), json!(1)),
         (format!("[{deep}]"), Value::Null),
     ] {
-        // From either side.
+        // The invalid message may come from either side.
         let mut test = Test::start(Some(Dialect::STRICT));
         test.client(&*lost).await;
         let refused = test.at_client().await;
@@ -289,7 +290,7 @@ async fn messages_pass_unchanged_without_a_dialect() {
 async fn client_that_does_not_read_its_error_responses_is_not_read() {
     let mut test = Test::start(Some(Dialect::STRICT));
     let bad = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{}}}"#, deep());
-    // Far more than fits into all queues.
+    // These are far more messages than fit into all queues.
     let sending = tokio::spawn(async move {
         for _ in 0..20_000 {
             test.to_server.send(bad.clone()).await.unwrap();

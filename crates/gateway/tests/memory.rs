@@ -1,4 +1,5 @@
-//! One budget bounds the memory that the gateway itself uses for many lines. In virtual time.
+//! One budget bounds the memory that the gateway itself uses for many lines. The tests run in virtual
+//! time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::future::pending;
@@ -36,7 +37,7 @@ fn lines(options: Bridge) -> Lines {
     let (mut clients, mut programs, mut reports) = (Vec::new(), Vec::new(), JoinSet::new());
     for _ in 0..LINES {
         let ((client, near), (far, program)) = (memory_pair(), memory_pair());
-        // Less than the stall timeout of 10 s.
+        // The grace period is shorter than the stall timeout of 10 s.
         let grace = Duration::from_secs(1);
         let options = Bridge { memory: Some(budget.clone()), grace, ..options.clone() };
         reports.spawn(bridge(near.boxed(), far.boxed(), options, pending()));
@@ -72,7 +73,7 @@ impl Lines {
     }
 }
 
-/// The programs do not read: on each line a message waits for room.
+/// The programs do not read, so on each line a message waits for room.
 #[tokio::test(start_paused = true)]
 async fn messages_in_flight_to_stalled_programs_share_a_bound() {
     let mut lines = lines(Bridge::default());
@@ -90,7 +91,7 @@ async fn messages_in_flight_to_stalled_programs_share_a_bound() {
     lines.end().await;
 }
 
-/// The clients do not read, and messages for them are dropped: no line has to end.
+/// The clients do not read, and messages for them are dropped, so no line has to end.
 #[tokio::test(start_paused = true)]
 async fn messages_for_slow_clients_are_dropped_before_the_budget_is_exceeded() {
     let mut lines = lines(Bridge { overflow: Overflow::DropOldest, ..Bridge::default() });
@@ -123,7 +124,7 @@ async fn unread_error_responses_share_a_bound() {
     let mut sending = JoinSet::new();
     let id = "i".repeat(4000);
     for (mut sender, receiver) in std::mem::take(&mut lines.clients) {
-        // The duplicate id makes it invalid.
+        // The duplicate id makes the request invalid.
         let refused = format!(r#"{{"jsonrpc":"2.0","id":"{id}","id":"{id}","method":"m"}}"#);
         sending.spawn(async move {
             while sender.send(refused.clone()).await.is_ok() {}
@@ -166,7 +167,7 @@ async fn ids_of_unanswered_requests_share_a_bound() {
     lines.end().await;
 }
 
-/// A program that reads nothing until its input ends, and then exits.
+/// The program reads nothing until its input ends, and then exits.
 #[tokio::test(start_paused = true)]
 async fn line_ends_for_the_queue_to_a_program_and_not_for_its_exit() {
     let budget = MemoryBudget::new(ByteSize::mib(1));

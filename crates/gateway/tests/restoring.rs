@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 type Half = (<MemoryChannel as Channel>::Sender, <MemoryChannel as Channel>::Receiver);
 
-/// Starts programs whose part is played by the test.
+/// A connector to programs whose part the test plays.
 struct Programs(mpsc::UnboundedSender<MemoryChannel>);
 
 impl DynConnector for Programs {
@@ -98,7 +98,8 @@ impl Test {
         };
     }
 
-    /// Returns what the client receives until its line ends, and why the state was not restored.
+    /// Returns the messages that the client receives until its line ends, why the state was not
+    /// restored, and the report.
     async fn end(mut self) -> (Vec<Value>, String, BridgeReport) {
         let mut received = Vec::new();
         loop {

@@ -17,10 +17,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-/// In virtual time.
+/// A short wait, in virtual time.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Connects far sides, and sends their other ends to a queue.
+/// A connector that sends the other ends of its lines to a queue.
 struct Target(mpsc::UnboundedSender<BoxChannel>);
 
 impl DynConnector for Target {
@@ -44,7 +44,7 @@ struct Served {
 impl Served {
     async fn start(max_connections: usize) -> Self {
         let registry = Registry::new();
-        let endpoint = Endpoint::memory("door");
+        let endpoint = Endpoint::memory("listener");
         let acceptor = registry.listen(&endpoint, &Options::default()).await.unwrap();
         let (target, far_ends) = mpsc::unbounded_channel();
         let mut server = Server::new(max_connections, Bridge::default());
@@ -71,7 +71,7 @@ async fn watch_shows_open_lines_and_the_totals_of_all_lines() {
     let mut served = Served::start(2).await;
     let watch = served.watch.clone();
     let view = watch.now();
-    assert_eq!((view.came, view.lines.len(), view.traffic), (0, 0, Default::default()));
+    assert_eq!((view.connected, view.lines.len(), view.traffic), (0, 0, Default::default()));
     let mut lines = Vec::new();
     for word in ["one", "three"] {
         let (mut sender, mut receiver) = served.client().await.split();
@@ -85,7 +85,7 @@ async fn watch_shows_open_lines_and_the_totals_of_all_lines() {
     let mut refused = served.client().await.split().1;
     assert!(matches!(refused.recv().await, Incoming::End(_)));
     let view = watch.now();
-    assert_eq!((view.came, view.report.refused, view.restarts), (3, 1, 0));
+    assert_eq!((view.connected, view.report.refused, view.restarts), (3, 1, 0));
     let seen = view.lines.iter().map(|line| {
         let program = line.program.as_ref().unwrap();
         assert!(program.state.is_connected() && program.pid.is_none() && program.restarts == 0);
@@ -110,7 +110,7 @@ async fn watch_shows_open_lines_and_the_totals_of_all_lines() {
     drop(lines);
     served.stop().await;
     let view = watch.now();
-    assert_eq!((view.came, view.report.served, view.lines.len()), (3, 2, 0));
+    assert_eq!((view.connected, view.report.served, view.lines.len()), (3, 2, 0));
     assert_eq!(view.traffic, traffic);
 }
 
@@ -161,7 +161,7 @@ async fn client_is_accepted_again_after_another_has_left() {
     assert!(matches!(third.recv().await, Incoming::End(_)));
 
     drop(first_far);
-    // The client sees the end shortly before the line has ended.
+    // The client receives the end shortly before the line has ended.
     assert!(matches!(first.split().1.recv().await, Incoming::End(_)));
     loop {
         let _fourth = served.client().await;
@@ -175,7 +175,7 @@ async fn client_is_accepted_again_after_another_has_left() {
     assert!(report.refused >= 1);
 }
 
-/// Fails to connect, and counts the attempts.
+/// A connector that fails, and counts the attempts.
 struct Broken(Arc<AtomicU32>);
 
 impl DynConnector for Broken {
@@ -189,7 +189,7 @@ impl DynConnector for Broken {
 #[tokio::test(start_paused = true)]
 async fn far_side_that_fails_five_times_is_not_started_for_every_client() {
     let registry = Registry::new();
-    let endpoint = Endpoint::memory("door");
+    let endpoint = Endpoint::memory("listener");
     let acceptor = registry.listen(&endpoint, &Options::default()).await.unwrap();
     let attempts = Arc::new(AtomicU32::new(0));
     let mut server = Server::new(10, Bridge::default());
@@ -206,7 +206,7 @@ async fn far_side_that_fails_five_times_is_not_started_for_every_client() {
     assert_eq!(attempts.load(Ordering::Relaxed), 5);
     let view = watch.now();
     assert!(matches!(view.breaker, BreakerState::Open { .. }), "{view:?}");
-    // After the pause one more is tried.
+    // After the pause, one more attempt is made.
     tokio::time::sleep(view.retry_after.unwrap()).await;
     for _ in 0..3 {
         assert_refused().await;
@@ -257,7 +257,7 @@ impl Backing for Stubborn {
 async fn far_side_that_never_connects_or_never_stops_does_not_delay_the_end() {
     for (target, failed, seconds) in [(Never::Connects, 0, 0), (Never::Stops, 1, 11)] {
         let registry = Registry::new();
-        let endpoint = Endpoint::memory("door");
+        let endpoint = Endpoint::memory("listener");
         let acceptor = registry.listen(&endpoint, &Options::default()).await.unwrap();
         let mut server = Server::new(10, Bridge::default());
         server.add(acceptor, Arc::new(target));
@@ -299,7 +299,7 @@ impl DynAcceptor for Exhausted {
 async fn failed_accept_is_retried_with_growing_pauses() {
     let attempts = Arc::new(AtomicU32::new(0));
     let mut server = Server::new(1, Bridge::default());
-    let acceptor = Exhausted { endpoint: Endpoint::memory("door"), attempts: attempts.clone() };
+    let acceptor = Exhausted { endpoint: Endpoint::memory("listener"), attempts: attempts.clone() };
     let (target, _far_ends) = mpsc::unbounded_channel();
     server.add(Box::new(acceptor), Arc::new(Target(target)));
     let server = tokio::spawn(server.run(pending()));
@@ -308,13 +308,13 @@ async fn failed_accept_is_retried_with_growing_pauses() {
         let _ = tokio::time::timeout(Duration::from_secs(seconds), pending::<()>()).await;
         after.push(attempts.swap(0, Ordering::Relaxed));
     }
-    // At 0, 50, 150, 350 and 750 ms, and then once per second.
+    // The attempts are made at 0, 50, 150, 350 and 750 ms, and then once per second.
     assert_eq!(after[0], 5);
     assert!((9..=11).contains(&after[1]) && (59..=61).contains(&after[2]), "{after:?}");
     server.abort();
 }
 
-/// An acceptor with one client, that reports when a second one is asked for.
+/// An acceptor with one client, which reports when a second one is requested.
 struct Single {
     endpoint: Endpoint,
     client: Option<BoxChannel>,
@@ -347,7 +347,7 @@ async fn clients_that_are_accepted_while_the_server_stops_are_refused() {
             clients.push(client);
             stops.push(stop);
             let (client, emptied) = (Some(ours.boxed()), Some(emptied));
-            let acceptor = Single { endpoint: Endpoint::memory("door"), client, emptied };
+            let acceptor = Single { endpoint: Endpoint::memory("listener"), client, emptied };
             server.add(Box::new(acceptor), Arc::new(Never::Connects));
         }
         let stop = async {
@@ -362,7 +362,7 @@ async fn clients_that_are_accepted_while_the_server_stops_are_refused() {
     }
 }
 
-/// Sends a request from a new client. Returns what the client receives until the end of its line.
+/// Sends a request from a new client. Returns the messages that the client receives until its line ends.
 async fn ask(registry: &Registry, endpoint: &Endpoint) -> Vec<serde_json::Value> {
     let client = registry.connect(endpoint, &Options::default()).await.unwrap();
     let (mut sender, mut receiver) = client.split();

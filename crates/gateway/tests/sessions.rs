@@ -76,7 +76,7 @@ async fn run(count: u64, cut_every: Duration) -> u64 {
     let directory = tempfile::tempdir().unwrap();
     let at = |name| Endpoint::unix(directory.path().join(name));
     let (registry, usual) = (Registry::new(), Options::default());
-    // The client's last frame may be lost with a connection. The server then waits for the grace.
+    // The client's last frame may be lost with a connection. The server then waits for the grace period.
     let options = SessionOptions { grace: Duration::from_secs(10), ..SessionOptions::default() };
     let mut acceptor = listen(&registry, &at("s").resumable(), &usual, options).await.unwrap();
     let faults = Faults { cut_every: Some(cut_every), ..Faults::default() };
@@ -108,7 +108,7 @@ async fn run(count: u64, cut_every: Duration) -> u64 {
 
 #[test]
 fn all_messages_arrive_through_a_proxy_that_cuts_every_connection() {
-    // A million messages with `TIELINE_SOAK=1`.
+    // With `TIELINE_SOAK=1`, a million messages are sent.
     let (count, every, at_least, limit) = match std::env::var_os("TIELINE_SOAK") {
         Some(_) => (1_000_000, 50, 20, 600),
         None => (20_000, 20, 2, 60),

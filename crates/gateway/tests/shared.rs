@@ -21,7 +21,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 type Half = (<MemoryChannel as Channel>::Sender, <MemoryChannel as Channel>::Receiver);
 
-/// Starts programs whose part is played by the test.
+/// A connector to programs whose part the test plays.
 struct Programs(mpsc::UnboundedSender<MemoryChannel>);
 
 impl DynConnector for Programs {
@@ -87,10 +87,10 @@ fn exited() -> CloseReason {
     }))
 }
 
-/// Accepts the clients that the test hands over.
-struct Door(mpsc::UnboundedReceiver<BoxChannel>, Endpoint);
+/// An acceptor of the clients that the test hands over.
+struct TestAcceptor(mpsc::UnboundedReceiver<BoxChannel>, Endpoint);
 
-impl DynAcceptor for Door {
+impl DynAcceptor for TestAcceptor {
     fn accept(&mut self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
         Box::pin(async {
             match self.0.recv().await {
@@ -115,7 +115,7 @@ impl Backing for Authenticated {
 }
 
 struct Test {
-    door: mpsc::UnboundedSender<BoxChannel>,
+    acceptor: mpsc::UnboundedSender<BoxChannel>,
     programs: mpsc::UnboundedReceiver<MemoryChannel>,
     watch: ServerWatch,
     stop: oneshot::Sender<()>,
@@ -128,14 +128,17 @@ impl Test {
         let mut server = Server::new(1024, bridge);
         server.processes(processes).unwrap();
         server.restart(restart);
-        let (door, clients) = mpsc::unbounded_channel();
+        let (acceptor, clients) = mpsc::unbounded_channel();
         let (started, programs) = mpsc::unbounded_channel();
-        server.add(Box::new(Door(clients, Endpoint::memory("door"))), Arc::new(Programs(started)));
+        server.add(
+            Box::new(TestAcceptor(clients, Endpoint::memory("listener"))),
+            Arc::new(Programs(started)),
+        );
         let (watch, (stop, stopped)) = (server.watch(), oneshot::channel());
         let report = tokio::spawn(server.run(async {
             let _ = stopped.await;
         }));
-        Self { door, programs, watch, stop, report }
+        Self { acceptor, programs, watch, stop, report }
     }
 
     fn shared() -> Self {
@@ -148,7 +151,7 @@ impl Test {
         let principal = principal.map(|number| Principal::new([number; 32]));
         let control = control(Arc::new(Authenticated(principal)), TransportKind::MEMORY, "mem:c");
         let near = BoxChannel::from_parts(Box::new(sender), Box::new(receiver), control);
-        self.door.send(near).unwrap();
+        self.acceptor.send(near).unwrap();
         Peer(client.split())
     }
 
@@ -156,7 +159,7 @@ impl Test {
         Peer(self.programs.recv().await.unwrap().split())
     }
 
-    /// Adds a client that completes the handshake with a program that runs already.
+    /// Adds a client that completes the handshake with a program that is already running.
     async fn joined(&self, principal: Option<u8>) -> Peer {
         let mut client = self.client(principal);
         client.send(initialize()).await;
@@ -216,7 +219,7 @@ impl Peer {
         assert!(matches!(incoming, Incoming::End(_)), "{incoming:?}");
     }
 
-    /// As the program: answers the handshake.
+    /// Answers the handshake, as the program.
     async fn open(&mut self) {
         let request = self.recv().await;
         assert_eq!(request["method"], "initialize");
@@ -242,7 +245,7 @@ fn result(id: &Value, result: impl Into<Value>) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "result": result.into()})
 }
 
-/// Makes a call, which reaches this program.
+/// Makes a call, and asserts that it reaches this program.
 async fn served(client: &mut Peer, program: &mut Peer) {
     client.send(call(1, 1)).await;
     let request = program.recv().await;
@@ -264,7 +267,7 @@ async fn a_hundred_clients_with_clashing_ids_each_get_their_own_answers() {
             let answer = result(&request["id"], request["params"]["arguments"].clone());
             held.push(answer);
             left -= 1;
-            // Answers leave in another order than that of the requests.
+            // Answers are sent in a different order than the requests.
             if held.len() == 7 || left == 0 {
                 for answer in held.drain(..).rev() {
                     program.send(answer).await;
@@ -321,13 +324,13 @@ async fn stalled_client_is_disconnected_and_the_others_do_not_wait_for_it() {
     let data = "x".repeat(1024 * 1024);
     for number in 0..MESSAGES {
         let params = json!({"number": number, "data": data});
-        let told = json!({"jsonrpc": "2.0", "method": "notifications/custom", "params": params});
-        program.send(told).await;
+        let message = json!({"jsonrpc": "2.0", "method": "notifications/custom", "params": params});
+        program.send(message).await;
         for client in [&mut first, &mut second] {
             assert_eq!(client.recv().await["params"]["number"], number);
         }
     }
-    // Its calls are not made any more, and those of the others are.
+    // The other clients can still make calls.
     second.send(call(1, "still here")).await;
     let request = program.recv().await;
     program.send(result(&request["id"], "yes")).await;
@@ -344,7 +347,7 @@ async fn stalled_client_is_disconnected_and_the_others_do_not_wait_for_it() {
 }
 
 #[tokio::test]
-async fn calls_in_flight_get_an_error_when_the_program_dies() {
+async fn calls_in_flight_get_an_error_when_the_program_fails() {
     const CLIENTS: usize = 100;
     let mut test = Test::shared();
     let (first, mut program) = test.opened(None).await;
@@ -409,7 +412,7 @@ async fn restarted_program_is_initialized_again_before_clients_are_served() {
     test.stop().await;
 }
 
-/// A program that crashes at once is not started for each client anew.
+/// A program that crashes at once is not started again for each client.
 #[tokio::test(start_paused = true)]
 async fn program_that_keeps_failing_is_started_less_and_less_often() {
     let mut test = Test::start(model(ProcessModel::Shared), RestartPolicy::OnFailure);
@@ -428,7 +431,7 @@ async fn program_that_keeps_failing_is_started_less_and_less_often() {
         starts += 1;
     }
     assert!((5..=20).contains(&starts), "{starts}");
-    // Each client's line has ended, or is about to.
+    // Each client's line has ended, or is about to end.
     drop(clients);
     test.stop().await;
 }
@@ -447,7 +450,7 @@ async fn idle_program_ends_and_starts_again_on_demand() {
     drop(program);
     test.until("the program ends", |watch| running(watch) == 0).await;
     let (client, mut program) = test.opened(None).await;
-    // A program with a client does not end, however long nothing happens.
+    // A program with a client does not end, no matter how long nothing happens.
     let idle = tokio::time::timeout(Duration::from_secs(3600), program.0.1.recv()).await;
     assert!(idle.is_err(), "{idle:?}");
     drop((client, program));
@@ -472,8 +475,8 @@ async fn users_never_share_a_program_and_clients_of_one_user_do() {
         refused.send(initialize()).await;
         let answer = refused.recv().await;
         assert_eq!(answer["error"]["code"], -31000);
-        let said = answer["error"]["message"].as_str().unwrap();
-        assert!(said.contains(why), "{said}");
+        let text = answer["error"]["message"].as_str().unwrap();
+        assert!(text.contains(why), "{text}");
     }
     drop((one, two, also_one, program_one, program_two));
     let report = test.stop().await;
@@ -481,7 +484,7 @@ async fn users_never_share_a_program_and_clients_of_one_user_do() {
 }
 
 #[tokio::test]
-async fn end_of_input_ends_the_line_after_the_last_answer_and_the_program_goes_on() {
+async fn end_of_input_ends_the_line_after_the_last_answer_and_the_program_continues() {
     let mut test = Test::shared();
     let (mut first, mut program) = test.opened(None).await;
     let mut second = test.joined(None).await;

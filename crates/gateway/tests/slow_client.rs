@@ -13,9 +13,9 @@ use tieline_transport::{
 };
 use tokio::task::JoinHandle;
 
-/// Far more than all queues on the way hold.
+/// The number of messages: far more than all queues on the way hold.
 const MESSAGES: usize = 20_000;
-/// One in this many messages is a response, and the others are notifications.
+/// Every hundredth message is a response, and the others are notifications.
 const ANSWERS: usize = 100;
 
 fn line(overflow: Overflow, dialect: Option<Dialect>) -> (MemoryChannel, MemoryChannel, Report) {

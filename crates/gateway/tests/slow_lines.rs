@@ -1,6 +1,6 @@
-//! Long messages over slow lines, on real sockets and pipes of every kind: a line whose bytes move is alive,
-//! and a line whose reader reads nothing is stalled. Only on Linux, where the kernel reports how much of a
-//! buffer was sent.
+//! Long messages over slow lines, on real sockets and pipes of every kind: a line whose bytes move is
+//! alive, and a line whose reader reads nothing is stalled. The tests run only on Linux, where the
+//! kernel reports how much of a buffer was sent.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -24,8 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-/// How long a write may make no progress.
-/// Long enough for threads that wait for a busy processor.
+/// How long a write may make no progress: long enough for threads that wait for a busy processor.
 const STALL: Duration = Duration::from_secs(6);
 /// With these values, a line that receives nothing fails after 6 s.
 const HEARTBEAT: HeartbeatConfig = HeartbeatConfig {
@@ -34,11 +33,13 @@ const HEARTBEAT: HeartbeatConfig = HeartbeatConfig {
     misses: 2,
     passes: 2,
 };
-/// In bytes per second. The 64 KiB buffer of a TCP reader is filled about three times per second.
+/// The rate of slow lines, in bytes per second. The 64 KiB buffer of a TCP reader is filled about three
+/// times per second.
 const RATE: usize = 200_000;
-/// Takes twenty seconds at that rate, more than three times the stall timeout.
+/// The length of a long message, which takes twenty seconds at that rate, more than three times the
+/// stall timeout.
 const LONG: usize = 4_000_000;
-/// Only fails a test that hangs.
+/// A limit that only fails a test that hangs.
 const LIMIT: Duration = Duration::from_secs(300);
 
 const TOKEN: &str = "the-token-of-these-tests";
@@ -49,7 +50,7 @@ const KINDS: [(&str, u64); 10] = [
     ("tcp", 1),
     ("ws", 1),
     ("wss", 1),
-    // One for the events and one for the POSTs.
+    // One connection is for the events, and one is for the POSTs.
     ("http", 2),
     ("https", 2),
     ("resume+unix", 1),
@@ -94,7 +95,7 @@ fn server(is_tls: bool, heartbeat: HeartbeatConfig) -> ServerConfig {
     let place = Place::Tcp { host: "127.0.0.1".into(), port: 0 };
     let mut config = ServerConfig::new(place, Token::new(TOKEN).unwrap());
     config.tls = is_tls.then_some(tls);
-    // With any port, because clients connect to the port of the relay.
+    // Any port is allowed, because clients connect to the port of the relay.
     config.hosts = vec!["127.0.0.1".into()];
     config.web_socket = WebSocketConfig {
         channel: options().channel,
@@ -253,7 +254,8 @@ fn run_narrow_relay(back: u16) -> (Endpoint, oneshot::Sender<()>, std::thread::J
     (at.recv().unwrap(), stop, thread)
 }
 
-/// The receive buffer of a narrow relay, and how much of it is read how often: about 100 KB per second.
+/// The receive buffer of a narrow relay, which reads [`BIT`] bytes every [`PAUSE`]: about 100 KB per
+/// second.
 const NARROW: usize = 32 * 1024;
 const BIT: usize = 8 * 1024;
 const PAUSE: Duration = Duration::from_millis(80);
@@ -347,7 +349,7 @@ async fn long_message_over_a_slow_line_arrives_without_a_reconnect() {
     exchange_over_all(KINDS.into_iter(), LONG, slow).await;
 }
 
-/// Like the browser of a phone, or a program that sets SO_RCVBUF.
+/// The reader is like the browser of a phone, or a program that sets SO_RCVBUF.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_message_to_a_slow_reader_with_a_small_receive_buffer_arrives() {
     let slow = Slow { rate: None, heartbeat: HEARTBEAT, is_narrow: true };
@@ -377,7 +379,7 @@ os.read(0, 1)
 
 #[tokio::test]
 async fn slow_program_receives_and_sends_a_long_message() {
-    // 16 KiB at a time, 12 times per second.
+    // The program moves 16 KiB at a time, 12 times per second.
     let (length, step, pause) = (LONG.to_string(), "16384", "0.08");
     let program = Endpoint::exec("python3", ["-c", SLOW_PROGRAM, &length, step, pause]);
     let channel = Registry::new().connect(&program, &options()).await.unwrap();

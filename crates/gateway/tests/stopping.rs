@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-/// Only fails a test that hangs.
+/// A limit that only fails a test that hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 
 const TOKEN: &str = "the-token-of-these-tests";
@@ -35,7 +35,7 @@ async fn web_socket(authority: &str) -> TcpStream {
 
 /// Stops a server while it waits for its far side to answer. Returns the close code that its client receives.
 async fn close_code(far: &str) -> u16 {
-    // Accepts connections and never sends anything.
+    // This listener accepts connections and never sends anything.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let far = far.replace('@', &silent.local_addr().unwrap().to_string());
     let mut registry = Registry::new();
@@ -61,7 +61,7 @@ async fn close_code(far: &str) -> u16 {
     let mut frame = [0; 4];
     client.read_exact(&mut frame).await.unwrap();
     assert_eq!(frame[0], 0x88, "a close frame: {frame:?}");
-    // The answer to a close frame: the same, masked.
+    // The answer to a close frame is the same frame, masked.
     client.write_all(&[0x88, 0x82, 0, 0, 0, 0, frame[2], frame[3]]).await.unwrap();
     let report = report.await.unwrap();
     assert_eq!((report.served, report.refused), (0, 1), "{report:?}");

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 /// A program that prints its PID, exits on `fail` and `leave`, and answers anything else.
 const PROGRAM: &str = r#"echo "begun $$"
 while read line; do
-    case $line in fail) exit 3;; leave) exit 0;; *) echo "heard $line";; esac
+    case $line in fail) exit 3;; leave) exit 0;; *) echo "received $line";; esac
 done"#;
 
 fn start(
@@ -54,7 +54,7 @@ async fn client_continues_with_a_new_process_after_a_failure() {
     let mut last = message(&mut from_server).await;
     for _ in 0..3 {
         to_server.send("one").await.unwrap();
-        assert_eq!(message(&mut from_server).await, "heard one");
+        assert_eq!(message(&mut from_server).await, "received one");
         to_server.send("fail").await.unwrap();
         let begun = message(&mut from_server).await;
         assert!(begun.starts_with("begun ") && begun != last, "{begun}, {last}");
@@ -101,7 +101,7 @@ async fn program_is_not_restarted_after_the_client_has_ended_its_input() {
     message(&mut from_server).await;
     to_server.send("last").await.unwrap();
     to_server.close().await.unwrap();
-    assert_eq!(message(&mut from_server).await, "heard last");
+    assert_eq!(message(&mut from_server).await, "received last");
     ended(&mut from_server).await;
     assert_eq!(report.await.unwrap().restarted, 0);
 }
@@ -124,7 +124,7 @@ async fn stop_during_a_restart_pause_ends_the_line() {
     report.await.unwrap();
 }
 
-/// Connects once. Further attempts never complete.
+/// A connector that connects once. Further attempts never complete.
 struct Once {
     target: Arc<dyn DynConnector>,
     attempts: watch::Sender<u32>,
@@ -143,7 +143,7 @@ impl DynConnector for Once {
 }
 
 #[tokio::test]
-async fn client_that_ends_its_input_during_a_restart_learns_how_the_program_ended() {
+async fn client_that_ends_its_input_during_a_restart_receives_the_exit_status_of_the_program() {
     let (client, near) = memory_pair();
     let endpoint = Endpoint::exec("sh", ["-c", "read line; echo sorry >&2; exit 9"]);
     let target = Registry::new().connector(&endpoint, &Options::default()).unwrap().into();

@@ -31,7 +31,8 @@ async fn receive_all(receiver: &mut impl Receiver) -> Vec<Value> {
     }
 }
 
-/// Returns what the client receives if it sends `sent`, and the server sends `answers` and ends.
+/// Returns the messages that the client receives if it sends `sent`, and the server sends `answers` and
+/// ends.
 async fn after(dialect: Option<Dialect>, sent: &[Value], answers: &[Value]) -> Vec<Value> {
     let (client, server, report) = line(dialect);
     let (mut to_server, mut from_server) = client.split();
@@ -76,7 +77,7 @@ async fn answered_requests_are_not_answered_again() {
     let answers = [
         json!({"jsonrpc": "2.0", "id": 1, "result": null}),
         json!({"jsonrpc": "2.0", "id": "a", "error": {"code": 1, "message": "no"}}),
-        // A response with an unknown id.
+        // This response has an unknown id.
         json!({"jsonrpc": "2.0", "id": "3", "result": null}),
     ];
     let received = after(Some(Dialect::STRICT), &sent, &answers).await;
@@ -99,13 +100,14 @@ async fn response_with_another_spelling_of_its_id_or_none_gets_the_id_of_its_req
             after(Some(Dialect::STRICT), &[request(asked)], std::slice::from_ref(&answer)).await;
         assert_eq!(received, [expected], "{answer}");
     }
-    // It may belong to either request, so it is passed on unchanged, and both are answered at the end.
+    // The response may belong to either request, so it is passed on unchanged, and both are answered at
+    // the end.
     let sent = [request(json!(1)), request(json!("1"))];
     let received =
         after(Some(Dialect::STRICT), &sent, &[result(json!(1.0)), error(Value::Null)]).await;
     assert_eq!(received[..2], [result(json!(1.0)), error(Value::Null)]);
     assert_eq!(ids(&received[2..]), [json!(1), json!("1")]);
-    // Without a dialect nothing is changed.
+    // Without a dialect, nothing is changed.
     let received = after(None, &[request(json!(1))], &[result(json!("1"))]).await;
     assert_eq!(received, [result(json!("1"))]);
 }
@@ -146,7 +148,8 @@ async fn nothing_is_added_without_a_dialect_or_with_xi() {
     }
 }
 
-/// Sends far more than the program's pipe holds, so that most of it is in flight when the program ends.
+/// The client sends far more than the program's pipe holds, so that most of it is in flight when the
+/// program ends.
 #[cfg(unix)]
 #[tokio::test]
 async fn requests_that_the_program_has_not_read_are_answered_and_counted() {

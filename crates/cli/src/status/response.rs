@@ -195,7 +195,7 @@ impl ServerStatus {
             listeners: source.listeners.iter().map(|it| it.exact().to_string()).collect(),
             connections: Connections {
                 now: view.lines.len() as u64,
-                ever: view.came,
+                ever: view.connected,
                 refused: view.report.refused,
             },
             memory: Some(Memory {

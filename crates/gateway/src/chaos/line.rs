@@ -24,7 +24,7 @@ pub(super) enum LineEnd {
     Ended,
     /// One side failed, and the other was closed at once.
     Broken(std::io::Error),
-    /// It was cut on purpose.
+    /// The connection was cut on purpose.
     Cut,
 }
 
@@ -76,8 +76,8 @@ async fn join(
         // Without half-close, both directions end together.
         WayEnd::Passed if !half_close && !faults.blackhole => return LineEnd::Ended,
         WayEnd::Passed => other.await,
-        // What this side still sends is delivered. What is sent to it is discarded, so that the sender does
-        // not block.
+        // Bytes that this side still sends are delivered. Bytes for it are discarded, so that the other
+        // side does not block.
         WayEnd::Gone => tokio::select! {
             over = other => over,
             never = discard(source) => match never {},

@@ -29,11 +29,11 @@ use tokio::time::sleep;
 use crate::serve::log_error;
 use line::{LineEnd, Traffic};
 
-/// The faults that a [`Chaos`] injects into each connection. The default is none.
+/// The faults that a [`Chaos`] injects into each connection; none by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Faults {
-    /// How long after it was made each connection is cut. Both sides are closed at once, possibly in the
-    /// middle of a message, and bytes in flight are lost. Longer than zero and at most a day.
+    /// The age at which each connection is cut. Both sides are closed at once, possibly in the middle of
+    /// a message, and bytes in flight are lost. Longer than zero and at most a day.
     pub cut_every: Option<Duration>,
     /// How long bytes, and the end of a stream, are delayed in each direction. At most a day. No more than
     /// 1 MiB is in flight in each direction, so this also limits the throughput.
@@ -138,7 +138,7 @@ pub struct ChaosReport {
 
 impl Chaos {
     /// Listens on `listen` for connections to `target`. Framing prefixes of the endpoints are ignored.
-    /// The target is not connected to yet.
+    /// Does not connect to the target yet.
     ///
     /// # Errors
     /// Fails if a fault is out of bounds, the target is the listener itself, or listening fails.
@@ -287,7 +287,7 @@ impl ChaosReport {
             to_target: to_target.passed.load(Relaxed),
             to_client: to_client.passed.load(Relaxed),
             dropped: both(|way| &way.read).saturating_sub(passed),
-            corrupted: both(|way| &way.spoilt),
+            corrupted: both(|way| &way.corrupted),
             ..self
         }
     }

@@ -11,8 +11,8 @@ pub(super) struct Noise {
 const DRAWS: f64 = (1_u64 << 53) as f64;
 
 impl Noise {
-    /// Corrupts each byte with probability `rate`; `None` if that is never. Each `stream` of a seed has
-    /// its own sequence of numbers.
+    /// Creates a selector that corrupts each byte with probability `rate`, or returns `None` if it never
+    /// would. Each `stream` of a seed has its own sequence of numbers.
     pub(super) fn new(rate: f64, seed: u64, stream: u64) -> Option<Self> {
         // The smallest rate above zero must not be rounded down to zero.
         let threshold = (rate.clamp(0.0, 1.0) * DRAWS).ceil() as u64;
@@ -20,20 +20,21 @@ impl Noise {
         (threshold > 0).then_some(Self { state, threshold })
     }
 
-    /// Flips one bit in some of the next bytes of the stream. Returns in how many.
-    pub(super) fn spoil(&mut self, bytes: &mut [u8]) -> u64 {
-        let mut spoilt = 0;
+    /// Flips one bit in some of the next bytes of the stream. Returns the number of changed bytes.
+    pub(super) fn corrupt(&mut self, bytes: &mut [u8]) -> u64 {
+        let mut corrupted = 0;
         for byte in bytes {
             let draw = self.draw();
             if draw >> 11 < self.threshold {
                 *byte ^= 1 << (draw & 7);
-                spoilt += 1;
+                corrupted += 1;
             }
         }
-        spoilt
+        corrupted
     }
 
-    /// SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
+    /// Returns the next number of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom
+    /// Number Generators", 2014).
     fn draw(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.state)
@@ -62,11 +63,11 @@ mod tests {
     #[test]
     fn corrupted_share_matches_the_rate() {
         assert!(Noise::new(0.0, 1, 1).is_none());
-        let spoilt = |rate| Noise::new(rate, 1, 1).unwrap().spoil(&mut [0; 10_000]);
-        assert_eq!(spoilt(1.0), 10_000);
-        assert_eq!(spoilt(f64::MIN_POSITIVE), 0);
+        let corrupted = |rate| Noise::new(rate, 1, 1).unwrap().corrupt(&mut [0; 10_000]);
+        assert_eq!(corrupted(1.0), 10_000);
+        assert_eq!(corrupted(f64::MIN_POSITIVE), 0);
         // The seed is fixed, so the number is always the same. The range is four standard deviations.
-        assert!((880..1120).contains(&spoilt(0.1)), "{}", spoilt(0.1));
+        assert!((880..1120).contains(&corrupted(0.1)), "{}", corrupted(0.1));
     }
 
     proptest! {
@@ -76,17 +77,17 @@ mod tests {
         ) {
             let noise = || Noise::new(rate, seed, stream);
             let (mut whole, mut parts) = (bytes.clone(), bytes.clone());
-            let spoilt = noise().map_or(0, |mut noise| noise.spoil(&mut whole));
+            let corrupted = noise().map_or(0, |mut noise| noise.corrupt(&mut whole));
             let (left, right) = parts.split_at_mut(cut.index(bytes.len() + 1));
             if let Some(mut noise) = noise() {
-                noise.spoil(left);
-                noise.spoil(right);
+                noise.corrupt(left);
+                noise.corrupt(right);
             }
             prop_assert_eq!(&whole, &parts);
             let flipped: Vec<u32> =
                 whole.iter().zip(&bytes).map(|(a, b)| (a ^ b).count_ones()).collect();
             prop_assert!(flipped.iter().all(|bits| *bits <= 1));
-            prop_assert_eq!(flipped.iter().map(|bits| u64::from(*bits)).sum::<u64>(), spoilt);
+            prop_assert_eq!(flipped.iter().map(|bits| u64::from(*bits)).sum::<u64>(), corrupted);
         }
     }
 }

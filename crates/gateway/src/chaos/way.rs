@@ -27,7 +27,7 @@ pub(super) struct Over {
 pub(super) enum WayEnd {
     /// The source ended, and the end was passed on to the sink.
     Passed,
-    /// The source failed. What was read before was passed on.
+    /// The source failed. The bytes that were read before that were passed on.
     Broken(io::Error),
     /// The sink accepts no more bytes.
     Gone,
@@ -38,7 +38,7 @@ pub(super) enum WayEnd {
 pub(super) struct Moved {
     pub(super) read: AtomicU64,
     pub(super) passed: AtomicU64,
-    pub(super) spoilt: AtomicU64,
+    pub(super) corrupted: AtomicU64,
 }
 
 /// The number of bytes that one read asks for.
@@ -60,7 +60,7 @@ pub(super) struct Way<'a> {
     noise: Option<Noise>,
     moved: &'a Moved,
     waiting: VecDeque<Piece>,
-    /// The bytes that wait; each piece counts at least [`LEAST`].
+    /// The number of waiting bytes; each piece counts as at least [`LEAST`].
     weight: usize,
     /// Set once the source has ended: when to pass the end on to the sink.
     end: Option<Instant>,
@@ -84,7 +84,7 @@ enum Done {
 }
 
 impl<'a> Way<'a> {
-    /// `stream` distinguishes the directions that share a seed.
+    /// Creates a direction. `stream` distinguishes the directions that share a seed.
     pub(super) fn new(faults: &'a Faults, moved: &'a Moved, stream: u64) -> Self {
         Self {
             faults,
@@ -138,7 +138,7 @@ impl<'a> Way<'a> {
                     return;
                 }
                 if let Some(noise) = &mut self.noise {
-                    self.moved.spoilt.fetch_add(noise.spoil(&mut bytes), Relaxed);
+                    self.moved.corrupted.fetch_add(noise.corrupt(&mut bytes), Relaxed);
                 }
                 self.weight += weight(bytes.len());
                 self.waiting.push_back(Piece { due, bytes: bytes.freeze() });

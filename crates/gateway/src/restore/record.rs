@@ -18,7 +18,7 @@ pub(crate) struct Record {
     /// An opening request without a response yet.
     opening: Option<Request>,
     confirmation: Option<Bytes>,
-    /// In the order in which they are replayed.
+    /// The messages to replay, in this order.
     kept: Vec<Kept>,
     asked: Vec<Asked>,
     registrations: Vec<Registration>,
@@ -33,15 +33,15 @@ pub(crate) struct Record {
 struct Kept {
     /// The method that created this part of the state.
     method: &'static str,
-    /// The name of the thing that the message is about, as raw JSON; `None` if only the method counts.
+    /// The name of the thing that the message is about, as raw JSON; `None` if only the method matters.
     name: Option<Bytes>,
-    said: Said,
+    replayed: Replayed,
     is_changed: bool,
 }
 
 /// A message that is replayed to the new program.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Said {
+pub(crate) enum Replayed {
     Notification(Bytes),
     Request { method: &'static str, params: Option<Bytes> },
 }
@@ -67,7 +67,7 @@ struct Registration {
 
 impl Kept {
     fn length(&self) -> usize {
-        self.said.length() + self.name.as_ref().map_or(0, Bytes::len)
+        self.replayed.length() + self.name.as_ref().map_or(0, Bytes::len)
     }
 }
 
@@ -99,7 +99,7 @@ pub(crate) enum Plan {
     Replay {
         request: Request,
         result: Bytes,
-        then: Vec<Said>,
+        then: Vec<Replayed>,
         /// The parameters of registrations, and how the client responded to each.
         registrations: Vec<(Bytes, Result<Bytes, Bytes>)>,
     },
@@ -107,7 +107,7 @@ pub(crate) enum Plan {
     Impossible(String),
 }
 
-impl Said {
+impl Replayed {
     fn length(&self) -> usize {
         match self {
             Self::Notification(message) => message.len(),
@@ -131,7 +131,7 @@ impl Record {
         }
     }
 
-    /// Returns how many bytes it holds.
+    /// Returns how many bytes the record holds.
     pub(crate) fn bytes(&self) -> usize {
         let open = self.open.as_ref().map_or(0, |(it, result)| it.message().len() + result.len());
         let opening = self.opening.as_ref().map_or(0, |it| it.message().len());
@@ -139,8 +139,8 @@ impl Record {
         self.bytes + open + opening + confirmation
     }
 
-    /// Returns whether messages with this method change the state. It looks only at the method, because nearly
-    /// all messages do not.
+    /// Returns whether messages with this method change the state. Looks only at the method, because
+    /// hardly any message does.
     pub(crate) fn concerns(rules: &Handshake, method: &str) -> bool {
         method == rules.request
             || rules.confirmation == Some(method)
@@ -159,13 +159,13 @@ impl Record {
             || self.registrations.iter().any(|it| it.outcome.is_none())
     }
 
-    /// Records a message of the client to the program.
-    pub(crate) fn client_said(&mut self, message: &Message) {
+    /// Records a message from the client to the program.
+    pub(crate) fn record_client(&mut self, message: &Message) {
         match message {
-            Message::Request(request) => self.client_asked(request),
-            Message::Notification(notification) => self.client_told(notification),
+            Message::Request(request) => self.client_request(request),
+            Message::Notification(notification) => self.client_notification(notification),
             Message::Response(response) => self.registered(response.id(), response.outcome()),
-            Message::Batch(messages) => messages.iter().for_each(|it| self.client_said(it)),
+            Message::Batch(messages) => messages.iter().for_each(|it| self.record_client(it)),
             Message::Invalid(_) => {}
         }
     }
@@ -191,7 +191,7 @@ impl Record {
         }
     }
 
-    fn client_asked(&mut self, request: &Request) {
+    fn client_request(&mut self, request: &Request) {
         let method = &*request.method();
         if method == self.rules.request {
             if self.open.is_none() {
@@ -209,8 +209,8 @@ impl Record {
             true => Change::Forget(method, name),
             false => {
                 let params = request.params().map(Bytes::copy_from_slice);
-                let said = Said::Request { method, params };
-                Change::Keep(Kept { method, name, said, is_changed: false })
+                let replayed = Replayed::Request { method, params };
+                Change::Keep(Kept { method, name, replayed, is_changed: false })
             }
         };
         let asked = Asked { id: Bytes::copy_from_slice(request.id()), change };
@@ -223,7 +223,7 @@ impl Record {
         self.asked.push(asked);
     }
 
-    fn client_told(&mut self, notification: &Notification) {
+    fn client_notification(&mut self, notification: &Notification) {
         let method = &*notification.method();
         if self.rules.ends.contains(&method) {
             return self.close();
@@ -238,8 +238,8 @@ impl Record {
             return;
         }
         if let Some(method) = self.rules.every.iter().find(|it| **it == method) {
-            let said = Said::Notification(message());
-            self.keep(Kept { method, name: None, said, is_changed: false }, true);
+            let replayed = Replayed::Notification(message());
+            self.keep(Kept { method, name: None, replayed, is_changed: false }, true);
             return;
         }
         if let Some(thing) = self.rules.things.iter().find(|it| it.change == Some(method)) {
@@ -247,23 +247,23 @@ impl Record {
             let is_it = |it: &&mut Kept| it.method == thing.open && it.name == name;
             let Some(kept) = self.kept.iter_mut().find(is_it) else { return };
             if !std::mem::replace(&mut kept.is_changed, true) {
-                self.bytes -= kept.said.length();
-                kept.said = Said::Notification(Bytes::new());
+                self.bytes -= kept.replayed.length();
+                kept.replayed = Replayed::Notification(Bytes::new());
             }
             return;
         }
         match self.subject(method, notification.params()) {
             Some((method, name, true)) => self.forget(method, name.as_ref()),
             Some((method, name, false)) => {
-                let said = Said::Notification(message());
-                self.keep(Kept { method, name, said, is_changed: false }, false);
+                let replayed = Replayed::Notification(message());
+                self.keep(Kept { method, name, replayed, is_changed: false }, false);
             }
             None => {}
         }
     }
 
-    /// Returns what a message with this method is about: the method that opens it, its name, and whether the
-    /// message closes it.
+    /// Returns the thing that a message with this method is about: the method that opens the thing, its
+    /// name, and whether the message closes it.
     fn subject(
         &self,
         method: &str,
@@ -276,7 +276,7 @@ impl Record {
         Some((thing.open, name(thing, params), method == thing.close))
     }
 
-    /// Keeps a message. It replaces an earlier one about the same thing unless `each_counts`.
+    /// Keeps a message. It replaces an earlier one about the same thing, unless `each_counts` is set.
     fn keep(&mut self, kept: Kept, each_counts: bool) {
         if !each_counts {
             self.forget(kept.method, kept.name.as_ref());
@@ -303,8 +303,8 @@ impl Record {
         *self = Self::new(self.rules);
     }
 
-    /// Records a message of the program to the client.
-    pub(crate) fn program_said(&mut self, message: &Message) {
+    /// Records a message from the program to the client.
+    pub(crate) fn record_program(&mut self, message: &Message) {
         match message {
             Message::Response(response) => {
                 self.program_answered(response.id(), response.outcome().ok());
@@ -313,8 +313,8 @@ impl Record {
                 let Some([register, unregister]) = self.rules.registration else { return };
                 let method = &*request.method();
                 if method == unregister {
-                    // All are forgotten, whichever was removed: the client then receives the others again
-                    // after a restart.
+                    // Forget all of them, not only the one that was removed. After a restart, the client
+                    // then receives the others again.
                     self.forget_registrations(|_| true);
                 } else if method == register {
                     let id = Bytes::copy_from_slice(request.id());
@@ -322,7 +322,7 @@ impl Record {
                     self.register(Registration { id, params, outcome: None });
                 }
             }
-            Message::Batch(messages) => messages.iter().for_each(|it| self.program_said(it)),
+            Message::Batch(messages) => messages.iter().for_each(|it| self.record_program(it)),
             Message::Notification(_) | Message::Invalid(_) => {}
         }
     }
@@ -371,8 +371,8 @@ impl Record {
             let name = String::from_utf8_lossy(name.get(..200).unwrap_or(name)).into_owned();
             return Plan::Impossible(format!("{name} was changed after it was opened"));
         }
-        let confirmation = self.confirmation.clone().map(Said::Notification);
-        let kept = self.kept.iter().map(|kept| kept.said.clone());
+        let confirmation = self.confirmation.clone().map(Replayed::Notification);
+        let kept = self.kept.iter().map(|kept| kept.replayed.clone());
         let registrations = self
             .registrations
             .iter()

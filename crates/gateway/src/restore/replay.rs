@@ -8,13 +8,13 @@ use tieline_proto::jsonrpc::{
     Dialect, Handshake, INTERNAL_ERROR, Message, Request, write_error, write_request, write_result,
 };
 
-use super::record::{Plan, Said};
+use super::record::{Plan, Replayed};
 
 /// The replay of a record to a new program.
 ///
-/// The opening request is sent first, byte for byte as the client sent it. When the program has answered it
-/// like the previous one, the other messages follow, and then those of the client. Responses to replayed
-/// requests never reach the client.
+/// The opening request is sent first, byte for byte as the client sent it. When the program has answered
+/// it as the previous one did, the other messages follow, and then those of the client. Responses to
+/// replayed requests never reach the client.
 pub(crate) struct Replay {
     dialect: Dialect,
     rules: &'static Handshake,
@@ -27,7 +27,7 @@ pub(crate) struct Replay {
 struct Opening {
     request: Request,
     result: Bytes,
-    then: Vec<Said>,
+    then: Vec<Replayed>,
 }
 
 /// What to do with a message of the new program.
@@ -80,7 +80,7 @@ impl Replay {
     }
 
     /// Handles a message of the program.
-    pub(crate) fn heard(&mut self, message: &Message) -> ReplayStep {
+    pub(crate) fn handle(&mut self, message: &Message) -> ReplayStep {
         match message {
             Message::Response(response) => self.answered(response.id(), response.outcome()),
             Message::Request(request) => self.asked(request),
@@ -107,10 +107,10 @@ impl Replay {
             if let Some(difference) = difference(&opening.result, result) {
                 return ReplayStep::Failed(difference);
             }
-            return ReplayStep::Opened(opening.then.into_iter().map(|it| self.say(it)).collect());
+            return ReplayStep::Opened(opening.then.into_iter().map(|it| self.write(it)).collect());
         }
         if self.is_opening() {
-            // No other request was sent to it yet.
+            // No other request has been sent to the program yet.
             return ReplayStep::Swallowed;
         }
         let Some(place) = self.owed.iter().position(|(owed, _)| **owed == *id) else {
@@ -122,10 +122,10 @@ impl Replay {
         }
     }
 
-    fn say(&mut self, said: Said) -> Bytes {
-        match said {
-            Said::Notification(message) => message,
-            Said::Request { method, params } => {
+    fn write(&mut self, replayed: Replayed) -> Bytes {
+        match replayed {
+            Replayed::Notification(message) => message,
+            Replayed::Request { method, params } => {
                 // The id of the original request may be in use again by the client.
                 let id = Bytes::from(format!("\"tieline-restore-{}\"", self.owed.len() + 1));
                 let request = write_request(&self.dialect, &id, method, params.as_deref());
@@ -174,7 +174,8 @@ fn refused(method: &str, error: &[u8]) -> String {
     format!("it answered `{method}` with an error: {error}")
 }
 
-/// Returns what the previous program offered to the client and the new one does not.
+/// Returns a description of something that the previous program offered to the client and the new one
+/// does not.
 fn difference(before: &[u8], now: &[u8]) -> Option<String> {
     let parse = |text| serde_json::from_slice::<Value>(text).unwrap_or_default();
     let (before, now) = (parse(before), parse(now));

@@ -46,7 +46,7 @@ pub(super) async fn drive(
             }
             idle.poll(&exchange, cx).map(|()| None)
         }) => ended,
-        // An error means that the owner has gone.
+        // An error means that the owner was dropped.
         _ = stop.wait_for(|stop| *stop) => None,
     };
     exchange.close(false);
@@ -83,8 +83,8 @@ struct Turn<'a> {
     exchange: &'a Exchange,
     /// Messages for the program that have no room yet.
     pending: VecDeque<Bytes>,
-    /// The program takes no more input. Its end follows.
-    is_deaf: bool,
+    /// The program takes no more input, so its end will follow.
+    takes_no_input: bool,
     lost: WarnThrottle,
 }
 
@@ -93,7 +93,7 @@ impl<'a> Turn<'a> {
         let lost = WarnThrottle::new(|count| {
             tracing::warn!(count, "more messages from or for a shared program were lost");
         });
-        Self { exchange, pending: VecDeque::new(), is_deaf: false, lost }
+        Self { exchange, pending: VecDeque::new(), takes_no_input: false, lost }
     }
 
     /// Logs lost messages, as a warning at most once per minute.
@@ -160,11 +160,11 @@ impl<'a> Turn<'a> {
         refused: &mut Vec<(Bytes, String)>,
         cx: &mut Context<'_>,
     ) -> bool {
-        // If it is all sent, there may be more.
+        // If all of these are sent, there may be more.
         let most = if self.pending.is_empty() { TURN } else { 0 };
         self.pending.append(&mut self.exchange.for_program(most, cx));
         let had_any = !self.pending.is_empty();
-        while !self.pending.is_empty() && !self.is_deaf {
+        while !self.pending.is_empty() && !self.takes_no_input {
             match sender.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {
                     let Some(message) = self.pending.pop_front() else { break };
@@ -174,22 +174,23 @@ impl<'a> Turn<'a> {
                             refused.push((message.message, message.error.to_string()));
                         }
                         Err(error) => {
-                            self.is_deaf |= matches!(error, SendError::Closed(_));
+                            self.takes_no_input |= matches!(error, SendError::Closed(_));
                             self.lose(1, "for", &error);
                         }
                         Ok(()) => {}
                     }
                 }
-                Poll::Ready(Err(SendError::Closed(_))) => self.is_deaf = true,
+                Poll::Ready(Err(SendError::Closed(_))) => self.takes_no_input = true,
                 Poll::Ready(Err(_)) => {}
                 Poll::Pending => break,
             }
         }
-        if !self.is_deaf && matches!(sender.poll_flush(cx), Poll::Ready(Err(SendError::Closed(_))))
+        if !self.takes_no_input
+            && matches!(sender.poll_flush(cx), Poll::Ready(Err(SendError::Closed(_))))
         {
-            self.is_deaf = true;
+            self.takes_no_input = true;
         }
-        if self.is_deaf && !self.pending.is_empty() {
+        if self.takes_no_input && !self.pending.is_empty() {
             // Clients do not wait for a program that is about to end.
             self.lose(self.pending.len(), "for", &"it takes no more input");
             self.pending.clear();
@@ -198,14 +199,14 @@ impl<'a> Turn<'a> {
     }
 }
 
-/// The time that a program has had no client.
+/// How long a program has had no client.
 struct Idle {
     timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Idle {
-    /// Ready when the program has been idle for too long, and no client can join any more.
+    /// Waits until the program has been idle for too long and admits no further client.
     fn poll(&mut self, exchange: &Exchange, cx: &mut Context<'_>) -> Poll<()> {
         if !exchange.is_idle() {
             self.timer = None;

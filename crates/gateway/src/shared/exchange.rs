@@ -11,18 +11,19 @@ use tieline_transport::{Account, CloseReason, Holding, Incoming, MemoryBudget, S
 use super::hub::{ClientId, Hub, Output};
 use crate::lock::{lock, remember};
 
-/// How many messages of one client wait for the program. Then the client waits.
+/// How many messages of one client may wait for the program before the client has to wait.
 const INPUT_MESSAGES: usize = 16;
-/// How many bytes of them. One message may exceed it.
+/// How many bytes of these messages may wait. A single message may exceed this.
 const INPUT_BYTES: usize = 256 * 1024;
-/// How many bytes of each direction the driver handles at once. One message may exceed it.
+/// How many bytes of each direction the driver handles at once. A single message may exceed this.
 pub(super) const TURN_BYTES: usize = 256 * 1024;
-/// How many bytes of messages to one client wait for it. Then it is disconnected, because the others must not
-/// wait for it.
+/// How many bytes of messages may wait for one client. Beyond that the client is disconnected, so that
+/// the others need not wait for it.
 const OUTPUT_BYTES: usize = 64 * 1024 * 1024;
-/// What each message costs in addition to its bytes.
+/// The size that each message is charged in addition to its bytes.
 const EACH: usize = 256;
-/// How many of the hub's own messages wait for a program that does not read, before refusals are dropped.
+/// How many of the hub's own messages may wait for a program that does not read before refusals are
+/// dropped.
 const OWN_MESSAGES: usize = 1024;
 
 /// The state that the ports of the clients and the driver share.
@@ -31,13 +32,14 @@ pub(super) struct Exchange(Mutex<State>);
 struct State {
     hub: Hub,
     ports: BTreeMap<ClientId, Queues>,
-    /// The hub's messages to the program. Those of clients are made when the program has room.
+    /// The hub's messages to the program. Messages of clients are handled only when the program has
+    /// room.
     to_program: VecDeque<Bytes>,
-    /// Clients with something for the program. They are served in turn, one message each.
+    /// Clients that have messages for the program. They are served in turn, one message each.
     waiting: VecDeque<ClientId>,
     /// No further client can join.
     is_closed: bool,
-    /// The program has ended by itself, and not well.
+    /// The program has ended by itself, with a failure.
     has_failed: bool,
     memory: Option<MemoryBudget>,
     driver: Option<Waker>,
@@ -48,14 +50,14 @@ struct Queues {
     input: VecDeque<Bytes>,
     input_bytes: usize,
     is_input_ended: bool,
-    /// It is among those that wait to be served.
+    /// The client is among those that wait to be served.
     is_waiting: bool,
     sender: Option<Waker>,
     output: VecDeque<Bytes>,
     output_cost: usize,
     account: Account,
     receiver: Option<Waker>,
-    /// Why nothing follows after the output.
+    /// Why nothing follows the queued output.
     end: Option<CloseReason>,
 }
 
@@ -134,7 +136,7 @@ impl Exchange {
         lock(&self.0)
     }
 
-    /// Adds a client; `None` if the program ends or has ended.
+    /// Adds a client, or returns `None` if the program is ending or has ended.
     pub(super) fn join(&self) -> Option<ClientId> {
         let mut state = self.lock();
         if state.is_closed {
@@ -296,19 +298,20 @@ impl Exchange {
         self.lock().ports.is_empty()
     }
 
-    /// Admits no further client. With `if_idle`, only if there is none; returns whether it is closed.
+    /// Stops admitting clients; with `if_idle`, only if there are none. Returns whether no more clients
+    /// are admitted.
     pub(super) fn close(&self, if_idle: bool) -> bool {
         let mut state = self.lock();
         state.is_closed |= !if_idle || state.ports.is_empty();
         state.is_closed
     }
 
-    /// Returns whether the program has ended by itself, and not well.
+    /// Returns whether the program has ended by itself, with a failure.
     pub(super) fn has_failed(&self) -> bool {
         self.lock().has_failed
     }
 
-    /// Notes that the program has ended by itself, and not well.
+    /// Records that the program has ended by itself, with a failure.
     pub(super) fn failed(&self) {
         self.lock().has_failed = true;
     }
@@ -321,7 +324,7 @@ impl Exchange {
     }
 }
 
-/// What the driver hands to the hub.
+/// An item that the driver hands to the hub.
 pub(super) enum FromProgram {
     Message(Bytes),
     Fault(Fault),
@@ -359,7 +362,7 @@ impl State {
         true
     }
 
-    /// Puts what the hub wants to be sent into the queues.
+    /// Moves the hub's output into the queues.
     fn settle(&mut self) {
         while let Some(output) = self.hub.output() {
             match output {

@@ -48,7 +48,7 @@ impl Backing for Program {
 }
 
 impl Port {
-    /// Adds a client to a running program; `None` if the program is ending or has ended.
+    /// Adds a client to a running program. Returns `None` if the program is ending or has ended.
     pub(super) fn new(exchange: &Arc<Exchange>, program: &Control) -> Option<Self> {
         let client = exchange.join()?;
         let seat = Arc::new(Seat { exchange: exchange.clone(), client });

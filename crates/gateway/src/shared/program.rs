@@ -26,8 +26,9 @@ pub(crate) struct ProgramOptions {
     pub(crate) rules: &'static SharingRules,
     pub(crate) idle_timeout: Duration,
     pub(crate) memory: Option<MemoryBudget>,
-    /// One permit for each program that runs, and the number of them.
+    /// One permit for each program that may still be started.
     pub(crate) limit: Arc<Semaphore>,
+    /// The number of programs that may run at once.
     pub(crate) most: usize,
 }
 
@@ -48,14 +49,14 @@ struct State {
     drivers: JoinSet<()>,
 }
 
-/// What further clients need to join.
+/// The state that further clients need to join.
 struct Running {
     exchange: Arc<Exchange>,
     control: Control,
     since: Instant,
 }
 
-/// A program that has run for this long works.
+/// How long a program must have run to be considered working.
 const WORKS_AFTER: Duration = Duration::from_secs(10);
 
 impl SharedProgram {
@@ -71,14 +72,14 @@ impl SharedProgram {
         Arc::new(ForClient { program: self.clone(), port: Mutex::default() })
     }
 
-    /// Stops the program in stages, and starts it no more.
+    /// Stops the program in stages, and does not start it again.
     pub(crate) async fn stop(&self) {
         self.stop.send_replace(true);
         let mut state = self.state.lock().await;
         while state.drivers.join_next().await.is_some() {}
     }
 
-    /// Returns whether it runs, or a client has a connector to it.
+    /// Returns whether the program is running, or a client has a connector to it.
     pub(crate) fn is_in_use(self: &Arc<Self>) -> bool {
         // A client that is just starting it has a connector. A program that is being stopped is driven, too.
         let is_driven = |mut state: MutexGuard<'_, State>| {
@@ -129,8 +130,8 @@ impl SharedProgram {
 }
 
 impl State {
-    /// Waits before a program is started again that has failed soon after its start, longer each time. With many
-    /// clients that restart it, it would otherwise be started once for each of them.
+    /// Waits before restarting a program that failed soon after its start, longer each time. Otherwise
+    /// each of many clients would start the program again.
     async fn pause_after_failure(&mut self) {
         let Some(last) = &self.running else { return };
         let is_bad = last.exchange.has_failed() && last.since.elapsed() < WORKS_AFTER;
@@ -142,7 +143,7 @@ impl State {
     }
 }
 
-/// Connects one client, again after the program has ended.
+/// A connector for one client, which can reconnect after the program has ended.
 struct ForClient {
     program: Arc<SharedProgram>,
     /// The client's last channel.

@@ -24,12 +24,12 @@ pub(crate) fn lines_pair(max_message: ByteSize) -> (impl Channel, impl Channel) 
     lines_pair_of(max_message, max_message)
 }
 
-/// Like [`lines_pair`], with a limit for each end.
+/// Works like [`lines_pair`], with a limit for each end.
 pub(crate) fn lines_pair_of(left: ByteSize, right: ByteSize) -> (impl Channel, impl Channel) {
     framed_pair(Lines::new(left), Lines::new(right))
 }
 
-/// Returns two ends of a line, each with its framing.
+/// Returns two ends of a line, each with its own framing.
 pub(crate) fn framed_pair<F: Framing>(left: F, right: F) -> (impl Channel, impl Channel) {
     let ends = tokio::io::duplex(64 * 1024);
     let framed =

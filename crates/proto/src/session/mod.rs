@@ -213,7 +213,7 @@ impl SessionMachine {
 
     /// Records that the last frame from [`next`](Self::next) was not written because the connection broke.
     /// The next connection acknowledges again, and the session is not [over](Self::is_over) before that.
-    pub fn unsaid(&mut self) {
+    pub fn frame_not_written(&mut self) {
         self.incoming.untold();
     }
 

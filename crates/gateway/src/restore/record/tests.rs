@@ -33,13 +33,13 @@ impl Script {
 
     fn client(&mut self, message: Value) -> &mut Self {
         let message = self.message(message);
-        self.record.client_said(&message);
+        self.record.record_client(&message);
         self
     }
 
     fn program(&mut self, message: Value) -> &mut Self {
         let message = self.message(message);
-        self.record.program_said(&message);
+        self.record.record_program(&message);
         self
     }
 
@@ -47,20 +47,20 @@ impl Script {
         self.record.restarted()
     }
 
-    /// The methods and parameters that follow the opening request.
+    /// Returns the methods and parameters that follow the opening request.
     fn then(&mut self) -> Vec<(String, Value)> {
         let Plan::Replay { request, then, .. } = self.plan() else { panic!("no replay") };
         assert_eq!(request.method(), "initialize");
-        let said = |said: Said| match said {
-            Said::Notification(message) => {
+        let replayed = |replayed: Replayed| match replayed {
+            Replayed::Notification(message) => {
                 let message: Value = serde_json::from_slice(&message).unwrap();
                 (message["method"].as_str().unwrap().to_owned(), message["params"].clone())
             }
-            Said::Request { method, params } => {
+            Replayed::Request { method, params } => {
                 (method.to_owned(), serde_json::from_slice(&params.unwrap_or_default()).unwrap())
             }
         };
-        then.into_iter().map(said).collect()
+        then.into_iter().map(replayed).collect()
     }
 
     fn open_document(&mut self, uri: &str) -> &mut Self {
@@ -102,7 +102,7 @@ fn refused_handshake_changes_nothing() {
     assert_eq!(request.id(), b"0");
 }
 
-/// Scripts send the handshake and the following messages at once.
+/// Some clients, such as scripts, send the handshake and the following messages at once.
 #[test]
 fn messages_sent_before_the_handshake_is_answered_are_restored() {
     let pipelined = |script: &mut Script, id: u32| {
@@ -154,8 +154,8 @@ fn opening_request_is_replayed_byte_for_byte() {
     let mut script = Script::new(Dialect::ACP);
     let sent = r#"{ "method":"initialize", "id": 1.0,"jsonrpc":"2.0" }"#;
     let message = classify(sent.into(), &Dialect::ACP, Limits::default());
-    script.record.client_said(&message);
-    script.record.program_said(&classify(
+    script.record.record_client(&message);
+    script.record.record_program(&classify(
         r#"{"jsonrpc":"2.0","id":1.0,"result":{}}"#.into(),
         &Dialect::ACP,
         Limits::default(),

@@ -13,7 +13,7 @@ fn message(message: Value) -> Message {
 }
 
 /// Starts a replay to a program after a previous one that answered the opening request with `result`.
-fn begin(dialect: Dialect, result: Value, then: Vec<Said>) -> Replay {
+fn begin(dialect: Dialect, result: Value, then: Vec<Replayed>) -> Replay {
     let DialectState::Handshake(rules) = dialect.state else { panic!("no handshake") };
     let Message::Request(request) = message(json!({"id": 7, "method": "initialize"})) else {
         panic!("no request")
@@ -34,28 +34,29 @@ fn value(message: &Bytes) -> Value {
 
 #[test]
 fn other_messages_follow_the_response_to_the_opening_request() {
-    let subscribe = Said::Request {
+    let subscribe = Replayed::Request {
         method: "resources/subscribe",
         params: Some(Bytes::from_static(b"{\"uri\":\"a\"}")),
     };
-    let confirmation = Said::Notification(Bytes::from_static(b"confirmed"));
+    let confirmation = Replayed::Notification(Bytes::from_static(b"confirmed"));
     let mut replay = begin(Dialect::MCP, json!({}), vec![confirmation, subscribe]);
     // Other responses are swallowed, and notifications are passed on.
-    assert_eq!(replay.heard(&message(json!({"id": 1, "result": 1}))), ReplayStep::Swallowed);
+    assert_eq!(replay.handle(&message(json!({"id": 1, "result": 1}))), ReplayStep::Swallowed);
     assert_eq!(
-        replay.heard(&message(json!({"method": "notifications/message"}))),
+        replay.handle(&message(json!({"method": "notifications/message"}))),
         ReplayStep::Pass
     );
-    let ReplayStep::Opened(said) = replay.heard(&message(json!({"id": 7, "result": {}}))) else {
+    let ReplayStep::Opened(replayed) = replay.handle(&message(json!({"id": 7, "result": {}})))
+    else {
         panic!("not opened")
     };
-    assert_eq!(said[0], "confirmed");
-    let id = value(&said[1])["id"].clone();
-    assert_eq!(value(&said[1])["params"], json!({"uri": "a"}));
+    assert_eq!(replayed[0], "confirmed");
+    let id = value(&replayed[1])["id"].clone();
+    assert_eq!(value(&replayed[1])["params"], json!({"uri": "a"}));
     assert!(id.is_string() && !replay.is_opening() && !replay.is_done());
-    // From here on responses to the client's own requests are passed on, even with the same id.
-    assert_eq!(replay.heard(&message(json!({"id": 7, "result": 1}))), ReplayStep::Pass);
-    assert_eq!(replay.heard(&message(json!({"id": id, "result": {}}))), ReplayStep::Swallowed);
+    // From here on, responses to the client's own requests are passed on, even with the same id.
+    assert_eq!(replay.handle(&message(json!({"id": 7, "result": 1}))), ReplayStep::Pass);
+    assert_eq!(replay.handle(&message(json!({"id": id, "result": {}}))), ReplayStep::Swallowed);
     assert!(replay.is_done());
 }
 
@@ -63,23 +64,24 @@ fn other_messages_follow_the_response_to_the_opening_request() {
 fn program_that_refuses_a_replayed_request_fails() {
     let error = json!({"code": -1, "message": "not today"});
     let mut replay = begin(Dialect::ACP, json!({}), vec![]);
-    let heard = replay.heard(&message(json!({"id": 7, "error": error})));
-    let ReplayStep::Failed(why) = heard else { panic!("{heard:?}") };
+    let step = replay.handle(&message(json!({"id": 7, "error": error})));
+    let ReplayStep::Failed(why) = step else { panic!("{step:?}") };
     assert!(why.contains("`initialize`") && why.contains("not today"), "{why}");
 
-    let authenticate = Said::Request { method: "authenticate", params: None };
+    let authenticate = Replayed::Request { method: "authenticate", params: None };
     let mut replay = begin(Dialect::ACP, json!({}), vec![authenticate]);
-    let ReplayStep::Opened(said) = replay.heard(&message(json!({"id": 7, "result": {}}))) else {
+    let ReplayStep::Opened(replayed) = replay.handle(&message(json!({"id": 7, "result": {}})))
+    else {
         panic!("not opened")
     };
-    let id = value(&said[0])["id"].clone();
-    let heard = replay.heard(&message(json!({"id": id, "error": error})));
-    let ReplayStep::Failed(why) = heard else { panic!("{heard:?}") };
+    let id = value(&replayed[0])["id"].clone();
+    let step = replay.handle(&message(json!({"id": id, "error": error})));
+    let ReplayStep::Failed(why) = step else { panic!("{step:?}") };
     assert!(why.contains("`authenticate`"), "{why}");
 
     let mut replay = begin(Dialect::ACP, json!({}), vec![]);
-    let heard = replay.heard(&message(json!({"id": 7, "result": 1, "error": error})));
-    assert!(matches!(heard, ReplayStep::Failed(_)), "{heard:?}");
+    let step = replay.handle(&message(json!({"id": 7, "result": 1, "error": error})));
+    assert!(matches!(step, ReplayStep::Failed(_)), "{step:?}");
 }
 
 #[test]
@@ -96,7 +98,7 @@ fn program_that_offers_less_fails_and_one_that_offers_more_does_not() {
         now["instructions"] = Value::Null;
         change(&mut now);
         let mut replay = begin(Dialect::MCP, before.clone(), vec![]);
-        match replay.heard(&message(json!({"id": 7, "result": now}))) {
+        match replay.handle(&message(json!({"id": 7, "result": now}))) {
             ReplayStep::Opened(_) => None,
             ReplayStep::Failed(why) => Some(why.split('`').nth(1).unwrap().to_owned()),
             other => panic!("{other:?}"),
@@ -127,9 +129,9 @@ fn program_that_offers_less_fails_and_one_that_offers_more_does_not() {
 fn program_requests_are_answered_while_the_client_waits() {
     let mut replay = begin(Dialect::LSP, json!({}), vec![]);
     let mut ask = |method: &str, params: Value| {
-        replay.heard(&message(json!({"id": "p", "method": method, "params": params})))
+        replay.handle(&message(json!({"id": "p", "method": method, "params": params})))
     };
-    let answer = |heard: ReplayStep| match heard {
+    let answer = |step: ReplayStep| match step {
         ReplayStep::Answer(answer) => value(&answer),
         other => panic!("{other:?}"),
     };
@@ -139,26 +141,26 @@ fn program_requests_are_answered_while_the_client_waits() {
     );
     let refused = answer(ask("workspace/configuration", json!({})));
     assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!("p"), &json!(-32603)));
-    // The client answered this one before. The recorded response is used only once.
+    // The client has answered this request before. The recorded response is used only once.
     let registered = answer(ask("client/registerCapability", json!({"r": 1})));
     assert_eq!(registered, json!({"jsonrpc": "2.0", "id": "p", "result": null}));
     assert!(answer(ask("client/registerCapability", json!({"r": 1}))).get("error").is_some());
-    let opened = replay.heard(&message(json!({"id": 7, "result": {}})));
+    let opened = replay.handle(&message(json!({"id": 7, "result": {}})));
     assert_eq!(opened, ReplayStep::Opened(vec![]));
     let asked = message(json!({"id": 1, "method": "workspace/configuration"}));
-    assert_eq!(replay.heard(&asked), ReplayStep::Pass);
+    assert_eq!(replay.handle(&asked), ReplayStep::Pass);
     assert!(replay.is_done());
 }
 
 #[test]
 fn registration_after_the_handshake_is_answered_from_the_record() {
     let mut replay = begin(Dialect::LSP, json!({}), vec![]);
-    replay.heard(&message(json!({"id": 7, "result": {}})));
+    replay.handle(&message(json!({"id": 7, "result": {}})));
     assert!(!replay.is_done());
     let register = |params: Value| {
         message(json!({"id": 1, "method": "client/registerCapability", "params": params}))
     };
-    assert_eq!(replay.heard(&register(json!({"r": 2}))), ReplayStep::Pass);
-    assert!(matches!(replay.heard(&register(json!({"r": 1}))), ReplayStep::Answer(_)));
+    assert_eq!(replay.handle(&register(json!({"r": 2}))), ReplayStep::Pass);
+    assert!(matches!(replay.handle(&register(json!({"r": 1}))), ReplayStep::Answer(_)));
     assert!(replay.is_done());
 }

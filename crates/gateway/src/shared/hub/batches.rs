@@ -15,7 +15,7 @@ pub(super) struct BatchId {
     number: u64,
 }
 
-/// The batches that are not answered yet. Their number is bounded by that of the requests in flight.
+/// The batches that are not answered yet. Their number is bounded by the number of requests in flight.
 #[derive(Default)]
 pub(super) struct Batches {
     last: u64,
@@ -36,7 +36,7 @@ struct Batch {
 }
 
 impl Batches {
-    /// Adds a batch with this many requests; `None` if it has none and so gets no answer.
+    /// Adds a batch with this many requests. Returns `None` if it has none, and so gets no answer.
     pub(super) fn begin(&mut self, client: ClientId, requests: usize) -> Option<BatchId> {
         if requests == 0 {
             return None;
@@ -47,7 +47,7 @@ impl Batches {
         Some(BatchId { client, number: self.last })
     }
 
-    /// Adds a response, and returns what is to be sent.
+    /// Adds a response. Returns the message to send, if any.
     pub(super) fn answered(&mut self, id: BatchId, response: Bytes) -> Option<Bytes> {
         let of_client = self.open.get_mut(&id.client)?;
         let batch = of_client.batches.get_mut(&id.number)?;
@@ -56,7 +56,7 @@ impl Batches {
         self.unanswered(id)
     }
 
-    /// Notes that a request of the batch is settled, and returns what is to be sent.
+    /// Records that a request of the batch is settled. Returns the message to send, if any.
     pub(super) fn unanswered(&mut self, id: BatchId) -> Option<Bytes> {
         let of_client = self.open.get_mut(&id.client)?;
         let batch = of_client.batches.get_mut(&id.number)?;

@@ -1,4 +1,4 @@
-//! Where the messages of the program go.
+//! The routing of the program's messages.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! The level of log messages: the program has the most verbose one that a client wants, and each client gets
-//! what it wants.
+//! The level of log messages: the program uses the most verbose level that any client wants, and each
+//! client gets only the messages that it wants.
 
 use tieline_proto::jsonrpc::{LevelRules, Request, Response, locate, write_request};
 
@@ -20,7 +20,7 @@ impl Hub {
         let found = self.rules.level.and_then(|rules| Some((rules, level_in(rules, params)?)));
         let (Some((rules, level)), Some(client)) = (found, self.clients.get_mut(&reply.client))
         else {
-            // The program says what is wrong with it.
+            // The program reports what is wrong with the request.
             self.forward(reply, request, Kind::Plain);
             return;
         };

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! Ids in cancellations and progress tokens are replaced as well. The handshake happens once
-//! ([`opening`]), a subscription once for all its clients ([`things`]), and the program's log level is the most
-//! verbose that a client wants ([`level`]). What the program sends goes where [`from_program`] says.
+//! ([`opening`]), a subscription once for all its clients ([`things`]), and the program's log level is
+//! the most verbose that a client wants ([`level`]). The program's messages are routed by
+//! [`from_program`].
 
 mod batches;
 mod from_program;
@@ -37,18 +38,20 @@ use things::Things;
 pub(super) const MAX_CALLS: usize = 1024;
 /// How many bytes the ids and tokens of these requests may have in total.
 const MAX_ID_BYTES: usize = 256 * 1024;
-/// How many bytes of a client's requests may wait in the hub for the response to another client's.
+/// How many bytes of a client's requests may wait in the hub for the response to another client's
+/// request.
 const MAX_WAITING_BYTES: usize = 1024 * 1024;
 /// How many requests of the program may wait for clients.
 const MAX_ASKED: usize = 1024;
-/// How many calls in flight a response with an id in another spelling is compared with.
+/// With more calls in flight than this, a response is not matched to a call if its id is spelled
+/// differently.
 const MAX_COMPARED: usize = 1024;
 
 /// The number of a client of this hub. It is never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ClientId(u64);
 
-/// What the hub wants to be done.
+/// An action that the hub requests.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Output {
     /// Send this to the program.
@@ -82,7 +85,7 @@ pub(super) struct Hub {
 #[derive(Default)]
 struct Client {
     stage: Stage,
-    /// The capabilities that it has declared, as bits: the places of [`SharingRules::needs`].
+    /// The capabilities that the client has declared, as bits at the places of [`SharingRules::needs`].
     capabilities: u64,
     level: Option<usize>,
     /// Requests that were sent to the program.
@@ -95,7 +98,7 @@ struct Client {
     has_ended_input: bool,
 }
 
-/// Where the response to a request goes.
+/// The destination of the response to a request.
 #[derive(Clone, Debug)]
 struct ReplyTo {
     client: ClientId,
@@ -105,13 +108,13 @@ struct ReplyTo {
 
 /// A request that was sent to the program.
 struct Call {
-    /// `None` if the hub has made it, or if its client has left.
+    /// `None` if the hub has made the request, or if its client has left.
     reply: Option<ReplyTo>,
     token: Option<Id>,
     kind: Kind,
 }
 
-/// What a response changes.
+/// The effect of a response.
 enum Kind {
     Plain,
     /// The result is tagged with the id.
@@ -148,7 +151,7 @@ impl Hub {
         }
     }
 
-    /// Returns the next thing to do.
+    /// Returns the next action.
     pub(super) fn output(&mut self) -> Option<Output> {
         self.out.pop_front()
     }
@@ -187,7 +190,8 @@ impl Hub {
         self.follow_level();
     }
 
-    /// Records that the client sends nothing more. [`Output::Done`] follows when its requests are answered.
+    /// Records that the client has ended its input. [`Output::Done`] follows when its requests are
+    /// answered.
     pub(super) fn input_ended(&mut self, client: ClientId) {
         if let Some(it) = self.clients.get_mut(&client) {
             it.has_ended_input = true;
@@ -234,7 +238,7 @@ impl Hub {
                 let why = format!("the client's response is invalid: {}", invalid.problem());
                 self.refuse_outcome(client, invalid.id(), &why);
             }
-            // The program would not know which client to answer, so the hub does.
+            // The program would not know which client to answer, so the hub answers.
             Message::Invalid(invalid) => {
                 let why = invalid.problem().to_string();
                 let error = write_error(&self.dialect, invalid.id(), invalid.code(), &why, None);
@@ -244,7 +248,7 @@ impl Hub {
         }
     }
 
-    /// Classifies leniently, as the other side may.
+    /// Classifies a message leniently, because the other side may do so, too.
     fn classify(&self, message: Bytes, batches: bool) -> Message {
         let mut dialect = self.dialect;
         (dialect.version, dialect.batches) = (false, batches);
@@ -302,7 +306,7 @@ impl Hub {
         true
     }
 
-    /// Sends a request of the hub itself, whose response no client waits for.
+    /// Sends a request of the hub itself. No client waits for the response.
     fn ask(&mut self, kind: Kind, write: impl FnOnce(&Dialect, &[u8]) -> Vec<u8>) {
         let id = self.calls.begin(Call { reply: None, token: None, kind });
         let message = write(&self.dialect, id.digits(&mut [0; 20]));
@@ -340,7 +344,7 @@ impl Hub {
         true
     }
 
-    /// Takes a call out of those in flight.
+    /// Removes a call from those in flight.
     fn end(&mut self, id: CallId) -> Option<Call> {
         let call = self.calls.end(id)?;
         if let Some(reply) = &call.reply {
@@ -349,7 +353,7 @@ impl Hub {
         Some(call)
     }
 
-    /// Takes a call out of those of its client.
+    /// Removes a call from those of its client.
     fn release(&mut self, id: CallId, reply: &ReplyTo, token: Option<&[u8]>) {
         if let Some(client) = self.clients.get_mut(&reply.client) {
             client.calls.remove(&id);
@@ -357,7 +361,8 @@ impl Hub {
         }
     }
 
-    /// Cancels the call of a client that has left. A call that changes what all clients share goes on.
+    /// Cancels the call of a client that has left. A call that changes the state that all clients share
+    /// continues.
     fn abandon(&mut self, id: CallId) {
         let Some(call) = self.calls.get_mut(id) else { return };
         call.reply = None;
@@ -421,7 +426,7 @@ impl Hub {
         self.out.push_back(Output::Program(notification.message().clone()));
     }
 
-    /// Cancels one of the client's own requests. Other ids are ignored, as the dialects demand.
+    /// Cancels one of the client's own requests. Other ids are ignored, as the dialects require.
     fn cancel(&mut self, client: ClientId, notification: &Notification, params: &[u8]) {
         let Some(cancel) = self.dialect.cancel else { return };
         let Ok(Some(named)) = locate(params, &[cancel.id]) else { return };
@@ -449,7 +454,8 @@ impl Hub {
         }
     }
 
-    /// Returns the call of a client with this id. If it has used the id twice, the later call.
+    /// Returns the call of a client with this id. If the client has used the id twice, returns the later
+    /// call.
     fn find_call(&self, client: ClientId, named: &[u8]) -> Option<CallId> {
         let calls = &self.clients.get(&client)?.calls;
         let ids = calls

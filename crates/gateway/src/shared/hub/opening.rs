@@ -1,4 +1,5 @@
-//! The handshake: the program gets that of the first client, and the others its result.
+//! The handshake: the program receives that of the first client, and the other clients receive its
+//! result.
 
 use std::collections::VecDeque;
 
@@ -9,18 +10,19 @@ use tieline_proto::jsonrpc::{
 
 use super::{ClientId, Hub, Kind, Output, ReplyTo};
 
-/// How far a client's handshake is.
+/// The progress of a client's handshake.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Stage {
     #[default]
     New,
-    /// The client has sent its opening request, and perhaps did not wait for the response.
+    /// The client has sent its opening request, and perhaps its confirmation without waiting for the
+    /// response.
     Asked { is_confirmed: bool },
-    /// The client has its response.
+    /// The client has received its response.
     Opened { is_confirmed: bool },
 }
 
-/// How far the program's handshake is.
+/// The progress of the program's handshake.
 #[derive(Default)]
 pub(super) struct Opening {
     state: State,
@@ -82,7 +84,7 @@ impl Hub {
         }
     }
 
-    /// Returns which of the capabilities that requests of the program need were declared.
+    /// Returns which capabilities the client has declared, of those that the program's requests need.
     fn capabilities(&self, request: &Request) -> u64 {
         let params = request.params().unwrap_or_default();
         let declared = locate(params, &["capabilities"]).ok().flatten().unwrap_or_default();
@@ -146,7 +148,8 @@ impl Hub {
         self.follow_level();
     }
 
-    /// Confirms for clients that did not wait for the response, if the client that asked has left.
+    /// Sends the confirmation for clients that did not wait for the response, if the client that sent
+    /// the opening request has left.
     fn confirm_for_early_clients(&mut self) {
         let confirmation = self.handshake().and_then(|rules| rules.confirmation);
         let (Some(method), State::Open(_)) = (confirmation, &self.opening.state) else { return };

@@ -16,10 +16,10 @@ fn rules(dialect: Dialect) -> &'static SharingRules {
     rules
 }
 
-/// A hub and what it has sent.
+/// A hub, and the messages that it has sent.
 struct Test {
     hub: Hub,
-    /// Messages to the program that the test has not looked at.
+    /// Messages to the program that the test has not checked yet.
     program: VecDeque<Bytes>,
     clients: BTreeMap<ClientId, VecDeque<Bytes>>,
     done: Vec<ClientId>,
@@ -84,7 +84,7 @@ impl Test {
         queue.pop_front().unwrap_or_else(|| panic!("no message for {client:?}"))
     }
 
-    /// Asserts that the test has looked at every message.
+    /// Asserts that the test has checked every message.
     fn is_quiet(&self) {
         assert!(self.program.is_empty(), "to the program: {:?}", self.program);
         assert!(self.clients.values().all(VecDeque::is_empty), "{:?}", self.clients);
@@ -160,7 +160,7 @@ fn handshake_happens_once_and_later_clients_get_its_result() {
 }
 
 #[test]
-fn refused_handshake_is_that_of_its_client_only() {
+fn refused_handshake_affects_only_its_client() {
     let mut test = Test::new(Dialect::MCP);
     let (first, second) = (test.join(), test.join());
     test.client(first, initialize(1, &json!({})));
@@ -179,7 +179,7 @@ fn refused_handshake_is_that_of_its_client_only() {
 }
 
 #[test]
-fn handshake_goes_on_when_its_client_leaves_or_cancels_it() {
+fn handshake_continues_when_its_client_leaves_or_cancels_it() {
     let mut test = Test::new(Dialect::MCP);
     let (first, second) = (test.join(), test.join());
     test.client(first, initialize(1, &json!({})));
@@ -207,7 +207,7 @@ fn client_can_only_cancel_its_own_requests() {
         let cancel = notification("notifications/cancelled", json!({"requestId": named}));
         test.client(second, cancel);
     }
-    // Parsers disagree about which of the two counts.
+    // Parsers disagree about which of two equal names is used.
     test.client_text(
         second,
         &format!(
@@ -275,7 +275,7 @@ fn request_of_the_program_goes_to_the_client_with_calls_in_flight_or_to_none() {
     assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(3), &json!(INTERNAL_ERROR)));
     test.program(result(&one, json!({})));
     test.at_client(first);
-    // The client that can be meant has not declared the capability.
+    // The only possible client has not declared the capability.
     for method in ["roots/list", "sampling/createMessage"] {
         test.program(request(json!(4), method, json!({})));
         assert_eq!(test.at_program()["error"]["code"], tieline_proto::jsonrpc::METHOD_NOT_FOUND);
@@ -287,7 +287,7 @@ fn request_of_the_program_goes_to_the_client_with_calls_in_flight_or_to_none() {
     assert_eq!(test.at_client(first), roots(5), "the only client");
     test.program(request(json!("p"), "ping", json!({})));
     assert_eq!(test.at_program(), result(&json!("p"), json!({})));
-    // It cancels its own request.
+    // The program cancels its own request.
     let cancel = notification("notifications/cancelled", json!({"requestId": 5}));
     test.program(cancel.clone());
     assert_eq!(test.at_client(first), cancel);
@@ -343,7 +343,7 @@ fn program_logs_at_the_most_verbose_level_and_each_client_gets_its_own() {
     let set = |level: &str| request(json!(1), "logging/setLevel", json!({"level": level}));
     test.program(log("debug"));
     assert_eq!((test.at_client(first), test.at_client(second)), (log("debug"), log("debug")));
-    // The second client has set none, and so gets `info`.
+    // The second client has set no level, so it gets `info`.
     test.client(first, set("error"));
     let asked = test.at_program();
     assert_eq!(asked["params"]["level"], "info");
@@ -402,7 +402,7 @@ fn messages_of_a_subscription_stream_are_tagged_with_the_id_of_their_client() {
 }
 
 #[test]
-fn null_ids_and_invalid_messages_are_answered_here() {
+fn null_ids_and_invalid_messages_are_answered_by_the_hub() {
     let mut test = Test::new(Dialect::MCP);
     let client = test.opened(json!({}));
     for (text, code) in [

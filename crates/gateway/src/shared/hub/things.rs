@@ -9,7 +9,7 @@ use tieline_proto::jsonrpc::{INVALID_REQUEST, Request, Response, Thing, locate, 
 
 use super::{ClientId, Hub, Kind, ReplyTo};
 
-/// What an object without members looks like: the result of closing a thing that others still have open.
+/// An object without members: the result of closing a thing that other clients still have open.
 const EMPTY: &[u8] = b"{}";
 
 /// The longest name of a thing that is kept, in bytes.
@@ -35,19 +35,20 @@ struct Opened {
     clients: BTreeSet<ClientId>,
     /// The program's result; `None` until it has answered.
     result: Option<Bytes>,
-    /// Requests about the thing that wait for it.
+    /// Requests about the thing that wait for the result.
     waiting: VecDeque<(ReplyTo, Request)>,
 }
 
 impl Hub {
-    /// Returns the thing that a method opens or closes, its place, and whether it closes.
+    /// Returns the thing that a method opens or closes, its place, and whether the method closes it.
     pub(super) fn thing(&self, method: &str) -> Option<(&'static Thing, usize, bool)> {
         let things = self.handshake()?.things.iter().enumerate();
         let mut found = things.filter(|(_, it)| method == it.open || method == it.close);
         found.next().map(|(place, it)| (it, place, method == it.close))
     }
 
-    /// Returns the name of a thing in the parameters of a message, also as it was written.
+    /// Returns the name of a thing in the parameters of a message, both without escapes and as it was
+    /// written.
     fn name<'a>(thing: &Thing, place: usize, params: &'a [u8]) -> Option<(Name, &'a [u8])> {
         let raw = locate(params, thing.name).ok().flatten()?;
         let text = std::str::from_utf8(raw).ok()?.strip_prefix('"')?.strip_suffix('"')?;
@@ -60,7 +61,8 @@ impl Hub {
         let Some((thing, place, closes)) = self.thing(&request.method()) else { return };
         let params = request.params().unwrap_or_default();
         let Some((name, raw)) = Self::name(thing, place, params) else {
-            // The program says what is wrong with it, unless it may read another name than the hub.
+            // The program reports what is wrong with the request, unless it may read a different name
+            // than the hub.
             return match locate(params, thing.name) {
                 Ok(_) => drop(self.forward(reply, &request, Kind::Plain)),
                 Err(doubled) => self.refuse(&reply, INVALID_REQUEST, &doubled.to_string()),
@@ -191,10 +193,11 @@ impl Hub {
         }
     }
 
-    /// Returns which clients a notification about a thing concerns; `None` if it is about no thing.
+    /// Returns the clients that a notification about a thing concerns, or `None` if it is not about a
+    /// thing.
     ///
-    /// The name may be that of a part of what a client has opened. If no client has opened exactly this, it goes to
-    /// all who have opened anything.
+    /// The notification may name a part of a thing. If no client has opened exactly the named thing, the
+    /// notification goes to all clients that have opened any.
     pub(super) fn concerned(&self, method: &str, params: &[u8]) -> Option<BTreeSet<ClientId>> {
         if self.rules.updated != Some(method) {
             return None;

@@ -145,7 +145,7 @@ impl SessionState {
             written
         });
         if is_lost {
-            machine.unsaid();
+            machine.frame_not_written();
         }
         polled
     }

@@ -1,4 +1,4 @@
-//! Batches.
+//! Tests of batches.
 
 use super::*;
 
@@ -49,7 +49,7 @@ fn collected_responses_of_all_batches_are_bounded() {
         test.program(result(id, json!(long)));
         assert!(test.hub.batches.collected() < 256 * 1024);
     }
-    // What there was no room for is sent at once, still as part of a batch.
+    // Responses for which there was no room are sent at once, still as part of a batch.
     for id in 2..8 {
         assert_eq!(test.at_client(client), json!([result(&json!(id), json!(long))]));
     }

@@ -1,4 +1,5 @@
-//! Random clients, ids, cancellations and disconnects against a program that says what it answers.
+//! Random clients, ids, cancellations and disconnects against a program whose answers show which call
+//! they belong to.
 
 use std::collections::HashMap;
 
@@ -6,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// An id that clients use, from a small set so that they clash.
+/// Returns an id for a client to use, from a small set so that ids clash.
 fn any_id() -> impl Strategy<Value = String> {
     proptest::sample::select(vec![
         "0",
@@ -29,7 +30,7 @@ fn any_id() -> impl Strategy<Value = String> {
     .prop_map(str::to_owned)
 }
 
-/// What happens in a run.
+/// A step of a run.
 #[derive(Clone, Debug)]
 enum Step {
     Join,
@@ -39,7 +40,7 @@ enum Step {
     /// The program answers one of the calls that it knows.
     Answer(usize),
     /// The program sends a notification to all.
-    Tell,
+    Notify,
     /// The program reports progress of one of its calls.
     Progress(usize),
 }
@@ -51,7 +52,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         8 => (any::<usize>(), any_id()).prop_map(|(client, id)| Step::Call(client, id)),
         2 => (any::<usize>(), any_id()).prop_map(|(client, id)| Step::Cancel(client, id)),
         6 => any::<usize>().prop_map(Step::Answer),
-        1 => Just(Step::Tell),
+        1 => Just(Step::Notify),
         2 => any::<usize>().prop_map(Step::Progress),
     ]
 }
@@ -63,14 +64,14 @@ fn pick<T>(all: &[T], number: usize) -> Option<&T> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// The program answers with what was called, so each answer says for whom it is.
+    /// The program answers with the parameters of the call, so each answer shows which client it is for.
     #[test]
     fn every_answer_reaches_the_client_that_asked_with_its_own_id(
         steps in proptest::collection::vec(any_step(), 1..120),
     ) {
         let mut test = Test::new(Dialect::MCP);
         let mut clients: Vec<ClientId> = Vec::new();
-        // The calls that the program knows: its id, and what was called.
+        // The calls that the program knows, each with its id and parameters.
         let mut at_program: Vec<(Value, Value)> = Vec::new();
         // Calls without an answer: client, id and number.
         let mut open: HashMap<u64, (ClientId, String)> = HashMap::new();
@@ -104,11 +105,11 @@ proptest! {
                     at_program.retain(|(it, _)| *it != id);
                     test.program(result(&id, called));
                 }
-                Step::Tell => {
+                Step::Notify => {
                     test.program(notification("notifications/tools/list_changed", json!({})));
                     for client in &clients {
-                        let told = test.at_client(*client);
-                        prop_assert_eq!(&told["method"], "notifications/tools/list_changed");
+                        let received = test.at_client(*client);
+                        prop_assert_eq!(&received["method"], "notifications/tools/list_changed");
                     }
                 }
                 Step::Progress(which) => {
@@ -141,18 +142,18 @@ proptest! {
                     let text = String::from_utf8(message.to_vec()).unwrap();
                     let value: Value = serde_json::from_slice(&message).unwrap_or_default();
                     let n = value["result"]["n"].as_u64().or(value["params"]["n"].as_u64());
-                    let (asker, id) = open[&n.expect("it says what it answers")].clone();
+                    let (asker, id) = open[&n.expect("the number of the call")].clone();
                     prop_assert_eq!(asker, *client);
                     let name = if value["method"].is_null() { "id" } else { "progressToken" };
                     let named = format!("\"{name}\":{id}");
-                    prop_assert!(text.contains(&named), "{text} has not {named}");
+                    prop_assert!(text.contains(&named), "{text} lacks {named}");
                     if name == "id" {
                         open.remove(&n.unwrap());
                     }
                 }
             }
         }
-        // Whatever was not answered or cancelled is still known to the program.
+        // Calls that were not answered or cancelled are still known to the program.
         for n in open.keys() {
             prop_assert!(at_program.iter().any(|(_, called)| called["n"] == *n));
         }

@@ -1,4 +1,4 @@
-//! Subscriptions.
+//! Tests of subscriptions.
 
 use super::*;
 
@@ -25,7 +25,7 @@ fn subscription_is_made_once_and_ends_with_its_last_client() {
     for client in [first, second] {
         assert_eq!(test.at_client(client), updated("a"));
     }
-    // Part of what a client has subscribed to.
+    // This is a part of the resource that the clients have subscribed to.
     test.program(updated("a/b"));
     for client in [first, second] {
         assert_eq!(test.at_client(client), updated("a/b"));
@@ -45,7 +45,7 @@ fn subscription_is_made_once_and_ends_with_its_last_client() {
     test.program(result(&closed["id"], json!({})));
     test.program(updated("a"));
     test.is_quiet();
-    // A client that leaves before the answer.
+    // A client leaves before the answer.
     test.client_text(first, &subscribe(r#""b""#));
     let asked = test.at_program();
     test.leave(first);
