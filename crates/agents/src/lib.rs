@@ -1,5 +1,5 @@
-//! Support for specific programs on top of a line of messages: their types and their deviations. How to build such
-//! support on a JSON-RPC peer is shown by `crates/rpc/examples/xi`.
+//! Support for specific programs on top of a line of messages: their types, and their deviations from
+//! the protocols. `crates/rpc/examples/xi` shows how to build such support on a JSON-RPC peer.
 
 #[cfg(unix)]
 pub mod claude;

@@ -6,7 +6,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{Heard, Program, fixture, recording, within};
+use support::{Notifications, Program, fixture, recording, within};
 use tieline_proto::FramingKind;
 use tieline_rpc::{CallError, Dialect, PeerOptions, Router};
 use tieline_transport::{CloseReason, Endpoint, Options};
@@ -18,15 +18,19 @@ const TEXT: &str = r#"def greet(name: str) -> str:
 greet("you")
 "#;
 
-/// Starts python-lsp-server, with `cache` for what it learns about the sources.
-async fn start(cache: &tempfile::TempDir) -> (Program, Heard) {
-    // The scripts next to it contain the path where the environment was created.
+/// Starts python-lsp-server, which stores its data about the sources in `cache`.
+async fn start(cache: &tempfile::TempDir) -> (Program, Notifications) {
+    // The server is started as a module, because its script contains the path where the environment was
+    // created.
     let python = fixture("TIELINE_PYTHON_FIXTURES", "bin/python");
     let endpoint = Endpoint::exec(python, ["-m", "pylsp"]).with_framing(FramingKind::ContentLength);
     let cache = ("XDG_CACHE_HOME", cache.path());
     let options = Options { env: [cache].into_iter().collect(), ..Options::default() };
-    let (router, heard) = recording(Router::new());
-    (Program::start(&endpoint, &options, PeerOptions::new(Dialect::LSP), router).await, heard)
+    let (router, notifications) = recording(Router::new());
+    (
+        Program::start(&endpoint, &options, PeerOptions::new(Dialect::LSP), router).await,
+        notifications,
+    )
 }
 
 async fn initialize(server: &Program) -> Value {
@@ -44,7 +48,7 @@ async fn initialize(server: &Program) -> Value {
 #[tokio::test]
 async fn language_server_works_from_initialize_through_hover_to_exit() {
     let directory = tempfile::tempdir().unwrap();
-    let (server, mut heard) = start(&directory).await;
+    let (server, mut notifications) = start(&directory).await;
     let answer = initialize(&server).await;
     assert_eq!(answer["serverInfo"]["name"], "pylsp");
     assert_eq!(answer["capabilities"]["hoverProvider"], true);
@@ -59,7 +63,7 @@ async fn language_server_works_from_initialize_through_hover_to_exit() {
     let shown = hover["contents"]["value"].as_str().unwrap();
     assert!(shown.contains("greet(name: str) -> str"), "{shown}");
     assert!(shown.contains("Says hello to someone."), "{shown}");
-    let diagnostics = heard.next("textDocument/publishDiagnostics").await;
+    let diagnostics = notifications.next("textDocument/publishDiagnostics").await;
     assert_eq!(diagnostics["uri"], uri);
 
     within("shutdown", server.peer.call::<()>("shutdown", ())).await.unwrap();

@@ -8,18 +8,18 @@ mod support;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Heard, Program, fixture, recording, within};
+use support::{Notifications, Program, fixture, recording, within};
 use tieline_rpc::{CallError, Dialect, ErrorObject, PeerOptions, Router};
 use tieline_testkit::clock::StoppedClock;
 use tieline_transport::{Endpoint, Options};
 use tokio::sync::{mpsc, oneshot};
 
 /// Starts the server and initializes it.
-async fn start(capabilities: Value, router: Router) -> (Program, Heard) {
+async fn start(capabilities: Value, router: Router) -> (Program, Notifications) {
     let script = "node_modules/@modelcontextprotocol/server-everything/dist/index.js";
     let script = fixture("TIELINE_NODE_FIXTURES", script);
     let endpoint = Endpoint::exec("node", [script.as_os_str(), "stdio".as_ref()]);
-    let (router, heard) = recording(router);
+    let (router, notifications) = recording(router);
     let peer = PeerOptions::new(Dialect::MCP);
     let server = Program::start(&endpoint, &Options::default(), peer, router).await;
 
@@ -32,7 +32,7 @@ async fn start(capabilities: Value, router: Router) -> (Program, Heard) {
     assert_eq!(answer["protocolVersion"], "2025-11-25");
     assert_eq!(answer["serverInfo"]["name"], "mcp-servers/everything");
     server.peer.notify("notifications/initialized", ()).await.unwrap();
-    (server, heard)
+    (server, notifications)
 }
 
 fn tool(name: &str, arguments: Value) -> Value {
@@ -69,8 +69,8 @@ async fn tools_are_listed_and_called() {
     server.close().await;
 }
 
-/// Our clock is paused and advances only with each progress notification, so that no machine is too
-/// slow for the limit. If progress arrives faster than it is handled, only the latest is kept.
+/// Our clock is paused and advances only with each progress notification, so that no machine is too slow
+/// for the limit. If progress arrives faster than it is handled, only the latest notification is kept.
 #[tokio::test]
 async fn progress_is_reported_and_extends_the_timeout() {
     let (server, _heard) = start(json!({}), Router::new()).await;
@@ -79,47 +79,48 @@ async fn progress_is_reported_and_extends_the_timeout() {
     let params = tool("trigger-long-running-operation", json!({ "duration": 2, "steps": 5 }));
     let long = || server.peer.method("tools/call").params(&params).timeout(limit);
 
-    let (tell, mut heard) = mpsc::unbounded_channel();
-    let hear = move |progress: &[u8]| {
-        tell.send(serde_json::from_slice::<Value>(progress).unwrap()).unwrap();
+    let (report, mut reports) = mpsc::unbounded_channel();
+    let record = move |progress: &[u8]| {
+        report.send(serde_json::from_slice::<Value>(progress).unwrap()).unwrap();
     };
-    let told = async {
-        let mut told = Vec::new();
-        while let Some(progress) = heard.recv().await {
+    let numbers = async {
+        let mut numbers = Vec::new();
+        while let Some(progress) = reports.recv().await {
             assert_eq!(progress["total"], 5);
-            told.push(progress["progress"].as_u64().unwrap());
+            numbers.push(progress["progress"].as_u64().unwrap());
             tokio::time::advance(limit * 3 / 4).await;
         }
-        told
+        numbers
     };
-    let all = async { tokio::join!(long().on_progress(hear).call(), long().call::<Value>(), told) };
-    let (patient, hasty, told) = within("both operations", all).await;
+    let all =
+        async { tokio::join!(long().on_progress(record).call(), long().call::<Value>(), numbers) };
+    let (patient, hasty, numbers) = within("both operations", all).await;
     let answer = text(&patient.unwrap());
     assert_eq!(answer, "Long running operation completed. Duration: 2 seconds, Steps: 5.");
     assert!(matches!(hasty, Err(CallError::TimedOut(_))), "{hasty:?}");
-    assert!(told.is_sorted() && told.last() == Some(&5), "{told:?}");
+    assert!(numbers.is_sorted() && numbers.last() == Some(&5), "{numbers:?}");
     drop(still);
     server.close().await;
 }
 
 #[tokio::test]
 async fn server_logs_at_the_requested_level() {
-    let (server, mut heard) = start(json!({}), Router::new()).await;
+    let (server, mut notifications) = start(json!({}), Router::new()).await;
     let level = json!({ "level": "debug" });
     let done: Value =
         within("the level", server.peer.call("logging/setLevel", level)).await.unwrap();
     assert_eq!(done, json!({}));
     call(&server, "toggle-simulated-logging", json!({})).await.unwrap();
-    let logged = heard.next("notifications/message").await;
+    let logged = notifications.next("notifications/message").await;
     assert!(logged["data"].as_str().unwrap().contains("essage"), "{logged}");
     server.close().await;
 }
 
 #[tokio::test]
 async fn server_requests_a_sample_and_uses_the_response() {
-    let (tell, mut asked) = mpsc::unbounded_channel();
+    let (report, mut asked) = mpsc::unbounded_channel();
     let router = Router::new().request("sampling/createMessage", move |params: Value, _| {
-        tell.send(params).unwrap();
+        report.send(params).unwrap();
         async { Ok(sample("the sample of the test")) }
     });
     let (server, _heard) = start(json!({ "sampling": {} }), router).await;
@@ -138,13 +139,14 @@ fn sample(text: &str) -> Value {
     json!({ "role": "assistant", "content": content, "model": "none", "stopReason": "endTurn" })
 }
 
-/// This side holds the tool's request, so that the call is certainly cancelled while the tool runs.
+/// The test delays its response to the tool's request, so that the call is certainly cancelled while the
+/// tool runs.
 #[tokio::test]
 async fn dropped_call_is_cancelled_at_the_server_and_the_line_continues() {
-    let (tell, mut asked) = mpsc::unbounded_channel();
+    let (report, mut asked) = mpsc::unbounded_channel();
     let router = Router::new().request("sampling/createMessage", move |_: Value, _| {
         let (answer, answered) = oneshot::channel();
-        tell.send(answer).unwrap();
+        report.send(answer).unwrap();
         async move { answered.await.map_err(ErrorObject::internal) }
     });
     let (server, _heard) = start(json!({ "sampling": {} }), router).await;
@@ -155,8 +157,8 @@ async fn dropped_call_is_cancelled_at_the_server_and_the_line_continues() {
     };
     within("a pong", server.peer.call::<Value>("ping", ())).await.unwrap();
 
-    // The tool ends now. A server that handled the cancellation does not report that: there is no other
-    // message before the response of the next tool.
+    // The tool ends now. A server that has handled the cancellation does not send the tool's result, so
+    // there is no other message before the response of the next tool.
     let before = server.messages_in();
     answer.send(sample("too late")).unwrap();
     let echo = call(&server, "echo", json!({ "message": "still here" })).await.unwrap();

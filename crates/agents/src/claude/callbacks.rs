@@ -143,8 +143,8 @@ impl Callbacks {
         self
     }
 
-    /// Adds an MCP server called `name`. The callback receives each JSON-RPC message to it and returns
-    /// the response, which is ignored for notifications.
+    /// Adds an MCP server called `name`. The callback receives each JSON-RPC message to this server and
+    /// returns the response, which is ignored for notifications.
     #[must_use]
     pub fn mcp_server<F>(
         mut self,

@@ -43,7 +43,7 @@ impl Calls {
         Ok(Waiting { calls: self.clone(), id, answered })
     }
 
-    /// Delivers a response. A late, duplicate or unknown one is counted.
+    /// Delivers a response. A late, duplicate or unknown response is counted.
     pub(super) fn answer(&self, id: &str, answer: Answered) {
         let mut table = self.table();
         let is_claimed = match table.waiting.remove(id) {
@@ -70,8 +70,8 @@ impl Calls {
         true
     }
 
-    /// Handles a discarded line, given its first bytes. If it was a response, its request fails: the
-    /// one whose id it contains, or otherwise the only pending one.
+    /// Handles a discarded line, given its first bytes. If the line was a response, its request fails:
+    /// the request whose id the line contains, or otherwise the only pending request.
     pub(super) fn lost(&self, head: &[u8], why: &str) {
         if !is_lost_answer(head) {
             return;
@@ -86,7 +86,7 @@ impl Calls {
         }
     }
 
-    /// Fails all pending and future requests: the line has ended.
+    /// Fails all pending and future requests, because the line has ended.
     pub(super) fn end(&self, reason: CloseReason) {
         let mut table = self.table();
         table.ended.get_or_insert(reason);
@@ -118,7 +118,7 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// Waits for the response; `None` if the line ends first. Cancel-safe.
+    /// Waits for the response. Returns `None` if the line ends first. Cancel-safe.
     pub(super) async fn answered(&mut self) -> Option<Answered> {
         (&mut self.answered).await.ok()
     }
@@ -127,7 +127,7 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if self.calls.table().waiting.remove(&self.id).is_some() {
-            // Fails once the line has ended, when there is nothing left to cancel.
+            // Sending fails once the line has ended, but then there is nothing left to cancel.
             let _ = self.calls.withdrawn.send(std::mem::take(&mut self.id));
         }
     }

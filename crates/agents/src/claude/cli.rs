@@ -22,10 +22,10 @@ use super::{End, Error, Options, find};
 type Framing = Json<Lines>;
 
 /// A running Claude CLI in stream-json mode, without the control protocol, which
-/// [`Session`](super::Session) adds. Cheap to clone: many tasks can write at once, and lines are never
-/// torn.
+/// [`Session`](super::Session) adds. It is cheap to clone. Many tasks can write at once, and their lines
+/// are never mixed.
 ///
-/// Reads and writes happen only in calls of these methods. Dropping the last clone and the last
+/// Reads and writes happen only in calls to these methods. Dropping the last clone and the last
 /// [`Messages`] kills the program at once.
 #[derive(Clone)]
 pub struct Cli(Arc<Shared>);
@@ -37,10 +37,10 @@ struct Shared {
     stop: StopTimeouts,
     input_ended: AtomicBool,
     closing: watch::Sender<bool>,
-    /// Whether it was alive when it was closed.
+    /// Whether the program was alive when `close` was called.
     closed_by_us: AtomicBool,
     end: OnceLock<End>,
-    /// Kept as long as the program may read them.
+    /// The files, which are kept as long as the program may read them.
     _files: Option<Files>,
 }
 
@@ -48,8 +48,8 @@ impl Cli {
     /// Finds the program and starts it.
     ///
     /// # Errors
-    /// [`Error::Launch`] if the program was not found (with the places searched), an option is out of range,
-    /// or the operating system could not start it.
+    /// [`Error::Launch`] if the program was not found (with the places searched), an option is out of
+    /// range, or the operating system could not start the program.
     pub async fn connect(options: &Options) -> Result<Self, Error> {
         let program = find(options.program.as_deref())?;
         let (args, files) = options.args_and_files().map_err(|error| {
@@ -82,9 +82,9 @@ impl Cli {
         })))
     }
 
-    /// Writes one message as one line. Waits while the program does not read; after 60 s without progress
-    /// (`program_stall_timeout` in [`Options::channel`]), the line ends. If the future is dropped, the whole
-    /// line is queued or nothing of it.
+    /// Writes one message as one line. Waits while the program does not read; after 60 s without
+    /// progress (`program_stall_timeout` in [`Options::channel`]), the line ends. If the future is
+    /// dropped, either the whole line is queued or none of it.
     ///
     /// # Errors
     /// [`Error::NotSent`] if the message exceeds the limit. [`Error::Closed`] if the line or its input has
@@ -94,10 +94,10 @@ impl Cli {
         Ok(self.0.sender.send(Bytes::from(line)).await?)
     }
 
-    /// Returns the messages from the program. All receivers share one stream: each message goes to one
-    /// of them.
+    /// Returns the messages from the program. All receivers share one stream: each message goes to only
+    /// one of them.
     pub fn messages(&self) -> Messages {
-        Messages { line: self.0.clone(), told: false }
+        Messages { line: self.0.clone(), has_returned_end: false }
     }
 
     /// Closes the program's input. The program finishes its work and exits.
@@ -109,25 +109,25 @@ impl Cli {
         Ok(self.0.sender.close().await?)
     }
 
-    /// Stops the program in stages: the end of its input, SIGTERM, and SIGKILL for all that it started, with
-    /// the times of [`Options::stop`] in between. Messages sent in the meantime go to the receivers, or are
-    /// discarded if there is none.
+    /// Stops the program in stages: ends its input, sends SIGTERM, and sends SIGKILL to all processes
+    /// that it started, with the pauses of [`Options::stop`] in between. Messages that the program sends
+    /// in the meantime go to the receivers, or are discarded if there are none.
     ///
-    /// If the future is dropped, the stages stop where they are; call it again to continue.
+    /// If the future is dropped, the stages stop where they are. Call `close` again to continue.
     pub async fn close(&self) -> End {
         self.close_beside(self.0.discard()).await
     }
 
-    /// Like [`close`](Self::close), while `taking` keeps reading so that the program can write.
+    /// Works like [`close`](Self::close), while `taking` keeps reading so that the program can write.
     pub(super) async fn close_beside(&self, taking: impl Future<Output = ()>) -> End {
         let line = &*self.0;
         if line.control.health() != Health::Down {
             line.closed_by_us.store(true, Ordering::Relaxed);
         }
         line.closing.send_replace(true);
-        let politely = tokio::time::timeout(line.stop.end_of_input, self.end_input());
-        // A program that does not read cannot get the end of its input. The stages continue.
-        let _ = politely.await;
+        let end_of_input = tokio::time::timeout(line.stop.end_of_input, self.end_input());
+        // A program that does not read cannot receive the end of its input. The stages continue.
+        let _ = end_of_input.await;
         let mut stopped = pin!(line.control.stop());
         let reason = tokio::select! {
             reason = &mut stopped => reason,
@@ -136,7 +136,8 @@ impl Cli {
         line.ended(reason)
     }
 
-    /// Returns whether messages can be written: the program is alive and its input has not ended.
+    /// Returns whether messages can be written, that is, whether the program is alive and its input has
+    /// not ended.
     pub fn is_ready(&self) -> bool {
         let line = &*self.0;
         line.end.get().is_none()
@@ -145,7 +146,7 @@ impl Cli {
             && line.control.health() != Health::Down
     }
 
-    /// How the line ended; `None` if it has not, or this was not noticed yet.
+    /// Returns how the line ended, or `None` if it has not ended or its end has not been noticed yet.
     pub fn end(&self) -> Option<End> {
         self.0.end.get().cloned()
     }
@@ -157,7 +158,7 @@ impl Cli {
 
     /// Completes when [`close`](Self::close) is called.
     pub(super) async fn closing(&self) {
-        // Cannot fail: `self` owns the sender.
+        // This cannot fail, because `self` owns the sender.
         let _ = self.0.closing.subscribe().wait_for(|closing| *closing).await;
     }
 }
@@ -168,7 +169,7 @@ impl Shared {
         self.end.get_or_init(|| End { by_us, reason }).clone()
     }
 
-    /// Reads and discards messages without a receiver, so that a program that is still writing can
+    /// Reads and discards messages if there is no receiver, so that a program that is still writing can
     /// exit.
     async fn discard(&self) {
         let Ok(mut receiver) = self.receiver.try_lock() else {
@@ -187,12 +188,12 @@ impl fmt::Debug for Cli {
 /// The messages from the program, in order.
 pub struct Messages {
     line: Arc<Shared>,
-    /// Whether the failure that ended the line was returned.
-    told: bool,
+    /// Whether the end of the line was returned.
+    has_returned_end: bool,
 }
 
 impl Messages {
-    /// Waits for the next message; `None` once the line has ended. Cancel-safe.
+    /// Waits for the next message. Returns `None` once the line has ended. Cancel-safe.
     ///
     /// # Errors
     /// [`Error::Fault`] and [`Error::Unreadable`] affect one line, and more messages follow; faults are
@@ -203,9 +204,9 @@ impl Messages {
         Some(message.and_then(|line| serde_json::from_slice(&line).map_err(Error::Unreadable)))
     }
 
-    /// Like [`next`](Self::next), but returns the unparsed line.
+    /// Works like [`next`](Self::next), but returns the unparsed line.
     pub(super) async fn next_line(&mut self) -> Option<Result<Bytes, Error>> {
-        if self.told {
+        if self.has_returned_end {
             return None;
         }
         let incoming = self.line.receiver.lock().await.recv().await;
@@ -213,7 +214,7 @@ impl Messages {
             Incoming::Message(line) => Some(Ok(line)),
             Incoming::Fault(fault) => Some(Err(Error::Fault(fault))),
             Incoming::End(reason) => {
-                self.told = true;
+                self.has_returned_end = true;
                 let end = self.line.ended(reason);
                 end.is_failure().then_some(Err(Error::Closed(end.reason)))
             }

@@ -12,7 +12,7 @@ use tieline_transport::{CloseReason, SendError, TransportError};
 pub enum Error {
     /// The program was not found or could not be started.
     Launch(TransportError),
-    /// A line was discarded: it is not JSON or exceeds the limit. The conversation continues.
+    /// A line was discarded, because it is not JSON or exceeds the limit. The conversation continues.
     Fault(Fault),
     /// A line is JSON but cannot be represented as a value. The conversation continues.
     Unreadable(serde_json::Error),
@@ -98,8 +98,8 @@ impl From<SendError> for Error {
 pub struct End {
     /// Whether [`Cli::close`](super::Cli::close) was called while the program was alive.
     pub by_us: bool,
-    /// The reason, as far as the operating system knows. After a close, this is how the program reacted
-    /// to it.
+    /// The reason, as far as the operating system knows it. After a call to `close`, this is how the
+    /// program reacted to the call.
     pub reason: CloseReason,
 }
 

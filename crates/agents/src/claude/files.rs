@@ -85,7 +85,7 @@ fn private(options: &mut OpenOptions) -> &mut OpenOptions {
     options.create_new(true)
 }
 
-/// Removes the folders of this user's processes that were killed.
+/// Removes the folders of killed processes of this user.
 fn sweep(place: &Path, ours: &Path) {
     for entry in fs::read_dir(place).into_iter().flatten().flatten() {
         let is_named = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
@@ -98,7 +98,7 @@ fn sweep(place: &Path, ours: &Path) {
                 _ = fs::remove_dir_all(&folder);
             }
             Ok(_) => {}
-            // The folder may be in the middle of being created: remove it only if it is empty.
+            // Another process may be creating the folder, so it is removed only if it is empty.
             Err(_) => _ = fs::remove_dir(&folder),
         }
     }

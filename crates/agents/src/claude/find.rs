@@ -1,5 +1,5 @@
-//! Finds the program: at a given path, or in `PATH` and where its installers put it. No environment
-//! variable overrides this.
+//! Finds the program at a given path, or in `PATH` and in the places where its installers put it. No
+//! environment variable overrides this.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,8 @@ use tieline_transport::{Endpoint, ErrorKind, Operation, TransportError, resolve}
 /// The name of the program.
 const NAME: &str = "claude";
 
-/// Relative to the home directory: the native installer, the program's local installation, two npm
-/// locations, and yarn.
+/// Places relative to the home directory: those of the native installer, of the program's local
+/// installation, of npm (two), and of yarn.
 const IN_HOME: &[&str] = &[
     ".local/bin/claude",
     ".claude/local/claude",

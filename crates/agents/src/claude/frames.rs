@@ -1,4 +1,4 @@
-//! Frames of the control protocol, and how they differ from messages.
+//! Frames of the control protocol, and how they are distinguished from messages.
 
 use std::borrow::Cow;
 
@@ -14,15 +14,16 @@ pub(super) enum Frame {
     Message(Bytes),
     /// A request from the program.
     Request { id: String, request: Value },
-    /// The response to a request. `line` is the original; without an id it may belong to any request.
+    /// The response to a request. `line` is the original line. A response without an id may belong to
+    /// any request.
     Response { id: Option<String>, answer: Answered, line: Bytes },
-    /// The program cancels its request.
+    /// The cancellation of one of the program's requests.
     Cancel { id: String },
-    /// A keep-alive, without content.
+    /// A keep-alive frame, which has no content.
     KeepAlive,
 }
 
-/// The response, or why there is none.
+/// The response, or the reason why there is none.
 pub(super) type Answered = Result<Value, NoAnswer>;
 
 /// Why a request has no response.
@@ -58,12 +59,11 @@ impl Frame {
         }
         let kind = serde_json::from_slice(&line).map(|Head { kind }| kind);
         let control = match kind.as_deref() {
-            Ok("control_request") => {
-                read(&line).map(|Asked { request_id: id, request }| Self::Request { id, request })
-            }
+            Ok("control_request") => read(&line)
+                .map(|ControlRequest { request_id: id, request }| Self::Request { id, request }),
             Ok("control_response") => Some(response_of(line.clone())),
             Ok("control_cancel_request") => {
-                read(&line).map(|Cancelled { request_id: id }| Self::Cancel { id })
+                read(&line).map(|Cancellation { request_id: id }| Self::Cancel { id })
             }
             Ok("keep_alive") => Some(Self::KeepAlive),
             _ => None,
@@ -77,13 +77,13 @@ fn read<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Option<T> {
 }
 
 #[derive(Deserialize)]
-struct Asked {
+struct ControlRequest {
     request_id: String,
     request: Value,
 }
 
 #[derive(Deserialize)]
-struct Cancelled {
+struct Cancellation {
     request_id: String,
 }
 
@@ -108,7 +108,7 @@ fn excerpt(line: &[u8]) -> String {
 }
 
 /// Returns whether this is the beginning of a response to one of our requests. Only the first bytes of a
-/// discarded line are known, and they may not be JSON.
+/// discarded line are known, and they need not be JSON.
 pub(super) fn is_lost_answer(head: &[u8]) -> bool {
     head.trim_ascii_start().starts_with(b"{") && contains(head, b"\"control_response\"")
 }

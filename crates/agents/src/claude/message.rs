@@ -1,4 +1,5 @@
-//! Messages from the program, by kind. Each keeps the whole value: what has no method here is in `raw`.
+//! Messages from the program, by kind. Each message keeps the whole value, and `raw` returns the members
+//! that have no method.
 
 use serde_json::Value;
 
@@ -45,12 +46,13 @@ impl Message {
         }
     }
 
-    /// Returns the id of its session.
+    /// Returns the id of the message's session.
     pub fn session_id(&self) -> Option<&str> {
         self.raw().get("session_id")?.as_str()
     }
 
-    /// Returns the tool use of the subagent that sent it; `None` for the main conversation.
+    /// Returns the id of the tool use whose subagent sent the message, or `None` in the main
+    /// conversation.
     pub fn parent_tool_use_id(&self) -> Option<&str> {
         self.raw().get("parent_tool_use_id")?.as_str()
     }
@@ -83,12 +85,12 @@ impl System {
 pub struct Assistant(Value);
 
 impl Assistant {
-    /// Returns its content blocks.
+    /// Returns the content blocks of the message.
     pub fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
         blocks(&self.0)
     }
 
-    /// Returns all of its text.
+    /// Returns all text of the message.
     pub fn text(&self) -> String {
         let texts = self.blocks().filter_map(|block| match block {
             Block::Text(text) => Some(text),
@@ -113,7 +115,7 @@ impl Assistant {
 pub struct User(Value);
 
 impl User {
-    /// Returns its content blocks; plain text is one block.
+    /// Returns the content blocks of the message. Plain text is one block.
     pub fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
         blocks(&self.0)
     }
@@ -160,7 +162,7 @@ impl TurnResult {
 pub struct StreamEvent(Value);
 
 impl StreamEvent {
-    /// Returns an event of the Messages API's stream.
+    /// Returns the event from the stream of the Messages API.
     pub fn event(&self) -> &Value {
         self.0.get("event").unwrap_or(&Value::Null)
     }
@@ -185,7 +187,7 @@ pub enum Block<'a> {
     Text(&'a str),
     /// The model's reasoning.
     Thinking(&'a str),
-    /// The model wants to use a tool.
+    /// A tool that the model wants to use.
     ToolUse {
         /// The id that the result refers to.
         id: &'a str,
@@ -241,7 +243,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn known_kinds_are_recognized_and_unknown_members_kept() {
+    fn known_kinds_are_recognized_and_unknown_members_are_kept() {
         for (kind, name) in [
             ("system", "System"),
             ("assistant", "Assistant"),
@@ -262,7 +264,7 @@ mod tests {
     #[test]
     fn content_blocks_are_parsed() {
         let input = json!({ "command": "ls" });
-        let Message::Assistant(said) = Message::of(json!({ "type": "assistant", "message": {
+        let Message::Assistant(assistant) = Message::of(json!({ "type": "assistant", "message": {
             "model": "m",
             "content": [
                 { "type": "text", "text": "a" },
@@ -273,18 +275,18 @@ mod tests {
         } })) else {
             panic!("expected an assistant message");
         };
-        assert_eq!((said.text().as_str(), said.model()), ("ab", Some("m")));
+        assert_eq!((assistant.text().as_str(), assistant.model()), ("ab", Some("m")));
         let new = json!({ "type": "new" });
         let tool = Block::ToolUse { id: "t", name: "Bash", input: &input };
         let expected = [Block::Text("a"), tool, Block::Other(&new), Block::Text("b")];
-        assert_eq!(said.blocks().collect::<Vec<_>>(), expected);
+        assert_eq!(assistant.blocks().collect::<Vec<_>>(), expected);
         let plain = json!({ "type": "user", "message": { "content": "hello" } });
         let Message::User(user) = Message::of(plain) else { panic!("expected a user message") };
         assert_eq!(user.blocks().collect::<Vec<_>>(), [Block::Text("hello")]);
     }
 
     #[test]
-    fn error_text_is_found_wherever_it_is() {
+    fn error_text_is_found_in_each_member_that_may_contain_it() {
         for (raw, words) in [
             (json!({ "result": "done" }), Some("done")),
             (
@@ -299,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn result_is_an_error_if_it_says_so() {
+    fn result_is_an_error_according_to_its_flag_or_its_subtype() {
         for (raw, is_error) in [
             (json!({ "subtype": "success", "is_error": false }), false),
             (json!({ "subtype": "success", "is_error": true, "result": "no" }), true),

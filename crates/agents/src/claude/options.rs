@@ -17,21 +17,21 @@ use super::files::Files;
 pub struct Options {
     /// The path of the program; [searched for](super::find) by default.
     pub program: Option<PathBuf>,
-    /// The working directory, which is the project; this process's by default.
+    /// The working directory, which is the project. By default, it is that of this process.
     pub cwd: Option<PathBuf>,
-    /// The environment variables; this process's by default.
+    /// The environment variables. By default, they are those of this process.
     pub env: Environment,
     /// The caller's name, passed in `CLAUDE_CODE_ENTRYPOINT`; `sdk-tieline` by default.
     pub entrypoint: String,
-    /// `--system-prompt`: replaces the default one. A long prompt is passed in a file.
+    /// `--system-prompt`: replaces the default prompt. A long prompt is passed in a file.
     pub system_prompt: Option<String>,
-    /// `--append-system-prompt`: appended to the default one. A long prompt is passed in a file.
+    /// `--append-system-prompt`: is appended to the default prompt. A long prompt is passed in a file.
     pub append_system_prompt: Option<String>,
     /// `--tools`: the built-in tools to offer; an empty list offers none.
     pub tools: Option<Vec<String>>,
-    /// `--allowedTools`: tools used without asking.
+    /// `--allowedTools`: tools that are used without asking.
     pub allowed_tools: Vec<String>,
-    /// `--disallowedTools`: tools never used.
+    /// `--disallowedTools`: tools that are never used.
     pub disallowed_tools: Vec<String>,
     /// `--max-turns`.
     pub max_turns: Option<u32>,
@@ -59,19 +59,19 @@ pub struct Options {
     pub session_id: Option<String>,
     /// `--fork-session`: resumes under a new id.
     pub fork_session: bool,
-    /// `--no-session-persistence`: keeps nothing of the session on disk.
+    /// `--no-session-persistence`: keeps no part of the session on disk.
     pub no_session_persistence: bool,
     /// `--settings`: a file, or JSON, which is passed in a file.
     pub settings: Option<String>,
-    /// `--setting-sources`: any of `user`, `project` and `local`; an empty list is none.
+    /// `--setting-sources`: any of `user`, `project` and `local`; an empty list means none.
     pub setting_sources: Option<Vec<String>>,
-    /// `--add-dir`, once for each.
+    /// `--add-dir`, once for each directory.
     pub add_dirs: Vec<PathBuf>,
-    /// `--mcp-config`, once for each: a file, or JSON, which is passed in a file.
+    /// `--mcp-config`, once for each configuration: a file, or JSON, which is passed in a file.
     pub mcp_configs: Vec<String>,
-    /// `--strict-mcp-config`: no other MCP servers.
+    /// `--strict-mcp-config`: uses no other MCP servers.
     pub strict_mcp_config: bool,
-    /// `--plugin-dir`, once for each.
+    /// `--plugin-dir`, once for each directory.
     pub plugin_dirs: Vec<PathBuf>,
     /// `--include-partial-messages`: also delivers
     /// [`Message::StreamEvent`](super::Message::StreamEvent)s.
@@ -93,16 +93,18 @@ pub struct Options {
     pub session_state_events: bool,
     /// Callbacks for requests from the program.
     pub callbacks: Callbacks,
-    /// Options of the line. By default, a message is limited to 16 MiB, and the line ends if the
-    /// program does not read for 60 s while something is to be written; it may be starting MCP servers.
+    /// Options of the line. By default, a message is limited to 16 MiB, and the line ends if the program
+    /// does not read for 60 s while there is something to write. The limit is that long because the
+    /// program may be starting MCP servers.
     pub channel: ChannelConfig,
     /// The time for each stage of [`close`](super::Cli::close).
     pub stop: StopTimeouts,
-    /// Kills all descendants of the program, including commands that it runs in other process groups.
-    /// None by default; then only the program's own process group is killed.
+    /// The guardian, which kills all descendants of the program, including commands that the program
+    /// runs in other process groups. By default, there is no guardian, and only the program's own
+    /// process group is killed.
     pub guardian: Option<Guardian>,
-    /// How long to wait for the response to a control request; 60 s by default. `initialize` has at
-    /// least 60 s.
+    /// How long to wait for the response to a control request; 60 s by default. The wait for
+    /// `initialize` is at least 60 s.
     pub request_timeout: Duration,
 }
 
@@ -404,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_start_is_waited_for() {
+    fn program_may_start_slowly() {
         // The program may take as long to read a request as to answer it.
         let options = Options::default();
         assert!(options.channel.program_stall_timeout >= options.request_timeout);

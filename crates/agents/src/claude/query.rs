@@ -20,16 +20,16 @@ pub async fn query(prompt: impl Into<Value>, options: &Options) -> Result<Query,
     if stays_open || options.agents.is_some() {
         session.initialize().await?;
     }
-    // If the program has already exited, the first message says why.
-    told(session.say(prompt).await)?;
+    // If the program has already exited, the first message is the reason.
+    ignore_closed(session.say(prompt).await)?;
     if !stays_open {
-        told(session.end_input().await)?;
+        ignore_closed(session.end_input().await)?;
     }
     let input = if stays_open { Input::Open } else { Input::Ended };
-    Ok(Query { session, inbox, input, tells_state: false })
+    Ok(Query { session, inbox, input, reports_state: false })
 }
 
-fn told(written: Result<(), Error>) -> Result<(), Error> {
+fn ignore_closed(written: Result<(), Error>) -> Result<(), Error> {
     match written {
         Err(Error::Closed(_)) => Ok(()),
         written => written,
@@ -42,8 +42,8 @@ pub struct Query {
     session: Session,
     inbox: Inbox,
     input: Input,
-    /// Whether the program reports when it is idle; older ones do not.
-    tells_state: bool,
+    /// Whether the program reports when it is idle. Older versions do not.
+    reports_state: bool,
 }
 
 /// The state of the program's input.
@@ -55,8 +55,8 @@ enum Input {
 }
 
 impl Query {
-    /// Waits for the next message; `None` once everything was received and the program has ended.
-    /// Cancel-safe.
+    /// Waits for the next message. Returns `None` once all messages were received and the program has
+    /// ended. Cancel-safe.
     ///
     /// # Errors
     /// See [`Messages::next`](super::Messages::next).
@@ -70,7 +70,7 @@ impl Query {
                 }
                 next = self.inbox.next() => {
                     match &next {
-                        Some(Ok(message)) if self.input == Input::Open => self.heard(message),
+                        Some(Ok(message)) if self.input == Input::Open => self.close_when_idle(message),
                         Some(_) => {}
                         None => drop(self.session.close().await),
                     }
@@ -80,14 +80,14 @@ impl Query {
         }
     }
 
-    /// Closes the program's input once it will send no more requests.
-    fn heard(&mut self, message: &Message) {
+    /// Closes the program's input once the program will send no more requests.
+    fn close_when_idle(&mut self, message: &Message) {
         let is_over = match message {
             Message::System(system) => {
-                self.tells_state |= system.subtype() == "session_state_changed";
+                self.reports_state |= system.subtype() == "session_state_changed";
                 system.is_idle()
             }
-            Message::Result(_) => !self.tells_state,
+            Message::Result(_) => !self.reports_state,
             _ => false,
         };
         if is_over {
@@ -108,7 +108,7 @@ impl Query {
         self.session.close().await
     }
 
-    /// Returns what was lost so far.
+    /// Returns how much was lost so far.
     pub fn counts(&self) -> Counts {
         self.session.counts()
     }

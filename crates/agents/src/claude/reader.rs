@@ -27,7 +27,7 @@ const MAX_ANSWERING: usize = 256;
 /// How many responses and cancellations may wait to be written; further ones are dropped and counted.
 const MAX_TASKS: usize = 1024;
 
-/// A message, or why one was discarded, with its room in the queue.
+/// A message or the reason why one was discarded, with its reserved room in the queue.
 pub(super) type Queued = (Result<Bytes, Error>, OwnedSemaphorePermit);
 
 pub(super) struct Reader {
@@ -71,9 +71,9 @@ impl Reader {
         (reader, queued)
     }
 
-    /// Runs until the line has ended. Dropping it drops the running callbacks.
+    /// Runs until the line has ended. Dropping the future drops the running callbacks.
     pub(super) async fn run(mut self) {
-        // A message that waits for room in the queue. Nothing more is read in the meantime.
+        // A message that waits for room in the queue. Nothing else is read in the meantime.
         let mut waiting: Option<Result<Bytes, Error>> = None;
         loop {
             let size = waiting.as_ref().map(weight).unwrap_or_default();
@@ -85,7 +85,7 @@ impl Reader {
                 Some(id) = self.withdrawn.recv() => self.write(frames::cancel(&id)),
                 room = self.room.clone().acquire_many_owned(size), if waiting.is_some() => {
                     if let (Ok(room), Some(message)) = (room, waiting.take()) {
-                        // The inbox may have been dropped; calls continue.
+                        // The inbox may have been dropped, but calls continue.
                         let _ = self.queue.send((message, room));
                     }
                 }
@@ -113,11 +113,11 @@ impl Reader {
         self.calls.end(reason);
     }
 
-    /// Dispatches a frame. Returns it if it is a message.
+    /// Dispatches a frame. Returns its line if it is a message for the inbox.
     fn route(&mut self, frame: Frame) -> Option<Result<Bytes, Error>> {
         match frame {
             Frame::Message(line) => return Some(Ok(line)),
-            Frame::Request { id, request } => self.asked(id, request),
+            Frame::Request { id, request } => self.handle_request(id, request),
             Frame::Response { id: Some(id), answer, .. } => self.calls.answer(&id, answer),
             Frame::Response { id: None, answer, line } => {
                 if !self.calls.answer_only(answer) {
@@ -134,7 +134,7 @@ impl Reader {
         None
     }
 
-    fn asked(&mut self, id: String, request: Value) {
+    fn handle_request(&mut self, id: String, request: Value) {
         if self.answering.contains_key(&id) {
             // A duplicate request gets no second response.
             return self.lost();
@@ -159,7 +159,7 @@ impl Reader {
         self.answering.insert(id, task);
     }
 
-    /// Writes in a task: this one must keep reading while the program does not read.
+    /// Writes in a new task, because this one must keep reading while the program does not.
     fn write(&mut self, message: Value) {
         if self.tasks.len() >= MAX_TASKS {
             return self.lost();
@@ -174,7 +174,7 @@ impl Reader {
             Err(error) => (error.id(), error.is_panic()),
         };
         let Some(id) = self.requests.remove(&task) else { return };
-        // The id may have been reused since it was cancelled.
+        // The id may have been reused since its request was cancelled.
         if self.answering.get(&id).is_some_and(|it| it.id() == task) {
             self.answering.remove(&id);
         }

@@ -18,7 +18,8 @@ use super::{Cli, End, Error, Message, Options};
 /// The minimum time for a response to `initialize`: the program may be starting MCP servers.
 const LEAST_INITIALIZE: Duration = Duration::from_secs(60);
 
-/// A conversation with the Claude CLI. Cheap to clone; all methods can be called from many tasks.
+/// A conversation with the Claude CLI. It is cheap to clone, and all methods can be called from many
+/// tasks.
 ///
 /// One task reads the program's output. When the last clone and the [`Inbox`] are dropped, the program,
 /// the task and the running callbacks end at once.
@@ -48,11 +49,11 @@ impl Drop for Alive {
     }
 }
 
-/// What a session has lost or ignored.
+/// The numbers of lines and messages that a session has lost or ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Lines that were not valid messages: not JSON, or above the limit.
+    /// Lines that were not valid messages, because they were not JSON or exceeded the limit.
     pub faults: u64,
     /// Responses to control requests that were late, duplicate or unknown.
     pub unclaimed: u64,
@@ -90,8 +91,8 @@ impl Session {
         Ok((session, inbox))
     }
 
-    /// Tells the program about hooks, MCP servers and agents, and returns its description of itself. Sent only
-    /// once: other calls get the same response.
+    /// Sends the hooks, MCP servers and agents to the program, and returns the program's description of
+    /// itself. The request is sent only once, and further calls return the same response.
     ///
     /// # Errors
     /// See [`request`](Self::request). After an error, the next call tries again.
@@ -109,7 +110,7 @@ impl Session {
         self.0.cli.write(&frames::user(content.into())).await
     }
 
-    /// Interrupts the current turn. Its work is abandoned, and a `result` follows.
+    /// Interrupts the current turn. The work of the turn is abandoned, and a `result` follows.
     ///
     /// # Errors
     /// See [`request`](Self::request).
@@ -136,8 +137,8 @@ impl Session {
     /// Sends any control request: an object with a `subtype`, such as `mcp_status` or `get_context_usage`. If
     /// the future is dropped before the response arrives, the request is cancelled.
     ///
-    /// Receive messages in the meantime or drop the [`Inbox`]: with 16 MiB of unreceived messages, no response
-    /// arrives.
+    /// Receive messages in the meantime or drop the [`Inbox`]: while 16 MiB of messages are queued, no
+    /// response arrives.
     ///
     /// # Errors
     /// [`Error::Refused`] with the program's message, [`Error::BadAnswer`], [`Error::TimedOut`], or
@@ -152,7 +153,7 @@ impl Session {
         let mut waiting = calls.begin().map_err(Error::Closed)?;
         let asked = async {
             match self.0.cli.write(&frames::request(&waiting.id, request)).await {
-                // The program has exited; the reader finds out how.
+                // The program has exited, and the reader finds out how.
                 Err(Error::Closed(reason)) if !matches!(reason, CloseReason::ByUs) => {}
                 written => written?,
             }
@@ -168,7 +169,8 @@ impl Session {
         }
     }
 
-    /// Closes the program's input: it finishes its work and exits. Callbacks cannot be answered from now on.
+    /// Closes the program's input, after which the program finishes its work and exits. Results of
+    /// callbacks can no longer be sent.
     ///
     /// # Errors
     /// See [`Cli::end_input`].
@@ -198,7 +200,7 @@ impl Session {
         self.0.cli.control()
     }
 
-    /// Returns what was lost so far.
+    /// Returns how much was lost so far.
     pub fn counts(&self) -> Counts {
         Counts {
             faults: self.0.cli.control().info().faults,
@@ -237,7 +239,8 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Waits for the next message; `None` once the line has ended and all were received. Cancel-safe.
+    /// Waits for the next message. Returns `None` once the line has ended and all messages were
+    /// received. Cancel-safe.
     ///
     /// # Errors
     /// See [`Messages::next`](super::Messages::next).

@@ -6,10 +6,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::result;
 use crate::support::within;
-use crate::world::{Asked, Reply, World};
+use crate::world::{ModelRequest, Reply, World};
 
-/// The model creates a file with `Bash`, and then repeats the tool's result.
-fn toucher(asked: &Asked) -> Reply {
+/// Replies as a model that creates a file with `Bash`, and then repeats the tool's result.
+fn toucher(asked: &ModelRequest) -> Reply {
     match asked.tool_result() {
         Some(result) => Reply::Text(result),
         None => Reply::Tool("Bash", json!({ "command": "touch made", "description": "make it" })),
@@ -107,13 +107,13 @@ async fn mcp_server_in_this_process_is_called() {
     let allowed_tools = vec!["mcp__kit__answer".to_owned()];
     let options = Options { callbacks, allowed_tools, ..world.options() };
     let mut answer = within("the start", query("ask it", &options)).await.unwrap();
-    let mut said = None;
+    let mut text = None;
     while let Some(message) = within("a message", answer.next()).await {
         if let Message::Result(result) = message.unwrap() {
-            said = result.text().map(str::to_owned);
+            text = result.text().map(str::to_owned);
         }
     }
-    assert!(said.as_ref().is_some_and(|said| said.contains("forty-two")), "{said:?}");
+    assert!(text.as_ref().is_some_and(|text| text.contains("forty-two")), "{text:?}");
 }
 
 #[tokio::test]

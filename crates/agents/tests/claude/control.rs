@@ -1,4 +1,4 @@
-//! The control protocol, with a program that breaks its rules or is older.
+//! The control protocol, with programs that break its rules or are old.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -145,7 +145,8 @@ async fn duplicate_request_is_answered_once() {
     });
     let options = Options { callbacks, ..options };
     let (session, mut inbox) = Session::connect(&options).await.unwrap();
-    // Sent after the duplicate, so that both have arrived when this is reported.
+    // The program reports this message after it has sent both requests, so both have arrived when the
+    // report arrives.
     let answer = within("the question", asked.recv()).await.unwrap();
     session.say("both?").await.unwrap();
     assert_eq!(reported(&mut inbox).await["type"], "user");
@@ -172,7 +173,7 @@ async fn request_without_a_callback_is_refused_with_a_reason() {
         assert_eq!((&response["subtype"], &response["request_id"]), (&json!("error"), &json!(id)));
         assert!(response["error"].as_str().unwrap().contains(words), "{response}");
     }
-    // To an MCP client, a refusal is a JSON-RPC error.
+    // For an MCP client, a refusal is a JSON-RPC error.
     let response = reported(&mut inbox).await["response"].take();
     assert_eq!(response["subtype"], "success");
     let answer = &response["response"]["mcp_response"];
@@ -215,14 +216,14 @@ async fn callback_that_panics_before_its_first_await_is_an_error() {
     }
 }
 
-/// Runs a query against a script that exits by itself. Its permission request is answered once it has
-/// sent `later`. Returns the number of results.
+/// Runs a query against a script that exits by itself. The script's permission request is answered once
+/// the script has sent `later`. Returns the number of results.
 async fn results_of(script: &str) -> usize {
     let (_directory, options) = scripted(script);
     let later = Arc::new(Notify::new());
-    let said_later = later.clone();
+    let has_sent_later = later.clone();
     let callbacks = Callbacks::new().can_use_tool(move |_| {
-        let later = said_later.clone();
+        let later = has_sent_later.clone();
         async move {
             later.notified().await;
             Permission::allow()
@@ -243,8 +244,8 @@ async fn results_of(script: &str) -> usize {
 
 #[tokio::test]
 async fn query_stays_open_until_the_session_is_idle() {
-    // The program sends a request after the first result, and fails unless it is answered and nothing
-    // else is sent.
+    // The program sends a request after the first result, and fails unless the request is answered and
+    // nothing else is sent.
     let state = |state| {
         format!(
             r#"write_line '{{"type":"system","subtype":"session_state_changed","state":"{state}"}}'"#

@@ -8,14 +8,14 @@ use tieline_transport::{ChannelConfig, CloseReason};
 
 use crate::first_piece;
 use crate::support::within;
-use crate::world::{Asked, Reply, World};
+use crate::world::{ModelRequest, Reply, World};
 
-fn a_lot(_: &Asked) -> Reply {
+fn a_lot(_: &ModelRequest) -> Reply {
     Reply::Text("x".repeat(20_000_000))
 }
 
 #[tokio::test]
-async fn oversize_line_costs_only_that_line() {
+async fn only_the_oversize_line_is_lost() {
     let world = World::new(a_lot).await;
     let (session, mut inbox) = Session::connect(&world.options()).await.unwrap();
     session.say("a lot").await.unwrap();
@@ -34,15 +34,15 @@ async fn oversize_line_costs_only_that_line() {
 }
 
 #[tokio::test]
-async fn raised_limit_lets_the_line_through() {
+async fn line_within_a_raised_limit_arrives() {
     let world = World::new(a_lot).await;
     let channel = ChannelConfig { max_message: ByteSize::mib(64), ..ChannelConfig::default() };
     let options = Options { channel, ..world.options() };
     let mut answer = within("the start", query("a lot", &options)).await.unwrap();
     let mut length = 0;
     while let Some(message) = within("a message", answer.next()).await {
-        if let Message::Assistant(said) = message.unwrap() {
-            length += said.text().len();
+        if let Message::Assistant(assistant) = message.unwrap() {
+            length += assistant.text().len();
         }
     }
     assert_eq!(length, 20_000_000);

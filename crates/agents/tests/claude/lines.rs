@@ -13,7 +13,7 @@ use crate::scripted::scripted;
 use crate::support::within;
 
 #[tokio::test]
-async fn line_that_is_not_json_costs_only_itself_and_is_counted() {
+async fn only_a_line_that_is_not_json_is_lost_and_it_is_counted() {
     let (_directory, options) = scripted(
         r#"write_line 'Warning: not JSON'; write_line ''; write_line '{"type":"a"}'; write_line '{"type":'; write_line '{"type":"b"}'
         printf '\377\n'; write_line '{"type":"c"}'"#,
@@ -30,14 +30,14 @@ async fn line_that_is_not_json_costs_only_itself_and_is_counted() {
     }
     assert_eq!(seen, ["not JSON", "a", "not JSON", "b", "not JSON", "c"]);
     assert_eq!(cli.control().info().faults, 3);
-    // The program exited by itself, with success.
+    // The program exited successfully, by itself.
     let end = cli.end().unwrap();
     assert!(!end.by_us && !end.is_failure(), "{end}");
     assert!(within("a write", cli.write(&json!({}))).await.is_err() && !cli.is_ready());
 }
 
 #[tokio::test]
-async fn unrepresentable_value_costs_only_its_line() {
+async fn only_the_line_of_an_unrepresentable_value_is_lost() {
     let (_directory, options) =
         scripted(r#"write_line '{"type":"a","n":1e999}'; write_line '{"type":"b"}'"#);
     let (_session, mut inbox) = Session::connect(&options).await.unwrap();
@@ -58,14 +58,14 @@ async fn keep_alive_is_not_a_message() {
 }
 
 #[tokio::test]
-async fn unnoticed_failure_does_not_count_as_closed_by_us() {
+async fn unnoticed_failure_is_not_reported_as_closed_by_us() {
     let (_directory, options) = scripted("exit 3");
     let cli = Cli::connect(&options).await.unwrap();
     within("its end", async { while cli.control().ended().await.is_none() {} }).await;
     assert!(!cli.is_ready());
     let end = within("the close", cli.close()).await;
     assert!(!end.by_us && end.is_failure(), "{end}");
-    // A remaining receiver still gets the failure.
+    // A remaining receiver still receives the failure.
     let last = within("the failure", cli.messages().next()).await;
     assert!(matches!(last, Some(Err(Error::Closed(_)))), "{last:?}");
 }
@@ -109,7 +109,7 @@ async fn many_writers_never_tear_a_line() {
         let cli = cli.clone();
         writers.spawn(async move {
             for n in 0..EACH {
-                // Some are longer than a pipe buffer.
+                // Some messages are longer than a pipe buffer.
                 let pad = "x".repeat((writer * 7919 + n * 104_729) % 100_000);
                 let message = json!({ "writer": writer, "n": n, "pad": pad });
                 cli.write(&message).await.unwrap();
@@ -218,7 +218,7 @@ async fn dropping_kills_the_program_at_once() {
     drop(session);
     drop(inbox);
     for pid in pids(message.raw()) {
-        // Blocks the runtime: killing must not depend on it.
+        // This blocks the runtime, because killing must not depend on it.
         until_ended(pid);
     }
 }

@@ -1,5 +1,5 @@
-//! The Claude CLI: the real program, and a script for behavior that the real one cannot be made to
-//! show.
+//! Tests of the Claude CLI: with the real program, and with a script for behavior that the real program
+//! cannot be made to show.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -43,7 +43,7 @@ pub(crate) async fn result(inbox: &mut Inbox) -> TurnResult {
     .await
 }
 
-/// The first part of a text that is being produced.
+/// Receives the first part of a text that is being produced.
 pub(crate) async fn first_piece(inbox: &mut Inbox) -> String {
     next(inbox, "a piece of text", |message| match message {
         Message::StreamEvent(event) => event.text_delta().map(str::to_owned),

@@ -4,11 +4,11 @@ use serde_json::json;
 use tieline_agents::claude::{Callbacks, Cli, Error, Message, Options, Permission, Session, query};
 
 use crate::support::within;
-use crate::world::{Asked, Reply, World};
+use crate::world::{ModelRequest, Reply, World};
 use crate::{first_piece, result};
 
-/// Repeats what the user said.
-fn echo(asked: &Asked) -> Reply {
+/// Replies with the user's text.
+fn echo(asked: &ModelRequest) -> Reply {
     Reply::Text(format!("you said {}", asked.text()))
 }
 
@@ -51,7 +51,7 @@ async fn prompts_longer_than_an_argument_reach_the_model() {
         ))
     })
     .await;
-    // More than 128 KiB each, the limit of Linux for one argument.
+    // Each value is longer than 128 KiB, the limit of Linux for one argument.
     let options = Options {
         system_prompt: Some("[one]".repeat(40_000)),
         append_system_prompt: Some("[two]".repeat(30_000)),
@@ -93,10 +93,10 @@ async fn session_has_many_turns() {
     })
     .await;
     let (session, mut inbox) = Session::connect(&world.options()).await.unwrap();
-    let told = within("the initialize", session.initialize()).await.unwrap().clone();
-    assert!(told["commands"].is_array(), "{told}");
+    let description = within("the initialize", session.initialize()).await.unwrap().clone();
+    assert!(description["commands"].is_array(), "{description}");
     // The second time, nothing is sent.
-    assert_eq!(within("it again", session.initialize()).await.unwrap(), &told);
+    assert_eq!(within("it again", session.initialize()).await.unwrap(), &description);
     session.say("one").await.unwrap();
     assert!(result(&mut inbox).await.text().unwrap().starts_with("0 before"));
     within("the model", session.set_model(Some("claude-sonnet-4-5"))).await.unwrap();
@@ -200,7 +200,7 @@ async fn session_is_resumed() {
         }
         assert!(session.is_some());
         assert_eq!(options.resume.is_some() && options.resume != session, is_fork);
-        // The last one is another session that continues this one.
+        // The last session is a new one that continues the previous session.
         options = Options { resume: session, fork_session: turn == 1, ..options };
     }
 }

@@ -1,4 +1,4 @@
-//! The real Claude CLI, with a server on loopback in place of the service, which responds as the test
+//! The real Claude CLI, with a server on loopback that replaces the service and responds as the test
 //! wants.
 
 use std::ffi::OsStr;
@@ -16,34 +16,34 @@ use tokio::task::JoinSet;
 
 use crate::support::fixture;
 
-/// What the model responds.
+/// The response of the model.
 #[derive(Clone)]
 pub(crate) enum Reply {
     Text(String),
     Tool(&'static str, Value),
-    /// Starts with this text and never finishes.
+    /// A response that starts with this text and never finishes.
     Endless(&'static str),
-    /// The service fails with this status.
+    /// A failure of the service with this status.
     Fails(u16),
 }
 
 /// A request to the model.
-pub(crate) struct Asked(Value);
+pub(crate) struct ModelRequest(Value);
 
-impl Asked {
-    /// All text of the newest message from the user.
+impl ModelRequest {
+    /// Returns all text of the newest message from the user.
     pub(crate) fn text(&self) -> String {
         self.blocks().filter_map(|block| block.get("text")?.as_str().map(str::to_owned)).collect()
     }
 
-    /// The text of the tool result, if the newest message has one.
+    /// Returns the text of the tool result, if the newest message has one.
     pub(crate) fn tool_result(&self) -> Option<String> {
         let mut blocks = self.blocks();
         let result = blocks.find(|block| block["type"] == "tool_result")?;
         Some(result["content"].to_string())
     }
 
-    /// How many times the model has responded before.
+    /// Returns how many times the model has responded before.
     pub(crate) fn turns(&self) -> usize {
         self.messages().iter().filter(|message| message["role"] == "assistant").count()
     }
@@ -77,17 +77,20 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Creates a world whose model responds as `mind` says.
-    pub(crate) async fn new(mind: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+    /// Creates a world whose model responds with the result of `respond`.
+    pub(crate) async fn new(
+        respond: impl Fn(&ModelRequest) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let home = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let mut server = JoinSet::new();
-        server.spawn(serve(listener, Arc::new(mind)));
+        server.spawn(serve(listener, Arc::new(respond)));
         for below in ["project", "config"] {
             fs::create_dir(home.path().join(below)).unwrap();
         }
-        // Writes its process id before it becomes the program, so that a test can kill it.
+        // The script writes its process id before it becomes the program, so that a test can kill the
+        // program.
         let program = home.path().join("claude");
         let real = real_program();
         let script = format!(
@@ -108,7 +111,7 @@ impl World {
         pid.trim().parse().unwrap()
     }
 
-    /// Options for the program with an empty environment, which can reach nothing but the server.
+    /// Returns options for a program with an empty environment, which can reach only the server.
     pub(crate) fn options(&self) -> Options {
         let config = self.home.path().join("config");
         let env = [
@@ -120,7 +123,7 @@ impl World {
             ("DISABLE_AUTOUPDATER", "1".as_ref()),
             ("DISABLE_TELEMETRY", "1".as_ref()),
             ("DISABLE_ERROR_REPORTING", "1".as_ref()),
-            // Keeps the program from retrying for minutes.
+            // With retries, a failure would take minutes.
             ("CLAUDE_CODE_MAX_RETRIES", "0".as_ref()),
             ("NO_PROXY", "127.0.0.1".as_ref()),
             ("no_proxy", "127.0.0.1".as_ref()),
@@ -138,8 +141,8 @@ impl World {
     }
 }
 
-/// The program of the package for this platform. The file that npm links as `claude` is a stub if
-/// install scripts did not run.
+/// Returns the path of the program in the package for this platform. The file that npm links as `claude`
+/// is a stub if install scripts did not run.
 fn real_program() -> PathBuf {
     let packages = fixture("TIELINE_NODE_FIXTURES", "node_modules/@anthropic-ai");
     let programs =
@@ -150,18 +153,24 @@ fn real_program() -> PathBuf {
     programs.into_iter().next().expect("a package of the program for this platform")
 }
 
-async fn serve(listener: TcpListener, mind: Arc<impl Fn(&Asked) -> Reply + Send + Sync + 'static>) {
+async fn serve(
+    listener: TcpListener,
+    respond: Arc<impl Fn(&ModelRequest) -> Reply + Send + Sync + 'static>,
+) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        let mind = mind.clone();
+        let respond = respond.clone();
         connections.spawn(async move {
             // A killed program leaves its request incomplete.
-            let _ = answer(stream, &*mind).await;
+            let _ = answer(stream, &*respond).await;
         });
     }
 }
 
-async fn answer(mut stream: TcpStream, mind: &impl Fn(&Asked) -> Reply) -> std::io::Result<()> {
+async fn answer(
+    mut stream: TcpStream,
+    respond: &impl Fn(&ModelRequest) -> Reply,
+) -> std::io::Result<()> {
     let (read, mut write) = stream.split();
     let mut read = BufReader::new(read);
     let (mut first, mut length) = (String::new(), 0);
@@ -180,11 +189,11 @@ async fn answer(mut stream: TcpStream, mind: &impl Fn(&Asked) -> Reply) -> std::
     let mut body = vec![0; length];
     read.read_exact(&mut body).await?;
     let is_question = first.starts_with("POST /v1/messages") && !first.contains("count_tokens");
-    let asked = is_question.then(|| Asked(serde_json::from_slice(&body).unwrap()));
+    let asked = is_question.then(|| ModelRequest(serde_json::from_slice(&body).unwrap()));
     let reply = match &asked {
-        // The program tests a model before it uses it, without a stream.
+        // Before the program uses a model, it tests the model in a request without a stream.
         Some(asked) if asked.0["stream"] != true => return whole(&mut write, 200, message()).await,
-        Some(asked) => mind(asked),
+        Some(asked) => respond(asked),
         None => Reply::Fails(404),
     };
     if let Reply::Fails(status) = reply {
@@ -198,7 +207,7 @@ async fn answer(mut stream: TcpStream, mind: &impl Fn(&Asked) -> Reply) -> std::
         write.write_all(format!("event: {kind}\ndata: {event}\n\n").as_bytes()).await?;
     }
     if matches!(reply, Reply::Endless(_)) {
-        // Until the program closes the connection.
+        // The response stays open until the program closes the connection.
         read.read_u8().await?;
     }
     Ok(())
@@ -224,7 +233,7 @@ fn message() -> Value {
     })
 }
 
-/// The event stream of the Messages API (Anthropic API documentation, "Streaming messages").
+/// Returns the event stream of the Messages API (Anthropic API documentation, "Streaming messages").
 fn events(reply: &Reply) -> Vec<Value> {
     let (block, delta, stop) = match reply {
         Reply::Tool(name, input) => (

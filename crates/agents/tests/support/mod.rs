@@ -50,28 +50,28 @@ impl Program {
 }
 
 /// The unhandled notifications, in order.
-pub(crate) struct Heard(mpsc::UnboundedReceiver<(String, Value)>);
+pub(crate) struct Notifications(mpsc::UnboundedReceiver<(String, Value)>);
 
-/// Adds a recorder of all notifications without a handler to the router.
-pub(crate) fn recording(router: Router) -> (Router, Heard) {
-    let (tell, heard) = mpsc::unbounded_channel();
+/// Adds a recorder to the router, for all notifications without a handler.
+pub(crate) fn recording(router: Router) -> (Router, Notifications) {
+    let (report, notifications) = mpsc::unbounded_channel();
     let router = router.other_notifications(move |notification, _| {
         let params = serde_json::from_slice(notification.params().unwrap_or(b"null")).unwrap();
         // The test may have stopped receiving.
-        let _ = tell.send((notification.method().into_owned(), params));
+        let _ = report.send((notification.method().into_owned(), params));
         Answer::Now(())
     });
-    (router, Heard(heard))
+    (router, Notifications(notifications))
 }
 
-impl Heard {
+impl Notifications {
     /// Returns the parameters of the next notification of `method`; others before it are skipped.
     pub(crate) async fn next(&mut self, method: &str) -> Value {
         let next = async {
             loop {
-                let (heard, params) =
+                let (received, params) =
                     self.0.recv().await.expect("the line ended before the notification");
-                if heard == method {
+                if received == method {
                     return params;
                 }
             }
@@ -80,7 +80,7 @@ impl Heard {
     }
 }
 
-/// A file or folder in the fixtures that `variable` points to.
+/// Returns the path of a file or folder in the fixtures that `variable` points to.
 #[track_caller]
 pub(crate) fn fixture(variable: &str, below: impl AsRef<Path>) -> PathBuf {
     let remedy =
@@ -93,7 +93,7 @@ pub(crate) fn fixture(variable: &str, below: impl AsRef<Path>) -> PathBuf {
     path
 }
 
-/// Fails if the event takes a minute.
+/// Waits for the event, and fails after a minute.
 pub(crate) async fn within<T>(what: &str, event: impl Future<Output = T>) -> T {
     match tokio::time::timeout(Duration::from_secs(60), event).await {
         Ok(there) => there,
