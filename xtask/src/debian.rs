@@ -1,6 +1,6 @@
-//! Debian's compiler with the source of its standard library, used to build the workspace for operating
-//! systems whose standard library cannot be downloaded here. `-Z build-std` builds it as well, once, in a
-//! separate target folder outside the checkout.
+//! Debian's compiler with the source of its standard library, which builds the workspace for operating
+//! systems whose standard library cannot be downloaded here. `-Z build-std` builds the standard library
+//! as well, once, in a separate target folder outside the checkout.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,8 +10,8 @@ use crate::fixtures::cache;
 use crate::needs::{Program, program};
 use crate::workspace::Workspace;
 
-/// The programs that every such build needs. Full paths are used because a newer toolchain may precede
-/// them in `PATH`, and an older Debian `rustc` does not support edition 2024.
+/// The programs that every such build needs. Full paths are used, because a newer toolchain may precede
+/// these programs in `PATH`. An older Debian `rustc` does not support edition 2024.
 pub(crate) const TOOLCHAIN: [Program; 3] = [
     program(
         "rustc of Debian",
@@ -26,9 +26,9 @@ pub(crate) const TOOLCHAIN: [Program; 3] = [
     ),
 ];
 
-/// An operating system that can be built for from here.
+/// An operating system for which the workspace can be built on this machine.
 pub(crate) struct Target {
-    /// The name, also used as the prefix of its folder in the cache.
+    /// The name, which is also the prefix of its folder in the cache.
     pub(crate) name: &'static str,
     pub(crate) triple: &'static str,
     /// The crates of the standard library to build.
@@ -46,10 +46,10 @@ impl Target {
             .args(["-Z", "warnings"])
             .env("CARGO_BUILD_WARNINGS", "deny")
             .env("RUSTC", "/usr/bin/rustc")
-            // Makes a stable compiler accept `-Z`.
+            // With this, a stable compiler accepts `-Z`.
             .env("RUSTC_BOOTSTRAP", "1")
             .env("CARGO_TARGET_DIR", self.directory()?)
-            // The values of the toolchain that started xtask do not apply.
+            // The values for the toolchain that started xtask do not apply here.
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .env_remove("RUSTC_WRAPPER")
@@ -58,7 +58,7 @@ impl Target {
         Ok(cargo)
     }
 
-    /// Returns the target folder. It can be deleted at any time and is then rebuilt.
+    /// Returns the target folder. The folder can be deleted at any time and is then rebuilt.
     pub(crate) fn directory(&self) -> Result<PathBuf, Failure> {
         Ok(cache()?.join(format!("{}-target", self.name)))
     }

@@ -1,6 +1,6 @@
-//! The programs that the tests and benchmarks talk to and that are not Debian packages. They are built
-//! from `fixtures/` once for each state of their sources, into a cache outside the checkout, and passed
-//! to the tests in environment variables.
+//! The programs that the tests and benchmarks use and that are not Debian packages. They are built from
+//! `fixtures/`, once for each state of their sources, into a cache outside the checkout. Environment
+//! variables pass their locations to the tests.
 
 use std::collections::hash_map::DefaultHasher;
 use std::env;
@@ -12,24 +12,24 @@ use std::path::{Path, PathBuf};
 use crate::workspace::{Workspace, run_aside};
 use crate::{Failure, failed};
 
-/// A program, or a folder of programs, built from a folder of `fixtures/`.
+/// A program, or a folder of programs, that is built from a folder of `fixtures/`.
 pub(crate) struct Fixture {
     name: &'static str,
-    /// The environment variable that holds its location.
+    /// The environment variable that contains its location.
     pub(crate) variable: &'static str,
     source: PathBuf,
-    /// Exists only if the build is complete. Named after a hash of the sources, so that a changed lock
-    /// file or script is built again.
+    /// The folder of the built fixture, which exists only if the build is complete. Its name contains a
+    /// hash of the sources, so that a changed lock file or script leads to another build.
     directory: PathBuf,
-    /// The path that the variable holds, relative to the directory.
+    /// The path that the variable contains, relative to the directory.
     product: &'static str,
     build: Build,
 }
 
-/// Builds the sources into an empty folder. May keep files in the cache that speed up the next build.
+/// Builds the sources into an empty folder. It may keep files in the cache that speed up the next build.
 type Build = fn(workspace: &Workspace, source: &Path, into: &Path) -> Result<(), Failure>;
 
-/// Returns all fixtures of the tests, built or not.
+/// Returns all fixtures of the tests, whether they are built or not.
 pub(crate) fn all(workspace: &Workspace) -> Result<[Fixture; 3], Failure> {
     Ok([
         Fixture::new(workspace, "node", "TIELINE_NODE_FIXTURES", "", install_node)?,
@@ -38,18 +38,18 @@ pub(crate) fn all(workspace: &Workspace) -> Result<[Fixture; 3], Failure> {
     ])
 }
 
-/// Returns the libraries that the benchmarks compare with, built or not. The tests do not need them,
-/// and building takes minutes.
+/// Returns the libraries with which the benchmarks compare tieline, whether they are built or not. The
+/// tests do not need them, and the build takes minutes.
 pub(crate) fn peers(workspace: &Workspace) -> Result<Fixture, Failure> {
     Fixture::new(workspace, "peers", "TIELINE_PEERS", "bin/peers", install_peers)
 }
 
-/// Returns the gateways from npm that the benchmarks compare with.
+/// Returns the gateways from npm with which the benchmarks compare tieline.
 pub(crate) fn gateways(workspace: &Workspace) -> Result<Fixture, Failure> {
     Fixture::new(workspace, "gateways", "TIELINE_GATEWAYS", "", install_node)
 }
 
-/// Returns the MCP conformance suite with a program for it, built or not.
+/// Returns the MCP conformance suite with a program for it, whether they are built or not.
 pub(crate) fn conformance(workspace: &Workspace) -> Result<Fixture, Failure> {
     Fixture::new(workspace, "conformance", "TIELINE_CONFORMANCE", "", install_node)
 }
@@ -68,7 +68,7 @@ impl Fixture {
         Ok(Self { name, variable, source, directory, product, build })
     }
 
-    /// Returns the folder of the sources, which is the name that users know.
+    /// Returns the folder of the sources, by which users know the fixture.
     pub(crate) fn source_folder(&self) -> String {
         format!("fixtures/{}", self.name)
     }
@@ -89,8 +89,9 @@ impl Fixture {
     }
 }
 
-/// Fills a folder of the cache unless it exists: in a temporary place that is then renamed, so that an
-/// interrupted run is never mistaken for a complete one. Two concurrent runs fill one after the other.
+/// Fills a folder of the cache unless it exists. The folder is filled under a temporary name and then
+/// renamed, so that an interrupted run is never mistaken for a complete one. Two concurrent runs take
+/// turns.
 pub(crate) fn once_in_cache(
     name: &str,
     directory: &Path,
@@ -123,9 +124,9 @@ fn install_node(workspace: &Workspace, source: &Path, into: &Path) -> Result<(),
     run_aside(workspace.command("npm").arg("ci").args(quiet).current_dir(into))
 }
 
-/// Creates a virtual environment with exactly the listed packages, none of whose own code is run. It
-/// works after being renamed, except for the scripts in `bin`, which contain the original path: use
-/// `bin/python -m module` instead.
+/// Creates a virtual environment with exactly the listed packages. No code of the packages is run. The
+/// environment works after it is renamed, except for the scripts in `bin`, which contain the original
+/// path. Use `bin/python -m module` instead.
 fn install_python(workspace: &Workspace, source: &Path, into: &Path) -> Result<(), Failure> {
     run_aside(workspace.command("python3").args(["-m", "venv"]).arg(into))?;
     let quiet = ["--quiet", "--no-input", "--disable-pip-version-check"];
@@ -149,8 +150,8 @@ fn install_peers(workspace: &Workspace, source: &Path, into: &Path) -> Result<()
     install_crate(workspace, source, into, &[], "peers-target")
 }
 
-/// Installs in release mode unless told otherwise. The target folder stays in the cache, so that after
-/// a change to main.rs the build takes seconds.
+/// Installs a crate, in release mode unless `profile` selects another one. The target folder stays in
+/// the cache, so that the build after a change to main.rs takes only seconds.
 fn install_crate(
     workspace: &Workspace,
     source: &Path,
@@ -180,7 +181,8 @@ pub(crate) fn cache() -> Result<PathBuf, Failure> {
         .ok_or_else(|| failed("cannot find a place for the cache: set HOME or XDG_CACHE_HOME"))
 }
 
-/// Hashes the names and contents of all files. Only compared on this machine, by this program.
+/// Hashes the names and contents of all files. Hashes are compared only on this machine and by this
+/// program.
 fn hash(source: &Path) -> io::Result<u64> {
     let mut hasher = DefaultHasher::new();
     for file in files(source)? {

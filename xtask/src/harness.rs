@@ -1,8 +1,8 @@
-//! Parses the output of Rust's test harness, for all systems that tests run on.
+//! Parses the output of Rust's test harness, for all systems on which tests run.
 
 use std::fmt;
 
-/// How many failures of a run may be forgiven because a second attempt passed.
+/// The number of failures of a run that may be forgiven because a second attempt passed.
 pub(crate) const MAX_FLAKY: usize = 2;
 
 /// The exit status of a test binary whose tests failed.
@@ -28,11 +28,11 @@ impl fmt::Display for TestOutcome {
 
 const MODES: [&str; 3] = [" - should panic", " - compile fail", " - compile"];
 
-/// Returns the tests that a harness reports, and their outcomes.
+/// Returns the tests that a harness reports, with their outcomes.
 pub(crate) fn results(stdout: &str) -> impl Iterator<Item = (&str, TestOutcome)> {
     stdout.lines().filter_map(|line| {
         let (test, outcome) = line.trim_end().strip_prefix("test ")?.split_once(" ... ")?;
-        // The kind of test follows its name here and nowhere else.
+        // The kind of the test follows its name in these lines only.
         let test = MODES.iter().find_map(|mode| test.strip_suffix(mode)).unwrap_or(test);
         // A reason may follow a comma.
         match outcome.split(',').next()? {
@@ -44,15 +44,15 @@ pub(crate) fn results(stdout: &str) -> impl Iterator<Item = (&str, TestOutcome)>
     })
 }
 
-/// Returns the panic message of a failed test as the harness prints it after all tests, or else its
-/// other output; no lines if there is none.
+/// Returns the panic message of a failed test, which the harness prints after all tests. Without such a
+/// message, returns the other output of the test, which may be empty.
 pub(crate) fn panic_of<'a>(stdout: &'a str, test: &str) -> Vec<&'a str> {
     let Some((_, told)) = stdout.split_once(&format!("---- {test} stdout ----")) else {
         return Vec::new();
     };
     let end = ["\n---- ", "\nfailures:"].iter().filter_map(|it| told.find(it)).min();
     let told = told.get(..end.unwrap_or(told.len())).unwrap_or(told);
-    // The location, followed by lines with the message.
+    // The location is followed by lines with the message.
     let panic = told.split_once("panicked at").and_then(|(_, panic)| panic.split_once('\n'));
     let lines = panic.map_or(told, |(_, panic)| panic).trim_start().lines();
     let is_panic =
@@ -60,18 +60,18 @@ pub(crate) fn panic_of<'a>(stdout: &'a str, test: &str) -> Vec<&'a str> {
     lines.map(str::trim_end).take_while(is_panic).collect()
 }
 
-/// What follows a panic message.
+/// The beginnings of the lines that follow a panic message.
 const BACKTRACE: [&str; 2] = ["stack backtrace:", "note: run with `RUST_BACKTRACE"];
 
-/// Returns the tests listed as failed before each closing line. Unlike other output, this list is
-/// complete whatever the tests themselves print.
+/// Returns the tests that are listed as failed before each closing line. Unlike other output, this list
+/// is complete regardless of the output of the tests themselves.
 pub(crate) fn failed_tests(stdout: &str) -> Vec<&str> {
     let (mut failed, mut list) = (Vec::new(), Vec::new());
     for line in stdout.lines().map(str::trim_end) {
         match line.strip_prefix("    ") {
             Some(test) => list.push(test),
             None if line.starts_with(RESULT) => failed.append(&mut list),
-            // Also matches the heading of a test's own output, which precedes the list.
+            // This also matches the heading of a test's own output, which precedes the list.
             None if !line.is_empty() => list.clear(),
             None => {}
         }
@@ -85,12 +85,12 @@ pub(crate) const RESULT: &str = "test result: ";
 /// One failure of a test binary.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Failed {
-    /// `None` if the binary itself failed: it crashed, hung, or ended early.
+    /// The name of the test, or `None` if the binary itself crashed, hung, or ended early.
     pub(crate) test: Option<String>,
     pub(crate) why: String,
 }
 
-/// Returns the failures of a test binary; none if all tests passed.
+/// Returns the failures of a test binary, which are none if all tests passed.
 ///
 /// `code` is its exit status, or the reason why there is none.
 pub(crate) fn failures(stdout: &str, code: Result<i32, &str>) -> Vec<Failed> {
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(panic_of(said, "a"), ["code: 5"]);
         assert_eq!(panic_of(said, "a::b"), ["code: 1359"]);
         assert_eq!(panic_of(said, "b"), [""; 0]);
-        // The first test fails without a panic, the next one with one.
+        // The first test fails without a panic, and the second with one.
         for rest in ["stack backtrace:\n  0: x", "note: run with `RUST_BACKTRACE=1` and so on"] {
             let said = format!("---- a stdout ----\nthread 'a' panicked at x:1:\nno\n{rest}\n\n");
             assert_eq!(panic_of(&said, "a"), ["no"]);

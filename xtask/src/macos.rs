@@ -1,4 +1,4 @@
-//! `cargo xtask macos`: type-checks the workspace for macOS, without running anything.
+//! `cargo xtask macos`: type-checks the workspace for macOS, without running any of it.
 
 use crate::debian::{TOOLCHAIN, Target};
 use crate::workspace::{Workspace, run_aside};
@@ -12,7 +12,7 @@ Usage: cargo xtask macos [--install]
   --install  install missing Debian packages (as root or through sudo). CI=true in the environment
              implies it.
 
-Checks everything that users get, and its tests. Nothing is run, so this does not show how it behaves.
+Checks all crates that users get, and their tests. Nothing is run, so this does not check behavior.
 Build products are kept in ~/.cache/tieline (or XDG_CACHE_HOME); the first run takes minutes.";
 
 const MACOS: Target = Target { name: "macos", triple: "x86_64-apple-darwin", std: "std" };
@@ -35,7 +35,7 @@ pub(crate) fn check(workspace: &Workspace, may_install: bool) -> Result<(), Fail
     run_aside(MACOS.cargo(workspace, "check")?.args(all).envs(NO_COMPILER))
 }
 
-/// A dependency compiles C, which is needed for linking but not for checking. A program that does
+/// A dependency compiles C code, which is needed for linking but not for checking. A program that does
 /// nothing replaces the missing C compiler.
 const NO_COMPILER: [(&str, &str); 3] =
     [("CC_x86_64_apple_darwin", "true"), ("AR_x86_64_apple_darwin", "true"), ("SDKROOT", "/")];

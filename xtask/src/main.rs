@@ -1,7 +1,7 @@
-//! The project's script runner: developers and CI run the same commands.
+//! The project's script runner, so that developers and CI run the same commands.
 //!
 //! Each subcommand is a module with its own help text. This file selects the subcommand and turns its
-//! outcome into an exit status: 0, 1 for a failure, 2 for wrong usage.
+//! outcome into an exit status: 0 for success, 1 for a failure, and 2 for wrong usage.
 
 mod bench;
 mod conformance;
@@ -28,11 +28,11 @@ The project's script runner.
 Usage: cargo xtask <command> [options]
 
 Commands:
-  test         check for (or install) what the tests need, then run all tests
+  test         check for (or install) the programs that the tests need, then run all tests
   bench        run the benchmarks and write bench/RESULTS.md
   conformance  run the MCP conformance suite against `tieline serve`
   tidy         check format, lints, docs and the project's own rules
-  man          make the manual pages and completion scripts
+  man          create the manual pages and completion scripts
   macos        type-check the workspace for macOS
   windows      build the workspace for Windows and run its tests under Wine
 
@@ -77,7 +77,7 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     }
 }
 
-/// Why a command failed.
+/// The reason why a command failed.
 #[derive(Debug)]
 enum Failure {
     Usage(String),
@@ -92,12 +92,12 @@ fn failed(why: impl Display) -> Failure {
     Failure::Failed(why.to_string())
 }
 
-/// Returns whether help is requested. Arguments after `--` are not ours.
+/// Returns whether help is requested. Arguments after `--` are not for xtask.
 fn wants_help(args: &[String]) -> bool {
     args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--help" || arg == "-h")
 }
 
-/// Returns whether this is a CI machine, where everything may be installed and everything is checked.
+/// Returns whether this is a CI machine, on which missing programs may be installed and all checks run.
 fn is_ci() -> bool {
     env::var_os("CI").is_some_and(|value| value == "true")
 }

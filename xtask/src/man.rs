@@ -1,4 +1,5 @@
-//! `cargo xtask man`: makes the manual pages and completion scripts from the program's own command line.
+//! `cargo xtask man`: creates the manual pages and completion scripts from the definition of the
+//! program's command line.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,19 +9,19 @@ use crate::workspace::{Workspace, output};
 use crate::{Failure, failed, usage, wants_help};
 
 const HELP: &str = "\
-Make the manual pages and completion scripts, for packages.
+Create the manual pages and completion scripts, for packages.
 
 Usage: cargo xtask man
 
-Builds the program, which knows its own command line, and writes
+Builds the program and writes
 
   target/man          tieline.1, and a page for each command
   target/completions  tieline.bash, _tieline (zsh), tieline.fish
 
-Nothing of this is committed: it is as new as the program that made it. Users of an installed program
-get the same from `tieline man DIRECTORY` and `tieline completions SHELL`.";
+None of these files is committed, so that they always match the program. Users of an installed program
+get the same files from `tieline man DIRECTORY` and `tieline completions SHELL`.";
 
-/// The shells, and how a completion script must be called there.
+/// The shells, with the file names that they require for completion scripts.
 const SHELLS: [(&str, &str); 3] =
     [("bash", "tieline.bash"), ("zsh", "_tieline"), ("fish", "tieline.fish")];
 
@@ -38,12 +39,12 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes all files in empty folders, and returns their paths.
+/// Creates all files in empty folders and returns their paths.
 fn make(workspace: &Workspace) -> Result<Vec<PathBuf>, Failure> {
     let target = workspace.target()?;
     let (man, completions) = (target.join("man"), target.join("completions"));
     for folder in [&man, &completions] {
-        // Pages of commands that no longer exist.
+        // The folder may contain pages of commands that no longer exist.
         let _ = fs::remove_dir_all(folder);
         let created = fs::create_dir_all(folder);
         created.map_err(|error| failed(format!("{}: {error}", folder.display())))?;
@@ -66,7 +67,7 @@ fn make(workspace: &Workspace) -> Result<Vec<PathBuf>, Failure> {
     Ok(files)
 }
 
-/// For `cargo xtask tidy`: they can be made, and are not empty.
+/// Checks, for `cargo xtask tidy`, that the files can be created and are not empty.
 pub(crate) fn check(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
     let files = make(workspace)?;
     let is_empty = |file: &PathBuf| !fs::metadata(file).is_ok_and(|it| it.len() > 0);

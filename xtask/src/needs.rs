@@ -1,7 +1,7 @@
-//! What the tests need beyond Rust, what of it is missing, and how to install it.
+//! Finds and installs the programs that the tests need in addition to Rust.
 //!
-//! Programs are checked as commands and not as packages: node may have been installed in another way, and
-//! then Debian's must not be added.
+//! Programs are checked as commands and not as packages, because node may have been installed in another
+//! way, in which case Debian's must not be added.
 
 use std::process::{Command, Stdio};
 
@@ -9,12 +9,12 @@ use crate::fixtures::{self, Fixture};
 use crate::workspace::{Workspace, output, run_aside};
 use crate::{Failure, failed, is_ci};
 
-/// A command that must run.
+/// A command that must be available.
 pub(crate) struct Program {
     name: &'static str,
     /// A command line that succeeds, and prints the version if a minimum version is required.
     check: &'static [&'static str],
-    /// The major version of the oldest version that is sufficient.
+    /// The major version of the oldest sufficient version, if there is a minimum.
     oldest: Option<u32>,
     from: Source,
 }
@@ -28,7 +28,7 @@ const FOR_TESTS: &[Program] = &[
     program("C compiler", &["cc", "--version"], &["gcc", "libc6-dev"]),
     program("perl", &["perl", "-MPOSIX", "-e", "1"], &["perl-base"]),
     program("curl", &["curl", "--version"], &["curl"]),
-    // In a directory that is only in the PATH of root.
+    // nginx is in a directory that is only in the PATH of root.
     program("nginx", &["sh", "-c", "PATH=$PATH:/usr/sbin nginx -v"], &["nginx-light"]),
     program("groff", &["groff", "--version"], &["groff-base"]),
     program("socat", &["socat", "-V"], &["socat"]),
@@ -61,8 +61,8 @@ const fn component(name: &'static str, check: &'static [&'static str]) -> Progra
     Program { name, check, oldest: None, from: Source::Rustup(name) }
 }
 
-/// Returns all fixtures built, after checking every program that they and the tests need. Fails with
-/// the names of what is missing. Installs only if allowed.
+/// Returns all fixtures, which are built, after checking every program that they and the tests need.
+/// Fails with the names of missing programs and fixtures, or installs these if that is allowed.
 pub(crate) fn provide(
     workspace: &Workspace,
     for_tidy: bool,
@@ -93,8 +93,8 @@ pub(crate) fn provide(
     Ok(fixtures)
 }
 
-/// Checks that these programs are installed, for `cargo xtask COMMAND`. Fails with the names of what is
-/// missing. Installs only if allowed.
+/// Checks that these programs are installed, for `cargo xtask COMMAND`. Fails with the names of missing
+/// programs, or installs these if that is allowed.
 pub(crate) fn programs(
     workspace: &Workspace,
     wanted: &[Program],
@@ -159,8 +159,8 @@ fn install_packages(workspace: &Workspace, packages: &[&str]) -> Result<(), Fail
     apt_get(workspace, &[&["install", "-y", "--no-install-recommends"], packages].concat())
 }
 
-/// Downloads Debian's package lists. A failure need not matter, for example if one of many repositories is
-/// unreachable.
+/// Downloads Debian's package lists. A failure is not an error, because it may not matter, for example
+/// if one of many repositories is unreachable.
 pub(crate) fn update_lists(workspace: &Workspace) -> Result<(), Failure> {
     if let Err(Failure::Failed(why)) = apt_get(workspace, &["update"]) {
         eprintln!("xtask: {why}; continuing with the existing package lists");
@@ -174,7 +174,7 @@ fn apt_get(workspace: &Workspace, args: &[&str]) -> Result<(), Failure> {
     run_aside(&mut command_line(workspace, &[as_root, &command, args].concat()))
 }
 
-/// Returns the prefix that makes a command run as root.
+/// Returns the prefix with which a command runs as root.
 fn become_root(workspace: &Workspace) -> Result<&'static [&'static str], Failure> {
     let is_root = output(workspace.command("id").arg("-u"))?.trim() == "0";
     match is_root {
@@ -205,7 +205,8 @@ fn starts(workspace: &Workspace, command: &[&str]) -> bool {
     stdout_of(workspace, command).is_some()
 }
 
-/// Returns `None` if the command is missing or fails; a file in PATH alone proves nothing.
+/// Returns the command's output, or `None` if the command is missing or fails. A file in PATH alone is
+/// no proof that a program works.
 fn stdout_of(workspace: &Workspace, command: &[&str]) -> Option<String> {
     let output = command_line(workspace, command).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())

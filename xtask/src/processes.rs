@@ -1,4 +1,4 @@
-//! Kills processes that xtask started, with their descendants.
+//! Kills processes that xtask started, and their descendants.
 
 use std::process::Child;
 
@@ -10,7 +10,7 @@ pub(crate) fn end_tree(child: &mut Child) {
 
     let signal = |id: &i32, signal| Pid::from_raw(*id).map(|id| kill_process(id, signal));
     let root = i32::try_from(child.id()).unwrap_or_default();
-    // A stopped process cannot fork: once nothing new is found, the list is complete.
+    // A stopped process cannot fork, so the list is complete once no other process is found.
     let mut tree = vec![root];
     signal(&root, Signal::STOP);
     for _ in 0..MAX_LOOKS {
@@ -24,14 +24,15 @@ pub(crate) fn end_tree(child: &mut Child) {
         }
         tree.extend(found);
     }
-    // The youngest first, so that no process id is reused after its parent reaps it.
+    // The youngest process is killed first, so that no process ID is reused after the parent has reaped
+    // its child.
     for id in tree.iter().rev() {
         signal(id, Signal::KILL);
     }
     let _ = child.wait();
 }
 
-/// Reached only if something forks endlessly.
+/// The maximum number of searches, which is reached only if a process forks endlessly.
 #[cfg(target_os = "linux")]
 const MAX_LOOKS: usize = 1_000;
 
@@ -43,7 +44,7 @@ fn descendants(of: &[i32]) -> Vec<i32> {
         .filter_map(|process| {
             let id = process.file_name().to_str()?.parse().ok()?;
             let stat = std::fs::read_to_string(process.path().join("stat")).ok()?;
-            // The name in parentheses may contain anything; the state and the parent follow it.
+            // The name in parentheses may contain any characters. The state and the parent follow it.
             let (_, fields) = stat.rsplit_once(") ")?;
             Some((id, fields.split(' ').nth(1)?.parse().ok()?))
         })
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn descendants_are_killed_with_their_ancestor_and_other_children_live() {
+    fn descendants_are_killed_with_their_ancestor_and_other_children_are_not() {
         let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let script = "setsid sh -c 'sleep 1000 & echo $!; wait' & wait";
         let mut child = Command::new("sh");

@@ -1,7 +1,7 @@
-//! `cargo xtask test`: provides what the tests need, then runs all tests.
+//! `cargo xtask test`: provides the programs that the tests need, and runs all tests.
 //!
-//! The last lines on stdout are the harnesses' own results. CI parses them, so nothing is repeated or
-//! added after them. Messages about flaky tests go to stderr.
+//! The last lines on stdout are the harnesses' own results. CI parses them, so no other output follows
+//! them. Messages about flaky tests are written to stderr.
 
 mod attempts;
 mod docs;
@@ -23,22 +23,23 @@ use record::{Record, VARIABLE};
 use repeat::{Load, Table};
 
 const HELP: &str = "\
-Check for what the tests need and run all of them: unit, integration, documentation, examples.
+Check for the programs that the tests need, and run all tests: unit, integration, documentation,
+examples.
 
 Usage: cargo xtask test [--install] [--tidy] [--soak] [--repeat N] [--under-load]
                         [arguments for cargo test]
 
-  --install     install what is missing: Debian packages (as root or through sudo), fixture
+  --install     install missing programs: Debian packages (as root or through sudo), fixture
                 programs from npm, PyPI and crates.io (into ~/.cache/tieline or XDG_CACHE_HOME).
-                Without it, the run lists what is missing and fails.
+                Without it, the run lists the missing programs and fails.
   --tidy        run `cargo xtask tidy` first
-  --soak        repeat ten thousand times what is otherwise repeated a few times, which takes an
-                hour (TIELINE_SOAK=1)
+  --soak        repeat some tests ten thousand times instead of a few times, which takes an hour
+                (TIELINE_SOAK=1)
   --repeat N    run the tests N times, print how often each of them failed, and fail if any did
-  --under-load  meanwhile build the workspace repeatedly, in a separate folder in the target folder
-                that is removed at the end
+  --under-load  build the workspace repeatedly in the meantime, in a separate folder in the target
+                folder, which is removed at the end
 
-On Linux, a test that fails runs once more, alone. If it passes then, it counts as passed, and
+On Linux, a test that fails runs once more, alone. If it passes then, it is considered passed, and
 `flaky: NAME` is printed at the end and written to `flaky` in the target folder. More than two flaky
 tests fail the run. A test binary that crashes, or that is killed after printing nothing for 15
 minutes, runs once more as a whole, and so do the documentation tests.
@@ -102,7 +103,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     }
     match failures.is_empty() {
         true => Ok(()),
-        // Repeat all of them here, because readers of a long log start at the end.
+        // All failures are repeated here, because readers of a long log start at the end.
         false => Err(failed(format!("failed: {}", failures.join(", ")))),
     }
 }
@@ -112,12 +113,12 @@ struct Tests<'a> {
     workspace: &'a Workspace,
     options: &'a Options<'a>,
     fixtures: &'a [Fixture],
-    /// Cargo options that start the supervisor of each test binary.
+    /// The options with which cargo starts the supervisor of each test binary.
     supervisor: Vec<String>,
 }
 
 impl Tests<'_> {
-    /// Runs the tests once. Returns the record of failed tests, and other failures.
+    /// Runs the tests once. Returns the record of failed tests, and the other failures.
     fn run(&self) -> Result<(Record, Vec<String>), Failure> {
         let target = self.workspace.target()?;
         let file = target.join(format!("failures-{}", std::process::id()));
@@ -129,7 +130,7 @@ impl Tests<'_> {
         let (binaries, docs) = self.options.parts(&crates);
         let mut is_well = true;
         if let Some(binaries) = binaries {
-            // Tests start the examples, and cargo does not build them when test targets are selected.
+            // Tests start the examples, which cargo does not build when test targets are selected.
             let mut build = self.workspace.cargo();
             build.args(["build", "--locked", "--examples"]).args(self.options.packages(&crates));
             if !succeeds(&mut build)? {
@@ -145,7 +146,8 @@ impl Tests<'_> {
         }
         if docs && (is_well || !self.options.fails_fast()) {
             // rustdoc starts its tests through the same supervisor if there is one, and parses their
-            // output. With --no-fail-fast, all tests get their first attempt before the second one.
+            // output. With --no-fail-fast, the second attempt begins after the first attempt of all
+            // tests.
             let docs = || self.cargo_test(&[], &["--no-fail-fast", "--doc"]);
             if !docs::run(&mut record, docs)? && record.problems().is_empty() {
                 others.push("cargo test --doc".to_owned());
@@ -175,7 +177,7 @@ impl Tests<'_> {
         let options = self.options;
         let mut command = self.workspace.cargo();
         command.args(["test", "--locked"]).args(supervisor);
-        // Cargo refuses some options that are repeated.
+        // Cargo refuses some options if they are repeated.
         let mut added = [options.breadth().as_slice(), more].concat();
         added.sort_unstable();
         added.dedup();
@@ -187,20 +189,20 @@ impl Tests<'_> {
     }
 }
 
-/// Returns the options that make cargo start this program in place of each test binary, so that failed
+/// Returns the options with which cargo starts this program in place of each test binary, so that failed
 /// tests get a second attempt.
 fn supervisor() -> Result<Vec<String>, Failure> {
     if !cfg!(target_os = "linux") {
         return Ok(Vec::new());
     }
     let xtask = env::current_exe().map_err(failed)?;
-    // A JSON array is a TOML array as well.
+    // A JSON array is also a TOML array.
     let runner = serde_json::json!([xtask.to_string_lossy(), suite::COMMAND]);
     let config = format!("target.'cfg(target_os = \"linux\")'.runner={runner}");
     Ok(vec!["--config".to_owned(), config])
 }
 
-/// Writes the list of flaky tests, or removes the one of an earlier run.
+/// Writes the list of flaky tests, or removes the list of an earlier run if there are none.
 fn keep(file: &Path, flaky: &[String]) -> Result<(), Failure> {
     let kept = match flaky.is_empty() {
         true => fs::remove_file(file).or_else(|error| match error.kind() {
@@ -247,8 +249,8 @@ impl<'a> Options<'a> {
         Ok(Self { install, tidy, soak, repeat, under_load, cargo_args })
     }
 
-    /// Selects everything, unless packages are named. On CI and with --repeat, a failure does not hide
-    /// others.
+    /// Returns the options that select all packages, unless some are named, and that let tests run after
+    /// a failure, on CI and with --repeat.
     fn breadth(&self) -> Vec<&'static str> {
         let mut breadth = Vec::new();
         if !self.names(&["-p", "--package", "--workspace"]) {
@@ -264,7 +266,7 @@ impl<'a> Options<'a> {
         !is_ci() && self.repeat.is_none() && !self.names(&["--no-fail-fast"])
     }
 
-    /// Returns the arguments that select test binaries, if any are requested, and whether to run the
+    /// Returns the arguments that select test binaries, if these are requested, and whether to run the
     /// documentation tests.
     fn parts(&self, crates: &[Crate]) -> (Option<&'static [&'static str]>, bool) {
         if self.names(&["--doc"]) {
@@ -279,7 +281,7 @@ impl<'a> Options<'a> {
         (Some(&["--tests"]), has_docs)
     }
 
-    /// Returns the arguments that select the named packages of the workspace, or all of them.
+    /// Returns the arguments that select the named packages of the workspace, or all packages.
     fn packages<'c>(&self, crates: &'c [Crate]) -> Vec<&'c str> {
         let named = crates.iter().filter(|it| self.names_package(&it.name));
         let named: Vec<_> = named.flat_map(|it| ["-p", &it.name]).collect();
@@ -316,7 +318,7 @@ impl<'a> Options<'a> {
         ])
     }
 
-    /// Returns whether one of these options precedes the `--`, alone or with its value attached.
+    /// Returns whether one of these options precedes the `--`, with or without an attached value.
     fn names(&self, options: &[&str]) -> bool {
         self.cargo_args.iter().take_while(|arg| **arg != "--").any(|arg| {
             let name = arg.split_once('=').map_or(*arg, |(name, _)| name);
@@ -340,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn own_options_are_parsed_and_the_rest_goes_to_cargo() {
+    fn own_options_are_parsed_and_the_others_are_passed_to_cargo() {
         let line = "--install --soak -p x --repeat 3 --under-load name -- --tidy --repeat 4";
         with_options(line, |options| {
             assert!(options.install && options.soak && options.under_load);

@@ -1,6 +1,6 @@
 //! `cargo xtask windows`: builds the workspace and its tests for Windows and runs them under Wine.
 //!
-//! Nothing is skipped silently: every test that ran is listed, certain tests must be among them, and
+//! No test is skipped silently: every test that ran is listed, certain tests must be among these, and
 //! tests that are meaningless under Wine are expected to fail there.
 
 mod list;
@@ -43,7 +43,7 @@ const PROGRAMS: [Program; 2] = [
     program("wine", &["wine", "--version"], &["wine64", "wine"]),
 ];
 
-/// What users get, and what it is tested with.
+/// The packages that users get, and those that their tests need.
 const PACKAGES: [&str; 11] = [
     "tieline-proto",
     "tieline-mcp",
@@ -81,7 +81,7 @@ fn list_unproven() {
     }
 }
 
-/// Builds and runs everything. Reports go to stderr.
+/// Builds and runs all tests. The results are written to stderr.
 pub(crate) fn check(workspace: &Workspace, may_install: bool) -> Result<(), Failure> {
     needs::programs(workspace, &TOOLCHAIN, "windows", may_install)?;
     needs::programs(workspace, &PROGRAMS, "windows", may_install)?;
@@ -101,7 +101,7 @@ pub(crate) fn check(workspace: &Workspace, may_install: bool) -> Result<(), Fail
     ran.judge()
 }
 
-/// A test binary: its package and name, working directory and path.
+/// A test binary.
 struct Suite {
     name: String,
     /// The working directory that its tests expect.
@@ -113,8 +113,8 @@ fn build(workspace: &Workspace) -> Result<Vec<Suite>, Failure> {
     let mut cargo = WINDOWS.cargo(workspace, "test")?;
     cargo.args(["--no-run", "--message-format=json-render-diagnostics"]);
     cargo.args(PACKAGES.iter().flat_map(|package| ["-p", package]));
-    // This includes the standard library, which would make the tests three times slower at the default
-    // level.
+    // The standard library is such a package. At the default level, it would make the tests three times
+    // slower.
     cargo.args(["--config", "profile.dev.package.'*'.opt-level=1"]);
     cargo.env("CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER", "x86_64-w64-mingw32-gcc");
     let messages = output(&mut cargo)?;

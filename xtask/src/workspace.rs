@@ -1,4 +1,4 @@
-//! The checkout that this runs in: its root, cargo, crates and files.
+//! The checkout in which this program runs: its root, cargo, crates and files.
 
 use std::env;
 use std::ffi::OsStr;
@@ -15,10 +15,10 @@ pub(crate) struct Workspace {
     root: PathBuf,
 }
 
-/// A member of the workspace, as far as the checks need it.
+/// A member of the workspace, with the properties that the checks need.
 pub(crate) struct Crate {
     pub(crate) name: String,
-    /// Relative to the root, like all paths in findings.
+    /// The crate's folder, relative to the root, like all paths in findings.
     pub(crate) directory: PathBuf,
     pub(crate) is_published: bool,
     pub(crate) rust_version: Option<String>,
@@ -29,7 +29,7 @@ pub(crate) struct Crate {
 pub(crate) struct Dependency {
     /// The package's name.
     pub(crate) name: String,
-    /// The name used in code: without dashes, and renamed if the dependency is.
+    /// The name that is used in code: without dashes, and the new name if the dependency is renamed.
     pub(crate) identifier: String,
     pub(crate) kind: Kind,
 }
@@ -42,8 +42,8 @@ pub(crate) enum Kind {
 }
 
 impl Workspace {
-    /// Finds the checkout through cargo's environment, so that a binary built in one checkout and
-    /// cached for another never uses the wrong one.
+    /// Finds the checkout through cargo's environment, so that a binary that was built in one checkout
+    /// and cached for another never uses the wrong one.
     pub(crate) fn here() -> Result<Self, Failure> {
         env::var_os("CARGO_MANIFEST_DIR")
             .and_then(|xtask| Path::new(&xtask).parent().map(Path::to_path_buf))
@@ -55,7 +55,7 @@ impl Workspace {
         &self.root
     }
 
-    /// Returns the cargo that started this program, in the root.
+    /// Returns a command of the cargo that started this program, which runs in the root.
     pub(crate) fn cargo(&self) -> Command {
         self.command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
     }
@@ -71,7 +71,8 @@ impl Workspace {
         array(&metadata, "packages").map(|package| self.read_crate(package)).collect()
     }
 
-    /// Returns all packages of Cargo.lock that are built here, in the form of `cargo metadata`.
+    /// Returns all packages of Cargo.lock that are built on this system, in the form of `cargo
+    /// metadata`.
     pub(crate) fn packages(&self) -> Result<Vec<Value>, Failure> {
         let metadata = self.read_metadata(&["--locked", "--all-features"])?;
         Ok(array(&metadata, "packages").cloned().collect())
@@ -87,15 +88,16 @@ impl Workspace {
         serde_json::from_str(&metadata).map_err(|error| failed(format!("cargo metadata: {error}")))
     }
 
-    /// Returns the target directory of cargo.
+    /// Returns cargo's target directory.
     pub(crate) fn target(&self) -> Result<PathBuf, Failure> {
         text(&self.metadata()?, "target_directory").map(PathBuf::from)
     }
 
-    /// Returns all files that git tracks or would track, relative to the root: what a commit can
-    /// contain.
+    /// Returns all files that git tracks or would track, relative to the root. These are the files that
+    /// a commit can contain.
     pub(crate) fn files(&self) -> Result<Vec<PathBuf>, Failure> {
-        // Also works in a checkout owned by another user, as in a container.
+        // With this option, git also works in a checkout that is owned by another user, as in a
+        // container.
         let trust = format!("safe.directory={}", self.root.display());
         let list = output(self.command("git").args(["-c", &trust, "ls-files", "-z"]).args([
             "--cached",
@@ -121,7 +123,7 @@ impl Workspace {
         Ok(Crate {
             name: text(package, "name")?.to_owned(),
             directory: directory.to_owned(),
-            // An absent value allows any registry; an empty list is `publish = false`.
+            // An absent value allows any registry, and an empty list is `publish = false`.
             is_published: !matches!(package.get("publish"), Some(Value::Array(to)) if to.is_empty()),
             rust_version: text(package, "rust_version").ok().map(str::to_owned),
             dependencies: array(package, "dependencies")
@@ -161,12 +163,12 @@ fn text<'a>(value: &'a Value, member: &str) -> Result<&'a str, Failure> {
         .ok_or_else(|| failed(format!("cargo metadata has no text {member:?}")))
 }
 
-/// Runs a command with our stdout and stderr. Returns false if it failed.
+/// Runs a command with the stdout and stderr of this process. Returns false if it failed.
 pub(crate) fn succeeds(command: &mut Command) -> Result<bool, Failure> {
     command.status().map(|status| status.success()).map_err(|error| not_started(command, &error))
 }
 
-/// Runs a helper whose output goes to stderr: stdout is for the results.
+/// Runs a helper whose output is written to stderr, because stdout is for the results.
 pub(crate) fn run_aside(command: &mut Command) -> Result<(), Failure> {
     eprintln!("xtask: {}", shown(command));
     match succeeds(command.stdout(io::stderr()))? {
@@ -175,7 +177,7 @@ pub(crate) fn run_aside(command: &mut Command) -> Result<(), Failure> {
     }
 }
 
-/// Returns what a command prints on stdout. Fails if the command fails.
+/// Returns the output of a command on stdout. Fails if the command fails.
 pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
     let output =
         command.stderr(Stdio::inherit()).output().map_err(|error| not_started(command, &error))?;

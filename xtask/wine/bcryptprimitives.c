@@ -1,4 +1,4 @@
-/* The only function that Rust's standard library uses from a library that Wine 8 lacks. */
+/* The only function of this library that Rust's standard library uses. Wine 8 lacks the library. */
 #include <windows.h>
 
 BOOLEAN NTAPI SystemFunction036(PVOID buffer, ULONG length); /* RtlGenRandom, of advapi32 */

@@ -7,19 +7,20 @@ use super::watch::Said;
 use crate::Failure;
 use crate::harness::{Failed, RESULT, failed_tests};
 
-/// How many failures of a run get a second attempt. More than this are not a coincidence.
+/// The maximum number of failures of a run that get a second attempt. More failures are not a
+/// coincidence.
 const MAX_SECOND_ATTEMPTS: usize = 10;
 
-/// What to run again.
+/// The tests to run again.
 pub(super) enum Again<'a> {
-    /// One test. Its output goes to stderr, because stdout is for the results.
+    /// One test, whose output is written to stderr, because stdout is for the results.
     Test(&'a str),
-    /// The whole binary. Its output completes that of the first attempt.
+    /// The whole binary, whose output completes the output of the first attempt.
     Whole,
 }
 
-/// Gives failures a second attempt, adds each to the record, and writes the closing lines that were
-/// held back. Returns true if everything passed in the end.
+/// Gives failures a second attempt, adds each failure to the record, and writes the closing lines that
+/// were held back. Returns true if all tests passed in the end.
 pub(super) fn judge(
     suite: &str,
     first: &Said,
@@ -31,7 +32,7 @@ pub(super) fn judge(
     let (is_well, closing) = if failures.is_empty() {
         (true, first.held.clone())
     } else if failures.iter().any(|failed| failed.test.is_none()) {
-        // It is unknown which test made the binary fail.
+        // The test that made the binary fail is unknown.
         once_more(suite, first, failures, record, || run(Again::Whole))?
     } else {
         let is_well = alone(suite, first, failures, record, |test| run(Again::Test(test)))?;
@@ -66,7 +67,7 @@ fn alone(
     Ok(is_well)
 }
 
-/// Runs everything once more. Also returns the closing lines of the second attempt.
+/// Runs all tests once more. Also returns the closing lines of the second attempt.
 pub(super) fn once_more(
     suite: &str,
     first: &Said,
@@ -134,7 +135,7 @@ mod tests {
     use super::*;
     use crate::harness::FAILED;
 
-    /// Recorded from a test binary.
+    /// Output that was recorded from a test binary.
     const PASSED: &str = "running 2 tests\ntest a ... ok\ntest b ... ok\n\n\
         test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\n";
     const HELD: &str = "test b ... FAILED\n\nfailures:\n\n---- b stdout ----\n\n\
@@ -153,7 +154,7 @@ mod tests {
         }
     }
 
-    /// Returns whether everything passed in the end, what was recorded, and what stdout shows.
+    /// Returns whether all tests passed in the end, the recorded events, and the output on stdout.
     fn judged(first: Said, again: Vec<Said>) -> (bool, Vec<(String, String, bool)>, String) {
         let (mut record, mut out, mut again) = (Record::default(), Vec::new(), again.into_iter());
         let well = judge("cli::serve", &first, &mut record, &mut out, |what| {
@@ -186,9 +187,9 @@ mod tests {
     }
 
     #[test]
-    fn failure_without_a_passing_second_attempt_stays() {
+    fn failure_without_a_passing_second_attempt_is_final() {
         let first = || said("running 2 tests\n", HELD, Some(FAILED));
-        // It fails again; it crashes; it does not exist; it exits before its result.
+        // The test fails again, crashes, does not exist, or exits before its result.
         for second in [
             first(),
             said("running 1 test\n", "", None),

@@ -1,5 +1,5 @@
-//! The tests in the documentation. rustdoc cannot run a single one of them, so their second attempt
-//! runs all of them again.
+//! The tests in the documentation. rustdoc cannot run a single one of them, so the second attempt runs
+//! all of them again.
 
 use std::io::{self, Write};
 use std::process::Command;
@@ -9,7 +9,7 @@ use super::record::Record;
 use super::watch::{hangs, watch};
 use crate::Failure;
 
-/// Runs `cargo test --doc`, created by `command`. Returns true if everything passed in the end.
+/// Runs `cargo test --doc`, which `command` creates. Returns true if all tests passed in the end.
 pub(super) fn run(
     record: &mut Record,
     mut command: impl FnMut() -> Command,

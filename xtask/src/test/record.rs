@@ -1,5 +1,5 @@
-//! Collects the failures of a run across processes: cargo starts a supervisor for each test binary,
-//! which appends here.
+//! Collects the failures of a run across processes. For each test binary, cargo starts a supervisor,
+//! which appends to the record.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::MAX_FLAKY;
 use crate::{Failure, failed};
 
-/// The environment variable that passes the file to the supervisors.
+/// The environment variable that passes the path of the record to the supervisors.
 pub(super) const VARIABLE: &str = "TIELINE_TEST_RECORD";
 
 /// A failure and its outcome.
@@ -19,14 +19,14 @@ pub(super) struct Event {
     /// The package's folder, the test target and the test.
     pub(super) name: String,
     pub(super) why: String,
-    /// Whether it passed when run again.
+    /// Whether the test passed in the second attempt.
     pub(super) is_flaky: bool,
 }
 
 /// The failures of a run so far.
 #[derive(Default)]
 pub(super) struct Record {
-    /// None in tests.
+    /// The file of the record, or `None` in tests.
     file: Option<PathBuf>,
     events: Vec<Event>,
 }
@@ -70,7 +70,7 @@ impl Record {
         flaky.map(|Event { name, why, .. }| format!("flaky: {name} ({why:.200})")).collect()
     }
 
-    /// Returns the reasons why the run fails, each with the name of what failed.
+    /// Returns the reasons why the run fails, each with the name of the test or test binary.
     pub(super) fn problems(&self) -> Vec<String> {
         let failed = self.events.iter().filter(|event| !event.is_flaky);
         let mut problems: Vec<_> = failed
@@ -89,7 +89,7 @@ impl Record {
     }
 }
 
-/// How many failed tests the last line names.
+/// The maximum number of failed tests that the last line names.
 const MAX_NAMES: usize = 20;
 
 impl Event {

@@ -15,11 +15,11 @@ use crate::processes::end_tree;
 use crate::workspace::Workspace;
 use crate::{Failure, failed};
 
-/// How often each test failed.
+/// The number of failures of each test.
 #[derive(Default)]
 pub(super) struct Table {
     rounds: usize,
-    /// By name: the number of failures, and how many of them also failed alone.
+    /// The number of failures by name, and the number of those after which the test also failed alone.
     failed: BTreeMap<String, (usize, usize)>,
 }
 

@@ -1,4 +1,4 @@
-//! `xtask test-binary`: started by cargo in place of each test binary. It runs the binary and gives
+//! `xtask test-binary`, which cargo starts in place of each test binary. It runs the binary and gives
 //! failed tests a second attempt.
 
 use std::env;
@@ -15,7 +15,7 @@ use crate::{Failure, failed, usage};
 /// The name of the hidden command.
 pub(crate) const COMMAND: &str = "test-binary";
 
-/// Runs a test binary with its arguments. The exit status is that of the binary, or of the second
+/// Runs a test binary with its arguments. The exit status is that of the binary or of the second
 /// attempt.
 pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     let Some((program, args)) = args.split_first() else {
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     let suite = Suite { program, args, hangs: &hangs };
     match suite.run(&name(Path::new(program), &package), &mut record, &mut io::stdout().lock())? {
         true => Ok(()),
-        // Exits like the harness, so that cargo only names the target.
+        // The exit status is that of the harness, so that cargo reports only the name of the target.
         false => exit(FAILED),
     }
 }
@@ -44,7 +44,8 @@ impl Suite<'_> {
         let mut shown = Vec::new();
         let is_well = judge(name, &first, record, &mut shown, |again| match again {
             Again::Whole => self.attempt(self.args, out),
-            // `--include-ignored`, because the test ran and may have been selected with `--ignored`.
+            // `--include-ignored` is necessary, because the test ran and may have been selected with
+            // `--ignored`.
             Again::Test(test) => {
                 let args = ["--exact", "--include-ignored", test].map(str::to_owned);
                 self.attempt(&args, &mut io::stderr().lock())
@@ -57,7 +58,7 @@ impl Suite<'_> {
     fn attempt(&self, args: &[String], out: &mut impl Write) -> Result<Said, Failure> {
         let mut command = Command::new(self.program);
         command.args(args).env_remove(VARIABLE);
-        // Even if stdout is no longer read, the exit status counts.
+        // An error is ignored, because the exit status matters even if stdout is no longer read.
         let said = watch(&mut command, self.hangs, |bytes| _ = out.write_all(bytes));
         let _ = out.flush();
         said
@@ -105,7 +106,7 @@ mod tests {
         }
     }
 
-    /// Each test fails in a different way the first time it runs, and passes the second.
+    /// Tests that fail in different ways. Most of them fail only the first time they run.
     const TESTS: &str = r#"
         fn is_first(name: &str) -> bool {
             let file = std::path::Path::new("MARKS").join(name);
@@ -172,7 +173,7 @@ mod tests {
         let (well, events, _) = run("leaves_once passes");
         assert_eq!((well, events), (true, vec![event("x", "ended without a result", true)]));
 
-        // Reports a hang once the test is running, and only the first time.
+        // This reports a hang once the test is running, and only the first time.
         let is_first = Cell::new(true);
         let hangs = |_| folder.path().join("hangs").exists() && is_first.replace(false);
         let (well, events, last) = run_with("--ignored", &hangs);

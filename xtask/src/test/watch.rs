@@ -1,5 +1,5 @@
-//! Runs a test command and forwards its output, except for the parts about failures, which depend on
-//! the second attempt.
+//! Runs a test command and forwards its output, except for the parts about failures, which are held back
+//! because they depend on the second attempt.
 
 use std::env;
 use std::io::{self, Read};
@@ -12,20 +12,20 @@ use crate::harness::{self, Failed, RESULT, TestOutcome, results};
 use crate::processes::end_tree;
 use crate::{Failure, failed};
 
-/// The output of a test command, and how it ended.
+/// The output of a test command and its exit status.
 #[derive(Default)]
 pub(super) struct Said {
-    /// The lines that name tests, and those held back.
+    /// The lines that name tests, and the lines that are held back.
     pub(super) text: String,
-    /// The lines held back, byte for byte.
+    /// The lines that are held back, byte for byte.
     pub(super) held: Vec<u8>,
-    /// The exit status; `why` says why there is none.
+    /// The exit status. Without one, `why` contains the reason.
     pub(super) code: Option<i32>,
     pub(super) why: String,
 }
 
 impl Said {
-    /// Returns the failures of the command; none if everything passed.
+    /// Returns the failures of the command, which are none if all tests passed.
     pub(super) fn failures(&self) -> Vec<Failed> {
         harness::failures(&self.text, self.code.ok_or(self.why.as_str()))
     }
@@ -35,10 +35,11 @@ impl Said {
     }
 }
 
-/// Decides whether a command hangs that has printed nothing for the given time.
+/// A function that decides whether a command that has printed nothing for the given time hangs.
 pub(super) type Hangs<'a> = &'a dyn Fn(Duration) -> bool;
 
-/// The default: deadlines in tests are a minute or two, and only a soak test may take an hour.
+/// Returns whether a command hangs, by default. Deadlines in tests are a minute or two, and only a soak
+/// test may take an hour.
 pub(super) fn hangs(quiet: Duration) -> bool {
     quiet > Duration::from_secs(15 * 60) && env::var_os("TIELINE_SOAK").is_none()
 }
@@ -69,7 +70,7 @@ pub(super) fn watch(
     Ok(said)
 }
 
-/// Returns the exit status; `None` if the command hung and was killed.
+/// Returns the exit status, or `None` if the command hung and was killed.
 fn read(
     child: &mut Child,
     output: &Receiver<Vec<u8>>,
@@ -87,7 +88,7 @@ fn read(
             Err(RecvTimeoutError::Disconnected) => {
                 return ended.map_or_else(|| child.wait(), Ok).map(Some);
             }
-            // A process left by the command may keep the pipe open.
+            // A process that the command left behind may keep the pipe open.
             Err(RecvTimeoutError::Timeout) if ended.is_some() => return Ok(ended),
             Err(RecvTimeoutError::Timeout) => {
                 ended = child.try_wait()?;
@@ -100,7 +101,7 @@ fn read(
     }
 }
 
-/// How often to check whether the command exited although its stdout is still open.
+/// The interval of the checks whether the command has exited although its stdout is still open.
 const LOOK: Duration = Duration::from_millis(200);
 
 fn chunks(child: &mut Child) -> Receiver<Vec<u8>> {
@@ -119,7 +120,8 @@ fn chunks(child: &mut Child) -> Receiver<Vec<u8>> {
     receive
 }
 
-/// Describes which tests a killed command was running, as far as the harness reported it.
+/// Describes the failure of a killed command, with the tests that were running if the harness reported
+/// them.
 fn hung(text: &str) -> String {
     let ended: Vec<&str> = results(text).map(|(test, _)| test).collect();
     let busy = text.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(SLOW));
@@ -130,14 +132,14 @@ fn hung(text: &str) -> String {
 
 const SLOW: &str = " has been running for over 60 seconds";
 
-/// Separates lines that can be shown at once from those about failures.
+/// Separates the lines that can be shown at once from those about failures.
 #[derive(Default)]
 struct Lines {
     /// An incomplete line.
     part: Vec<u8>,
     held: Vec<u8>,
     text: String,
-    /// Whether we are between the heading of failures and the closing line.
+    /// Whether the current line is between the heading of the failures and the closing line.
     holds: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Dependencies between the project's crates only point down, and published crates do not depend on
-//! unpublished ones.
+//! Dependencies between the project's crates must point down only, and published crates must not depend
+//! on unpublished ones.
 
 use crate::Failure;
 use crate::tidy::Finding;
@@ -9,15 +9,16 @@ use crate::workspace::{Crate, Kind, Workspace};
 #[derive(Clone, Copy)]
 enum Place {
     Level(u8),
-    /// For building, testing and measuring: may depend on everything, but no published crate depends on
-    /// it.
+    /// A crate for building, testing or measuring. It may depend on all crates, but no published crate
+    /// may depend on it.
     Unpublished,
 }
 use Place::{Level, Unpublished};
 
 const PLACES: &[(&str, Place)] = &[
     ("tieline-cli", Level(6)),
-    // The facade collects what library users need, which excludes the gateway and the program.
+    // The facade contains the crates that library users need, which excludes the gateway and the
+    // program.
     ("tieline", Level(5)),
     ("tieline-gateway", Level(5)),
     ("tieline-agents", Level(4)),

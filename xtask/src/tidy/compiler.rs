@@ -1,4 +1,4 @@
-//! Checks by cargo and its tools. Their messages precede the findings, which name the command to
+//! Checks that cargo and its tools make. Their messages precede the findings, which name the command to
 //! repeat.
 
 use std::path::Path;
@@ -23,8 +23,9 @@ pub(super) fn format(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
         .collect())
 }
 
-/// Also checks the lock files of the fixtures. (The one of the workspace was updated when cargo built
-/// this program, unless `--locked` was passed, as on CI; then it only has to be committed.)
+/// Checks the lock files, including those of the fixtures. When cargo built this program, it updated the
+/// lock file of the workspace unless `--locked` was passed, as on CI. An updated file only has to be
+/// committed.
 pub(super) fn lock(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
     let mut findings = Vec::new();
     for lock in workspace.files()?.iter().filter(|file| file.ends_with("Cargo.lock")) {
@@ -46,7 +47,8 @@ pub(super) fn lints(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
     }
 }
 
-/// Checks that libraries and programs use their dependencies. Tests are not built for this: they may use more.
+/// Checks that libraries and programs use their dependencies. Tests are not built for this check,
+/// because they may use more.
 pub(super) fn unused(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
     let command = ["clippy", "--workspace", "--lib", "--bins", "--all-features", "--locked"];
     let command = [&command[..], &["--", "-D", "unused_crate_dependencies"]].concat();
@@ -67,7 +69,7 @@ pub(super) fn docs(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
     }
 }
 
-/// Checks the library with each combination of its features. Its tests always have all of them.
+/// Checks the library with each combination of its features. Its tests always have all features.
 pub(super) fn features(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
     let mut findings = Vec::new();
     for features in combinations() {
@@ -77,7 +79,8 @@ pub(super) fn features(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
             findings.push(above("clippy", &format!("`cargo {}`", command.join(" "))));
         }
     }
-    // The others cannot be off in a test: the tests use child processes, and the library's tests have all features.
+    // Other features cannot be disabled in a test, because the tests use child processes and the
+    // library's tests have all features.
     let command = ["test", "-p", "tieline-http", "--lib", "--locked", "--no-default-features"];
     let command = [&command[..], &["tls::"]].concat();
     if !succeeds(workspace.cargo().args(&command))? {

@@ -1,5 +1,6 @@
-//! Dependencies come from crates.io, under licenses that `deny.toml` allows. `cargo deny` checks more, where it
-//! is installed. It is not installed here, because it would have to be built from source on each fresh machine.
+//! Dependencies must come from crates.io and have licenses that `deny.toml` allows. `cargo deny` checks
+//! more if it is installed. It is not installed automatically, because it would have to be built from
+//! source on each fresh machine.
 
 use std::fs;
 use std::process::Stdio;
@@ -28,7 +29,7 @@ pub(super) fn check(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
         findings.push(Finding::new("deny.toml", what, remedy).note());
         return Ok(findings);
     }
-    // Without the advisories, which are downloaded from GitHub: docs/releasing.md.
+    // The advisories are not checked, because they are downloaded from GitHub; see docs/releasing.md.
     let command = ["deny", "--offline", "check", "licenses", "bans", "sources"];
     if !succeeds(workspace.cargo().args(command))? {
         findings.push(above("cargo deny", &format!("`cargo {}`", command.join(" "))));

@@ -7,8 +7,8 @@ use crate::tidy::Finding;
 use crate::workspace::Workspace;
 use crate::{Failure, failed};
 
-/// Words that stand for things as if they were persons, or for the field's own terms. Lower case, so that
-/// the constant for the uid of the user `nobody` is not found.
+/// Words that treat things as persons, or replace the terms of the field. They are in lower case, so
+/// that the constant for the uid of the user `nobody` is not found.
 const IDIOMS: [(&str, &str); 8] = [
     ("whoever", "name the client, process or caller"),
     ("whomever", "name the client, process or caller"),
@@ -58,7 +58,7 @@ fn judge(file: &Path, text: &str) -> Vec<Finding> {
     findings
 }
 
-/// Returns true if the words are in the line, alone and in a capitalized or lower-case form.
+/// Returns true if the line contains the words, as whole words in capitalized or lower-case form.
 fn has_words(line: &str, words: &str) -> bool {
     let first = words.chars().next().map_or(String::new(), |first| first.to_uppercase().collect());
     let capitalized = first + words.get(1..).unwrap_or_default();

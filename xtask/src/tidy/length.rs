@@ -1,4 +1,5 @@
-//! Files must be short enough to be read in one sitting. A file above the first limit may contain two things.
+//! Files must be short enough to be read in one sitting. A file above the first limit may contain more
+//! than one thing.
 
 use std::fs;
 

@@ -1,7 +1,7 @@
 //! `cargo xtask tidy`: all checks of the checkout except its tests.
 //!
-//! Each check is a function from the checkout to findings. All checks run, even if an earlier one found
-//! something, so that one run shows all findings.
+//! Each check is a function from the checkout to findings. All checks run even if an earlier one has
+//! findings, so that one run shows all findings.
 
 mod arrows;
 mod compiler;
@@ -34,10 +34,10 @@ Usage: cargo xtask tidy [--install] [CHECK...]
   msrv     the published crates build with the oldest Rust that they declare; a note if it is missing
   package  every crate can be packaged for publication
   deny     dependencies come from crates.io and have licenses of deny.toml; also cargo-deny, if installed
-  man      manual pages and completion scripts can be made (`cargo xtask man`)
+  man      manual pages and completion scripts can be created (`cargo xtask man`)
   arrows   dependencies between the crates point down (ARCHITECTURE.md)
   sans-io  the protocol crates depend on no runtime (clippy finds sockets, files, clocks and threads)
-  unused   every dependency is used in the sources it is declared for
+  unused   every dependency is used in the sources for which it is declared
   words    no paths of one machine, no download addresses in a package-lock.json
   idioms   no words that CONTRIBUTING.md advises against, and what to write instead
   length   no Rust file above 600 lines; a note above 400
@@ -76,7 +76,7 @@ impl fmt::Display for Finding {
 
 type Check = fn(&Workspace) -> Result<Vec<Finding>, Failure>;
 
-/// Quick ones first: the compiler takes minutes on a fresh machine.
+/// The quick checks come first, because the compiler takes minutes on a fresh machine.
 const CHECKS: &[(&str, Check)] = &[
     ("words", words::check),
     ("idioms", idioms::check),
@@ -113,7 +113,8 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     }
 }
 
-/// Runs all checks, then lists their findings. Returns true if there are no errors. Installs only if allowed.
+/// Runs all checks, and then lists their findings. Returns true if there are no errors. Installs missing
+/// programs only if that is allowed.
 pub(crate) fn check(workspace: &Workspace, may_install: bool) -> bool {
     check_some(workspace, may_install, |_| true)
 }
@@ -136,7 +137,7 @@ fn check_some(workspace: &Workspace, may_install: bool, is_wanted: impl Fn(&str)
             vec![Finding::new(name, "cannot be checked", why)]
         }));
     }
-    // Errors last, where they are noticed.
+    // Errors come last, where they are noticed.
     findings.sort_by_key(|finding| !finding.is_note);
     for finding in &findings {
         eprintln!("{finding}");

@@ -1,7 +1,7 @@
-//! The published crates build with the oldest Rust that they declare (`rust-version`).
+//! The published crates must build with the oldest Rust that they declare (`rust-version`).
 //!
-//! That compiler comes from Debian: the one that is installed, or, on Debian 12, a package that is unpacked
-//! into the cache, because a newer one of the same name is installed for the other checks.
+//! That compiler comes from Debian. It is the installed one, or, on Debian 12, a package that is
+//! unpacked into the cache, because a newer package of the same name is installed for the other checks.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -32,7 +32,7 @@ pub(super) fn check(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
     }
 }
 
-/// Unpacks the compiler into the cache if there is none and Debian has it.
+/// Unpacks the compiler into the cache if it is missing and Debian has it.
 pub(super) fn install(workspace: &Workspace) -> Result<(), Failure> {
     let oldest = oldest(&published(workspace)?)?;
     if Rustc::find(workspace, &oldest)?.is_some() {
@@ -40,14 +40,14 @@ pub(super) fn install(workspace: &Workspace) -> Result<(), Failure> {
     }
     let version = match debian_version(workspace, &oldest)? {
         Some(version) => Some(version),
-        // The package lists may be missing, or old.
+        // The package lists may be missing or old.
         None => {
             needs::update_lists(workspace)?;
             debian_version(workspace, &oldest)?
         }
     };
     let Some(version) = version else {
-        // The check notes that it was not done.
+        // The check itself reports that the compiler is missing.
         return Ok(());
     };
     let of = |package: &str| format!("{package}={version}");
@@ -84,18 +84,18 @@ fn unpacked(oldest: &str) -> Result<PathBuf, Failure> {
     Ok(cache()?.join(format!("rust-{oldest}")))
 }
 
-/// Returns the version of Debian's compiler package that has this version of Rust.
+/// Returns the version of Debian's compiler package that contains this version of Rust.
 fn debian_version(workspace: &Workspace, oldest: &str) -> Result<Option<String>, Failure> {
     let mut apt = workspace.command("apt-cache");
     let Ok(list) = apt.args(["madison", "rustc-web"]).stderr(Stdio::null()).output() else {
-        // Not Debian.
+        // This system is not Debian.
         return Ok(None);
     };
     Ok(of_rust(&String::from_utf8_lossy(&list.stdout), oldest))
 }
 
-/// Returns the first version in lines such as `rustc-web | 1.85.0+dfsg3-1~deb12u3 | http://…` that has this
-/// version of Rust.
+/// Returns the first package version with this version of Rust in lines such as `rustc-web |
+/// 1.85.0+dfsg3-1~deb12u3 | http://…`.
 fn of_rust(madison: &str, oldest: &str) -> Option<String> {
     let versions = madison.lines().filter_map(|line| line.split('|').nth(1)).map(str::trim);
     let is_it = |version: &&str| {
@@ -104,7 +104,7 @@ fn of_rust(madison: &str, oldest: &str) -> Option<String> {
     versions.into_iter().find(is_it).map(str::to_owned)
 }
 
-/// Returns the package of LLVM that a package depends on.
+/// Returns the package of LLVM on which a package depends.
 fn llvm(workspace: &Workspace, package: &str) -> Result<String, Failure> {
     let list = output(workspace.command("apt-cache").args(["show", package]))?;
     let depends = list.lines().filter_map(|line| line.strip_prefix("Depends:"));
@@ -116,7 +116,7 @@ fn llvm(workspace: &Workspace, package: &str) -> Result<String, Failure> {
         .ok_or_else(|| failed(format!("{package} does not depend on a package of LLVM")))
 }
 
-/// A compiler, and the libraries that it needs.
+/// A compiler and the libraries that it needs.
 struct Rustc {
     program: PathBuf,
     libraries: Option<PathBuf>,
@@ -150,7 +150,7 @@ impl Rustc {
         if let Some(libraries) = &self.libraries {
             command.env("LD_LIBRARY_PATH", libraries);
         }
-        // The values of the toolchain that started xtask do not apply.
+        // The values for the toolchain that started xtask do not apply here.
         for variable in
             ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"]
         {
@@ -159,7 +159,7 @@ impl Rustc {
     }
 }
 
-/// Returns `1.85` of `rustc 1.85.0 (…)`.
+/// Returns the minor version, such as `1.85`, in the output `rustc 1.85.0 (…)`.
 fn minor(version: &str) -> Option<String> {
     let number = version.split_ascii_whitespace().nth(1)?;
     number.rsplit_once('.').map(|(minor, _)| minor.to_owned())

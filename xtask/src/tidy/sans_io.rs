@@ -1,5 +1,5 @@
-//! The protocol crates depend on no crate for I/O, clocks, randomness or a runtime. Clippy checks their own code:
-//! each has the same `clippy.toml`.
+//! The protocol crates must not depend on a crate for I/O, clocks, randomness or a runtime. Clippy
+//! checks their own code, for which each crate contains the same `clippy.toml`.
 
 use std::fs;
 

@@ -1,6 +1,6 @@
-//! Every dependency is used by the code that it is declared for. The compiler knows that of a product; whether a
-//! test or a build script names a dependency is read from the text, as examples in the documentation are tests,
-//! too.
+//! Every dependency must be used by the code for which it is declared. The compiler checks this for
+//! libraries and programs. For tests and build scripts, this module searches the text for the
+//! dependency's name, because examples in the documentation are also tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,8 @@ pub(super) fn check(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
     Ok(findings)
 }
 
-/// Returns the Rust files in a folder and below, with their text. Both paths are relative to the root.
+/// Returns the Rust files in a folder and its subfolders, with their text. All paths are relative to the
+/// root.
 fn sources(workspace: &Workspace, folder: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
     let is_rust = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "rs");
     (workspace.files()?.into_iter())
@@ -29,7 +30,7 @@ fn sources(workspace: &Workspace, folder: &Path) -> Result<Vec<(PathBuf, String)
         .collect()
 }
 
-/// `sources` are all sources of the crate.
+/// Returns the findings for a crate whose source files are `sources`.
 fn judge(it: &Crate, sources: &[(PathBuf, String)]) -> Vec<Finding> {
     let build = it.directory.join("build.rs");
     let is_used = |dependency: &Dependency| {

@@ -1,5 +1,5 @@
 //! Words that must not be in the repository: paths that exist on one machine only and, in lock files of
-//! npm, the addresses that packages were downloaded from.
+//! npm, the addresses from which packages were downloaded.
 
 use std::fs;
 use std::path::Path;
@@ -8,11 +8,11 @@ use crate::tidy::Finding;
 use crate::workspace::Workspace;
 use crate::{Failure, failed};
 
-/// Top-level folders of one machine.
+/// Top-level folders that exist on one machine only.
 const MACHINE_FOLDERS: &[&str] = &["work", "root"];
 /// Folders that contain home directories.
 const HOMES: &[&str] = &["home", "Users"];
-/// User names used as placeholders.
+/// User names that are placeholders.
 const ANYBODY: &[&str] = &["you", "me", "user", "USER", "username", "name", "alice", "bob"];
 
 pub(super) fn check(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {

@@ -1,12 +1,12 @@
-//! The tests that must run under Wine, and those that cannot be judged there.
+//! The tests that must run under Wine, and the tests that Wine cannot judge.
 
-/// A test whose result under Wine says nothing about tieline.
+/// A test whose result under Wine is no evidence about tieline.
 pub(super) struct Unproven {
-    /// The suite: the crate's folder, and the name of a test binary.
+    /// The suite, which is identified by the crate's folder and the name of a test binary.
     pub(super) suite: &'static str,
     pub(super) test: &'static str,
     pub(super) why: &'static str,
-    /// What its failure under Wine contains; any other failure counts.
+    /// A text that the output of its failure under Wine contains. Any other failure is reported.
     pub(super) says: &'static str,
 }
 
@@ -61,7 +61,8 @@ pub(super) const UNPROVEN: &[Unproven] = &[
     },
 ];
 
-/// Each of these shows something that no other test shows. If a test is renamed, rename it here.
+/// The tests that must run under Wine. Each of them covers behavior that no other test covers. If a test
+/// is renamed, it must be renamed here as well.
 pub(super) const MUST_RUN: &[&str] = &[
     "cli::windows::a_pipe_can_be_served_again_after_its_server_was_killed",
     "cli::windows::bridge_and_connect_end_when_all_requests_are_answered",

@@ -8,16 +8,16 @@ use super::wine::Said;
 use crate::harness::{self, MAX_FLAKY, TestOutcome, results};
 use crate::{Failure, failed};
 
-/// The reason if there is no exit status.
+/// The reason that is reported if there is no exit status.
 const TOO_LONG: &str = "was killed or took too long";
 
 /// The outcome of every test.
 #[derive(Default)]
 pub(super) struct Ran {
-    /// By its full name.
+    /// The outcomes by the full names of the tests.
     tests: BTreeMap<String, TestOutcome>,
     problems: Vec<String>,
-    /// What failed in the first attempt.
+    /// The failures of first attempts.
     again: Vec<String>,
 }
 
@@ -27,15 +27,17 @@ impl Ran {
         suite: &Suite,
         mut run: impl FnMut(&[&str]) -> Result<Said, Failure>,
     ) -> Result<(), Failure> {
-        // Two threads: all processes share one Wine server, and tests depend on progress there.
+        // Only two threads are used, because all processes share one Wine server and tests depend on
+        // progress there.
         let mut args = vec!["--test-threads=2", "--format=pretty"];
         for unproven in UNPROVEN.iter().filter(|it| it.suite == suite.name) {
             args.extend(["--skip", unproven.test]);
         }
         let mut said = run(&args)?;
         let mut failed = failures(suite, &said);
-        // Wine fails occasionally where Windows does not: starting a program may fail with "Internal
-        // error" (1359). A suite that hung does not run again: it has used the time of two runs.
+        // Wine occasionally fails where Windows does not. For example, starting a program may fail with
+        // "Internal error" (1359). A suite that hung does not run again, because it has already used the
+        // time of two runs.
         if !failed.is_empty() && said.code.is_some() && self.again.len() < MAX_FLAKY {
             eprintln!("{}\n{}", said.stdout, said.stderr);
             self.again.push(failed.join("; "));
@@ -112,7 +114,8 @@ impl Ran {
     }
 }
 
-/// Checks that a test failed in the way that Wine makes it fail. If not, returns what it did.
+/// Checks that a test failed in the way that Wine makes it fail. Otherwise, returns a description of its
+/// outcome.
 fn deviates(unproven: &Unproven, said: &Said) -> Result<(), String> {
     let (says, why) = (unproven.says, unproven.why);
     match results(&said.stdout).next() {
@@ -126,7 +129,7 @@ fn deviates(unproven: &Unproven, said: &Said) -> Result<(), String> {
     }
 }
 
-/// Returns the failures of a suite; none if everything passed.
+/// Returns the failures of a suite, which are none if all tests passed.
 fn failures(suite: &Suite, said: &Said) -> Vec<String> {
     let name = &suite.name;
     (harness::failures(&said.stdout, said.code.ok_or(TOO_LONG)).into_iter())
@@ -144,8 +147,8 @@ mod tests {
     use super::*;
     use crate::harness::FAILED;
 
-    /// Returns the problems, and the failures of first attempts, for suites whose runs print this, in
-    /// order.
+    /// Returns the problems and the failures of first attempts, for suites whose runs print these
+    /// outputs in order.
     fn judged(suites: &[&[(&str, Option<i32>)]]) -> (Vec<String>, Vec<String>) {
         let suite = Suite { name: "s".into(), directory: "".into(), program: "".into() };
         let mut ran = Ran::default();
@@ -175,24 +178,24 @@ mod tests {
         assert_eq!(judged(&[&[ok]]), (vec![], vec![]));
         assert_eq!(judged(&[&[bad, ok]]), (vec![], so()));
         assert_eq!(judged(&[&[bad, bad]]), (so(), so()));
-        // Only a few are tried again, in all suites together.
+        // Only a few failures are tried again, in all suites together.
         let (problems, again) = judged(&[&[bad, ok], &[bad, ok], &[bad], &[ok]]);
         assert_eq!((problems, again.len()), (so(), MAX_FLAKY));
-        // It crashed; it failed without naming a test; it took too long.
+        // The suite crashes, or fails without naming a test.
         for (code, said) in [(5, "s ended with 5"), (FAILED, "s ended with 101")] {
             assert_eq!(judged(&[&[("", Some(code)), ok]]), (vec![], vec![said.to_owned()]));
         }
-        // A test ended the process.
+        // A test ends the process.
         let left = ("test a ... ok\n", Some(0));
         assert_eq!(judged(&[&[left, left]]).0, ["s ended without a result"]);
         let hung = ("test a ... ok\n", None);
         assert_eq!(judged(&[&[hung]]), (vec!["s was killed or took too long".to_owned()], vec![]));
-        // A passed test does not count if its suite failed.
+        // A suite that fails is a problem even if its tests passed.
         let (problems, _) = judged(&[&[bad, ("test a ... ok\n", Some(5))]]);
         assert_eq!(problems, ["s ended with 5"]);
     }
 
-    /// Hangs: there is no exit status.
+    /// The output of a test that hangs, so that there is no exit status.
     const HUNG: &str = "test a ... ";
 
     #[test]

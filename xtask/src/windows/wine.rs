@@ -1,4 +1,4 @@
-//! Runs Wine with a prefix of our own, a library that it lacks, and a server that ends with xtask.
+//! Runs Wine with its own prefix, with a library that it lacks, and with a server that ends with xtask.
 
 use std::fs;
 use std::io;
@@ -10,40 +10,41 @@ use super::Suite;
 use crate::workspace::{Workspace, run_aside};
 use crate::{Failure, failed};
 
-/// No suite takes this long; one that does hangs. Wine's `timeout` would not kill child processes.
+/// The time after which a suite is considered to hang. Wine's `timeout` would not kill child processes.
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// A running Wine. Dropping it ends its server, and with it all processes.
+/// A running Wine. Dropping it ends its server and thereby all processes.
 pub(super) struct Wine {
     prefix: PathBuf,
-    /// Ends the server when its stdin is closed, which also happens if xtask is killed or interrupted
-    /// with Ctrl-C.
+    /// A shell that ends the server when its stdin is closed, which also happens if xtask is killed or
+    /// interrupted with Ctrl-C.
     ending: Child,
 }
 
-/// Ignores Ctrl-C, which goes to the whole process group, because it has to clean up afterwards.
+/// The script of that shell. It ignores Ctrl-C, which is sent to the whole process group, because it has
+/// to clean up afterwards.
 const ENDING: &str = "trap '' INT TERM HUP; read line; wineserver --kill; wineserver --wait";
 
 /// The output of a test binary.
 pub(super) struct Said {
     pub(super) stdout: String,
     pub(super) stderr: String,
-    /// The exit code; `None` if there is none, or if it was killed because it took too long.
+    /// The exit code, or `None` if there is none or the test binary was killed because it took too long.
     pub(super) code: Option<i32>,
     pub(super) took: Duration,
 }
 
 impl Wine {
-    /// Starts Wine in a prefix next to the build products, with the library that Wine 8 lacks next to
-    /// every program.
+    /// Starts Wine with a prefix next to the build products, and copies the library that Wine 8 lacks
+    /// into the folder of every program.
     pub(super) fn start(workspace: &Workspace, target: &Path) -> Result<Self, Failure> {
         let alone = target.join("wine.lock");
         let alone = fs::File::create(&alone)
             .and_then(|file| file.lock().map(|()| file))
             .map_err(|error| failed(format!("{}: {error}", alone.display())))?;
         let prefix = target.join("wine");
-        // It holds the lock as well: another xtask must not use the prefix until the server has ended,
-        // or its tests would be killed.
+        // The shell holds the lock as well. Another xtask must not use the prefix until the server has
+        // ended, because its tests would be killed.
         let mut ending = Command::new("sh");
         let ending = environment(&prefix, ending.args(["-c", ENDING]))
             .stdin(Stdio::piped())
@@ -63,7 +64,7 @@ impl Wine {
             let to = programs.join(folder).join("bcryptprimitives.dll");
             fs::copy(&shim, &to).map_err(|error| failed(format!("{}: {error}", to.display())))?;
         }
-        // Created at the first start, and updated when the version of Wine changes.
+        // The prefix is created at the first start and updated when the version of Wine changes.
         run_aside(wine.environment(workspace.command("wine").args(["wineboot", "--init"])))?;
         run_aside(wine.environment(Command::new("wineserver").arg("--wait")))?;
         wine.serve()?;
@@ -75,7 +76,8 @@ impl Wine {
         let begun = Instant::now();
         let mut command = Command::new("wine");
         command.arg(&suite.program).args(args).current_dir(&suite.directory);
-        // Files rather than pipes: children of a killed test may keep pipes open.
+        // The output is written to files rather than pipes, because children of a killed test may keep
+        // pipes open.
         let [stdout, stderr] =
             ["stdout", "stderr"].map(|name| self.prefix.join(format!("tieline-{name}")));
         command.stdin(Stdio::null());
@@ -106,12 +108,12 @@ impl Wine {
     }
 
     /// Starts the server in persistent mode. A server that a program starts ends with the last program,
-    /// and the next one waits two seconds for it.
+    /// and the next program waits two seconds for that.
     fn serve(&self) -> Result<(), Failure> {
         run_aside(self.environment(Command::new("wineserver").arg("--persistent")))
     }
 
-    /// Kills all processes of this prefix, and no others, with the server.
+    /// Kills the server and all processes of this prefix, and no others.
     fn end(&self) {
         for how in ["--kill", "--wait"] {
             let ended = self.environment(Command::new("wineserver").arg(how)).status();
@@ -127,7 +129,7 @@ fn environment<'a>(prefix: &Path, command: &'a mut Command) -> &'a mut Command {
         .env("WINEPREFIX", prefix)
         .env("WINEDEBUG", "-all")
         .env("DISPLAY", "")
-        // Do not offer to install a browser engine or .NET.
+        // Wine must not offer to install a browser engine or .NET.
         .env("WINEDLLOVERRIDES", "mscoree,mshtml=")
         .env("RUST_BACKTRACE", "0")
         .env_remove("RUST_LOG")
