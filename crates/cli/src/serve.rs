@@ -53,9 +53,8 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     // In the other modes, the last lines are already on stderr or in the log.
     server.log_last_lines(args.line.stderr(logging) == StderrMode::Off);
     let mcp_dialect = mcp::dialect(dialect, args.framing);
-    let mcp_name =
-        mcp_dialect.map(|_| args.name.clone().unwrap_or_else(|| program.default_name(&args)));
-    let mut sites = Sites::of(&program.name, mcp_name);
+    let mcp_name = mcp_dialect.map(|_| args.name.clone().unwrap_or_else(|| program.name.clone()));
+    let mut sites = Sites::of(program.name.clone(), mcp_name);
     let Listeners { acceptors, of_mcp, endpoints } =
         listen_all(&args, &registry, &program, &mut sites, logging).await?;
     let target = target(&args, &registry, &program, logging)?;
@@ -73,7 +72,7 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     sites.export(&watch, &memory);
     let status = if args.no_status { None } else { status_server(&registry).await };
     let source = StatusSource::new(
-        program.name.clone(),
+        program.name.to_string(),
         &endpoints,
         watch.clone(),
         memory,
@@ -164,7 +163,8 @@ async fn try_isolation(args: &Serve, program: &Program, logging: &Logging) -> Re
 /// The program that is started for each client.
 struct Program {
     argv: Vec<OsString>,
-    name: String,
+    /// Its default name: what users see, unless they choose another name for the server.
+    name: Name,
     is_demo: bool,
     model: ProcessModel,
 }
@@ -180,7 +180,8 @@ impl Program {
                 return Err(Failure::Usage(why.into()));
             }
             let argv = vec![std::env::current_exe()?.into(), "demo-agent".into()];
-            return Ok(Self { argv, name: "demo-agent".into(), is_demo: true, model });
+            let name = Name::of_command(&["demo-agent".into()], Path::new(""));
+            return Ok(Self { argv, name, is_demo: true, model });
         };
         let endpoint = Endpoint::exec(program, args.command.get(1..).unwrap_or_default());
         if let Err(error) = resolve(program, args.cwd.as_deref()) {
@@ -194,19 +195,11 @@ impl Program {
             }
             return Err(error.at(&endpoint).into());
         }
-        let name = program.to_string_lossy().into_owned();
-        Ok(Self { argv: args.command.clone(), name, is_demo: false, model })
-    }
-
-    /// Returns the name of a server of this program if the command line has none.
-    fn default_name(&self, args: &Serve) -> Name {
-        if self.is_demo {
-            return Name::of_command(&[self.name.clone().into()], Path::new(""));
-        }
         // If the directory is unknown, programs that would be named after it are named after themselves.
         let directory = std::env::current_dir().unwrap_or_default();
         let directory = directory.join(args.cwd.as_deref().unwrap_or(Path::new("")));
-        Name::of_command(&self.argv, &directory)
+        let name = Name::of_command(&args.command, &directory);
+        Ok(Self { argv: args.command.clone(), name, is_demo: false, model })
     }
 }
 
@@ -264,8 +257,7 @@ async fn listen_all(
         acceptors.push(acceptor);
     }
     if acceptors.is_empty() {
-        let name = program.default_name(args);
-        let acceptor = names::listen_numbered(registry, &name, &options, served).await?;
+        let acceptor = names::listen_numbered(registry, &program.name, &options, served).await?;
         endpoints.push(acceptor.endpoint().clone());
         acceptors.push(acceptor);
     }
@@ -339,7 +331,7 @@ fn invitation(
         ProcessModel::PerUser => "one process per user",
         _ => "one process per client",
     };
-    let name = endpoints.iter().find_map(Name::at).filter(|name| name.as_str() != program.name);
+    let name = endpoints.iter().find_map(Name::at).filter(|name| *name != program.name);
     let as_name = name.map_or_else(String::new, |name| format!(" as {name}"));
     let mut text = format!(
         "tieline: serving {}{built_in}{as_name}, {processes}; press Ctrl-C to stop\n\

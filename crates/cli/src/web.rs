@@ -1,6 +1,5 @@
 //! `tieline serve` on the web: its listeners, the access token and the start-up text.
 
-use std::path::Path;
 use std::time::Duration;
 
 use tieline_gateway::ServerWatch;
@@ -31,8 +30,8 @@ pub(crate) struct Sites {
     sites: Vec<HttpServer>,
     access: Option<(Access, bool)>,
     public_url: Option<PublicUrl>,
-    /// The program's file name, for the page.
-    program_name: String,
+    /// The program's name, for the page.
+    program_name: Name,
     /// The name that MCP clients give the server, if there is `/mcp`.
     mcp_name: Option<Name>,
 }
@@ -51,9 +50,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 impl Sites {
     /// Creates a set without listeners for this program. If MCP clients are accepted, `mcp_name` is
     /// their name for the server.
-    pub(crate) fn of(program: &str, mcp_name: Option<Name>) -> Self {
-        let name = Path::new(program).file_name().unwrap_or(program.as_ref());
-        let program_name = name.to_string_lossy().into_owned();
+    pub(crate) fn of(program_name: Name, mcp_name: Option<Name>) -> Self {
         Self { sites: Vec::new(), access: None, public_url: None, program_name, mcp_name }
     }
 
@@ -80,7 +77,7 @@ impl Sites {
         (config.socket_mode, config.socket_group) = (options.socket_mode, options.socket_group);
         config.memory.clone_from(&options.memory);
         self.public_url.clone_from(&args.public_url);
-        config.program_name = Some(self.program_name.clone());
+        config.program_name = Some(self.program_name.to_string());
         // A program that accepts any bytes receives each message unchanged.
         config.web_socket.verbatim = served.framing == FramingKind::LengthPrefix;
         // Permit as many connections as lines, and some more for pages and health checks.

@@ -254,8 +254,9 @@ fn servers_are_named_after_the_script_and_not_its_interpreter() {
     let command = ["--", "env", "X=1", "sh", "./echo.sh"];
     let (first, second) = (runtime.serve(&command), runtime.serve(&command));
     assert_eq!([&first, &second].map(Serve::path), ["echo", "echo-2"].map(|it| runtime.socket(it)));
-    first.program.wait_stderr("serving env as echo, one process per client");
+    first.program.wait_stderr("serving echo, one process per client");
     first.program.wait_stderr("tieline connect echo\n");
+    second.program.wait_stderr("serving echo as echo-2, one process per client");
     second.program.wait_stderr("the name echo is in use by another server; this one is echo-2");
     second.program.wait_stderr("tieline connect echo-2\n");
     for name in ["echo", "echo-2"] {

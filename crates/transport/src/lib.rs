@@ -109,7 +109,7 @@ pub use connection::{
 };
 pub use control::{Backing, BoxFuture, Control, ControlBuilder};
 pub use deadline::from_now;
-pub use endpoint::{Address, Endpoint, is_loopback, is_secret_name, redact};
+pub use endpoint::{Address, Endpoint, is_loopback, is_secret_name, percent_decoded, redact};
 pub use environment::Environment;
 pub use error::{ConfigError, ErrorKind, Operation, TransportError};
 pub use files::{open_secret, warn_if_exposed};

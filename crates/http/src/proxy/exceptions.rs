@@ -72,14 +72,25 @@ fn exception(entry: &str) -> Option<Exception> {
     Some(Exception { servers, port })
 }
 
+/// The length of the prefix of IPv4 addresses that are written as IPv6 addresses.
+const MAPPED_BITS: u32 = 96;
+
 fn single(ip: IpAddr) -> Servers {
     Servers::Network(ip.to_canonical(), 128)
 }
 
+/// Parses a network. If all of its addresses are mapped IPv4 addresses (`::ffff:0:0/96`), it is one of IPv4.
 fn network(ip: &str, bits: &str) -> Option<Servers> {
     let (ip, bits) = (ip.parse::<IpAddr>().ok()?, bits.parse::<u32>().ok()?);
     let most = if ip.is_ipv4() { 32 } else { 128 };
-    (bits <= most).then_some(Servers::Network(ip, bits))
+    let canonical = ip.to_canonical();
+    match (ip, canonical) {
+        _ if bits > most => None,
+        (IpAddr::V6(_), IpAddr::V4(_)) if bits >= MAPPED_BITS => {
+            Some(Servers::Network(canonical, bits - MAPPED_BITS))
+        }
+        _ => Some(Servers::Network(ip, bits)),
+    }
 }
 
 /// Returns whether an address shares its first `bits` bits with the network.
@@ -147,6 +158,19 @@ mod tests {
             ("[2001:db8::1]:8443", "2001:db8::1", 443, false),
             ("10.0.0.1", "::ffff:10.0.0.1", 80, true),
             ("::ffff:10.0.0.1", "10.0.0.1", 80, true),
+            ("10.0.0.1:80", "::ffff:10.0.0.1", 80, true),
+            ("10.0.0.1:81", "::ffff:10.0.0.1", 80, false),
+            ("10.0.0.0/8", "::ffff:10.1.2.3", 80, true),
+            ("10.0.0.0/8", "::ffff:a01:203", 80, true),
+            ("10.0.0.0/8", "::ffff:11.1.2.3", 80, false),
+            ("::ffff:10.0.0.0/104", "10.1.2.3", 80, true),
+            ("::ffff:10.0.0.0/104", "::ffff:10.1.2.3", 80, true),
+            ("::ffff:10.0.0.0/104", "11.1.2.3", 80, false),
+            ("::ffff:0:0/96", "192.0.2.1", 80, true),
+            ("::ffff:0:0/96", "2001:db8::1", 80, false),
+            ("::ffff:10.0.0.0/129", "10.0.0.0", 80, false),
+            // A mapped address is one of IPv4.
+            ("::/0", "::ffff:10.0.0.1", 80, false),
             // A suffix of an address is not a domain.
             ("0.1", "10.0.0.1", 80, false),
             (".", "example.org", 80, false),

@@ -1,7 +1,7 @@
 //! The URL of a proxy.
 
 use hyper::header::HeaderValue;
-use tieline_transport::ConfigError;
+use tieline_transport::{ConfigError, percent_decoded};
 
 use super::Proxy;
 use crate::address::authority_of;
@@ -35,7 +35,8 @@ pub(super) fn parse(url: &str, variable: Option<&'static str>) -> Result<Proxy, 
 /// Returns the value of `Proxy-Authorization`.
 fn credentials(user: &str) -> Option<HeaderValue> {
     let (user, password) = user.split_once(':').unwrap_or((user, ""));
-    let (mut text, password) = (percent_decoded(user)?, percent_decoded(password)?);
+    let (mut text, password) =
+        (percent_decoded(user.as_bytes())?, percent_decoded(password.as_bytes())?);
     // A colon would end the user name.
     if text.contains(&b':') {
         return None;
@@ -43,21 +44,6 @@ fn credentials(user: &str) -> Option<HeaderValue> {
     text.push(b':');
     text.extend(password);
     basic(&text)
-}
-
-fn percent_decoded(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = text.bytes();
-    let mut decoded = Vec::new();
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'%' => {
-                let mut digit = || char::from(bytes.next()?).to_digit(16);
-                u8::try_from(digit()? * 16 + digit()?).ok()?
-            }
-            byte => byte,
-        });
-    }
-    Some(decoded)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 use ring::digest::{SHA256, digest};
+use tieline_transport::percent_decoded;
 
 use super::Server;
 use super::access::{NO_TOKEN, Refused};
@@ -153,19 +154,9 @@ fn to_login(path: &str) -> String {
 fn field(form: &[u8], name: &[u8]) -> Option<String> {
     let mut fields = form.split(|byte| *byte == b'&');
     let value = fields.find_map(|field| field.strip_prefix(name)?.strip_prefix(b"="))?;
-    let mut decoded = Vec::with_capacity(value.len());
-    let mut rest = value.iter().copied();
-    while let Some(byte) = rest.next() {
-        decoded.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let mut digit = || char::from(rest.next()?).to_digit(16);
-                u8::try_from(digit()? * 16 + digit()?).ok()?
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(decoded).ok()
+    let spaced: Vec<u8> =
+        value.iter().map(|&byte| if byte == b'+' { b' ' } else { byte }).collect();
+    String::from_utf8(percent_decoded(&spaced)?).ok()
 }
 
 /// Returns whether the client asks for HTML, as browsers do when a person opens a URL.

@@ -18,6 +18,7 @@ use self::print::{Exact, Secrets};
 
 pub use self::host::is_loopback;
 pub(crate) use self::invalid::foreign;
+pub use self::percent::percent_decoded;
 pub use self::redact::{is_secret_name, redact};
 
 /// The address of the other end of a line, with an optional framing.

@@ -27,25 +27,29 @@ fn escape(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
 }
 
 pub(super) fn decode(text: &str) -> Result<OsString, TransportError> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
+    let bytes = percent_decoded(text.as_bytes()).ok_or_else(|| {
+        let problem = "`%` is not followed by two hexadecimal digits".into();
+        invalid(problem, "write a percent sign as %25")
+    })?;
+    from_bytes(bytes)
+}
+
+/// Replaces each `%XX` by the byte that it stands for. Returns `None` if a `%` is not followed by two hexadecimal
+/// digits.
+pub fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text;
     while let Some((byte, after)) = rest.split_first() {
         rest = after;
         if *byte != b'%' {
-            bytes.push(*byte);
+            decoded.push(*byte);
             continue;
         }
-        let digits = rest.split_first_chunk::<2>();
-        let decoded =
-            digits.and_then(|(&[high, low], after)| Some((hex(high)? << 4 | hex(low)?, after)));
-        let Some((byte, after)) = decoded else {
-            let problem = "`%` is not followed by two hexadecimal digits".into();
-            return Err(invalid(problem, "write a percent sign as %25"));
-        };
-        bytes.push(byte);
+        let (&[high, low], after) = rest.split_first_chunk::<2>()?;
+        decoded.push(hex(high)? << 4 | hex(low)?);
         rest = after;
     }
-    from_bytes(bytes)
+    Some(decoded)
 }
 
 fn hex(digit: u8) -> Option<u8> {
