@@ -44,10 +44,10 @@ async fn a_session_is_not_resumed_under_another_certificate() {
 
     // The session continues for its owner over the existing connection.
     let message = Bytes::from_static(b"mine");
-    owner.say(Frame::Data { sequence: 1, acknowledged: 0, message }).await;
+    owner.send_frame(Frame::Data { sequence: 1, acknowledged: 0, message }).await;
     assert!(matches!(from_owner.recv().await, Incoming::Message(it) if it == "mine"));
     to_owner.send("still yours").await.unwrap();
-    while !matches!(owner.hear().await, Some(Frame::Data { sequence: 1, .. })) {}
+    while !matches!(owner.next_frame().await, Some(Frame::Data { sequence: 1, .. })) {}
     drop(owner);
     // It also continues over a new connection.
     let mut owner = connect("client").await;
