@@ -20,11 +20,11 @@ use tokio::time::timeout;
 /// Accepts the next session with hand-written frames.
 async fn granted(acceptor: &mut WebAcceptor) -> ByHand {
     let mut server = ByHand::over(acceptor.accept().await.unwrap());
-    let Some(Frame::Hello(hello)) = server.hear().await else { panic!("not a Hello") };
+    let Some(Frame::Hello(hello)) = server.next_frame().await else { panic!("not a Hello") };
     assert!(hello.resumes.is_none());
     let (session, secret) = (SessionId([1; 16]), Secret([2; 16]));
     let position = Position::default();
-    server.say(Frame::Welcome(Welcome { session, secret, epoch: 1, position })).await;
+    server.send_frame(Frame::Welcome(Welcome { session, secret, epoch: 1, position })).await;
     server
 }
 
