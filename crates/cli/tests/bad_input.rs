@@ -226,7 +226,6 @@ fn a_broken_header_ends_only_its_own_line_with_the_reason() {
         ("\r\n{}", "has no Content-Length"),
         ("Content-Length: 2\n\n{}", malformed),
         ("Content Length: 2\r\n\r\n{}", malformed),
-        ("hello\n", malformed),
     ];
     for (position, (bad, reason)) in cases.iter().enumerate() {
         let mut client = serve.client();
@@ -246,7 +245,7 @@ fn a_broken_header_ends_only_its_own_line_with_the_reason() {
 #[test]
 fn a_mebibyte_of_headers_is_refused() {
     let serve = Serve::in_framings(&["content-length+"], ["--", "cat"]);
-    for header in ["X-Header: y\r\n", "X"] {
+    for header in ["X-Header: y\r\n", "X-Header: y"] {
         let mut client = serve.client();
         client.send_refused(header.repeat((1 << 20) / header.len()).as_bytes());
         assert_eq!(client.rest(), b"");

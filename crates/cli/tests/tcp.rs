@@ -90,15 +90,46 @@ fn a_web_page_that_posts_to_the_port_starts_no_process_and_sends_no_message() {
 #[test]
 fn a_client_without_a_valid_message_starts_no_process() {
     let served = Served::start("");
-    for nonsense in
-        [&b""[..], b"\n\n", b"hello\n", b"\xff\xfe\n", b"{\"half\":", b"GET / HTTP/1.1\r\n\r\n"]
-    {
+    for nonsense in [&b""[..], b"\n\n", b"GET / HTTP/1.1\r\n\r\n"] {
         assert_eq!(served.exchange(nonsense), b"", "{}", nonsense.escape_ascii());
+    }
+    for nonsense in [&b"hello\n"[..], b"\xff\xfe\n", b"{\"half\":"] {
+        let answer = String::from_utf8(served.exchange(nonsense)).unwrap();
+        assert!(answer.contains("the first message is not JSON"), "{answer:?}");
+        assert!(answer.ends_with('\n'), "{answer:?}");
     }
     served.program.wait_stderr_times("client refused", 6);
     assert_eq!(children_of(served.program.pid()), [0; 0]);
     let answer = served.exchange(format!("{ADD}\n").as_bytes());
     assert!(!answer.is_empty(), "the next client is not served");
+}
+
+#[test]
+fn connect_fails_with_the_reason_if_its_first_message_is_not_json() {
+    for framing in ["", "content-length+", "length-prefix+"] {
+        let served = Served::start(framing);
+        // The near side uses the same framing, because only JSON can be converted.
+        let near = format!("{framing}stdio:");
+        let input = match framing {
+            "" => "hello\n{}\n",
+            "content-length+" => "Content-Length: 5\r\n\r\nhello",
+            _ => "\0\0\0\x05hello",
+        };
+        let mut bridge = tieline(["bridge", &near, &served.endpoint]);
+        let check = |finished: support::Finished| {
+            assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
+            let why = "refused: the first message is not JSON";
+            assert!(finished.stderr.contains(why), "{finished:?}");
+            assert!(finished.stderr.contains("hint: send JSON"), "{finished:?}");
+        };
+        check(Program::run(&mut bridge, input));
+        assert_eq!(children_of(served.program.pid()), [0; 0]);
+        // A client that was silent at first has a program.
+        let mut silent = Program::start(&mut bridge);
+        support::until("the program is started", || !children_of(served.program.pid()).is_empty());
+        support::Talk::send_raw(&mut silent, input.as_bytes());
+        check(silent.finish());
+    }
 }
 
 #[test]

@@ -1,15 +1,16 @@
 //! Checks unauthenticated clients before a program is started for them.
 
 use std::future::poll_fn;
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tieline_proto::json::{self, Limits};
 use tieline_proto::{ByteSize, FrameError};
-use tieline_transport::{BoxChannel, Channel, CloseReason, Control, Incoming, Receiver};
+use tieline_transport::{BoxChannel, Channel, CloseReason, Control, Incoming, Receiver, Sender};
 use tokio::time::{Instant, timeout_at};
 
-use crate::ending::explain;
+use crate::patience::{Patience, discard};
 
 /// A client that sends nothing for this long is admitted: it may be waiting for the program to send
 /// first.
@@ -32,7 +33,7 @@ pub(crate) async fn admit(client: BoxChannel) -> Option<BoxChannel> {
     }
     let control = client.control().clone();
     let (mut sender, receiver) = client.split();
-    let mut receiver = FirstMessage::new(receiver);
+    let mut receiver = FirstMessage::new(receiver, control.clone());
     let begun = Instant::now();
     let Some(reason) = receiver.refusal(begun, &control).await else {
         return Some(BoxChannel::from_parts(sender, Box::new(receiver), control));
@@ -45,10 +46,15 @@ pub(crate) async fn admit(client: BoxChannel) -> Option<BoxChannel> {
         reason => format!("it sent no message: {reason}"),
     };
     tracing::warn!("client refused on {}: {problem}", control.endpoint());
-    if let CloseReason::Protocol(error) = &reason {
-        let _ = timeout_at(Instant::now() + SILENCE, explain(error, &mut sender)).await;
-    }
     control.report_at_close(reason);
+    if control.is_refused() {
+        let patience = Patience::until(Instant::now() + SILENCE);
+        patience.wait(&mut sender, |sender, cx| sender.poll_close(cx)).await;
+        let half_close = control.capabilities().half_close;
+        let discarded = AtomicU64::new(0);
+        let discard = discard(&mut receiver.rest, &discarded);
+        patience.wait_for_client_end(&mut sender, discard, half_close).await;
+    }
     None
 }
 
@@ -60,11 +66,12 @@ struct FirstMessage {
     first: Option<Incoming>,
     is_checked: bool,
     refused: Option<CloseReason>,
+    control: Control,
 }
 
 impl FirstMessage {
-    fn new(rest: Box<dyn Receiver>) -> Self {
-        Self { rest, first: None, is_checked: false, refused: None }
+    fn new(rest: Box<dyn Receiver>, control: Control) -> Self {
+        Self { rest, first: None, is_checked: false, refused: None, control }
     }
 
     /// Waits for the first message, unless the client is silent. Returns the reason if the client is to
@@ -113,6 +120,7 @@ impl FirstMessage {
                 Incoming::Message(message)
             }
             Incoming::Message(_) | Incoming::Fault(_) => {
+                self.control.refuse(FrameError::FirstNotJson);
                 let reason = CloseReason::Protocol(FrameError::FirstNotJson);
                 self.refused = Some(reason.clone());
                 Incoming::End(reason)

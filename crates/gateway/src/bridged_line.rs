@@ -17,10 +17,7 @@ use tokio::task::coop;
 use tokio::time::{Instant, timeout_at};
 
 use crate::dialogue::Dialogue;
-use crate::ending::{
-    arrived, end_far, explain, is_failure, is_fault, is_other_framing, keep_alive, stop_far,
-    waiting,
-};
+use crate::ending::{arrived, end_far, is_failure, is_fault, keep_alive, stop_far, waiting};
 use crate::gateway_messages::WithGatewayMessages;
 use crate::line_memory::LineMemory;
 use crate::outbox::Outbox;
@@ -454,10 +451,12 @@ impl<'a> BridgedLine<'a> {
             }
             BridgeEnd::Near { .. } => {}
         }
-        if let BridgeEnd::Near { near: CloseReason::Protocol(error), .. } = &end {
-            match &self.dialogue {
-                Some(dialogue) if !is_other_framing(error) => dialogue.client_broke_framing(error),
-                _ => drop(timeout_at(patience.deadline(), explain(error, &mut near)).await),
+        if let (BridgeEnd::Near { near: CloseReason::Protocol(error), .. }, Some(dialogue)) =
+            (&end, &self.dialogue)
+        {
+            // A client of another protocol would not understand it.
+            if !control.is_refused() {
+                dialogue.client_broke_framing(error);
             }
         }
         let patience = if near_reads { patience } else { Patience::until(Instant::now()) };

@@ -6,8 +6,6 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tieline_proto::FrameError;
-use tieline_proto::jsonrpc::{Dialect, PARSE_ERROR, write_error};
 use tieline_transport::{CloseReason, Control, Incoming, Receiver, Sender, SenderExt};
 
 use crate::unanswered::MAX_CALLS;
@@ -53,22 +51,6 @@ fn with_exit(reason: CloseReason, stopped: CloseReason) -> CloseReason {
     match (&reason, &stopped) {
         (ByUs | StdoutClosed | Unterminated, ChildExited(_)) => stopped,
         _ => reason,
-    }
-}
-
-/// Returns whether the client uses `Content-Length` headers and the listener uses lines, or the reverse.
-pub(crate) fn is_other_framing(error: &FrameError) -> bool {
-    matches!(error, FrameError::UnexpectedContentLength | FrameError::UnexpectedLines)
-}
-
-/// Sends a JSON-RPC error to a client that uses the other framing. The error always has a
-/// `Content-Length` header, because either the client or the listener uses that framing.
-pub(crate) async fn explain(error: &FrameError, client: &mut impl Sender) {
-    if is_other_framing(error) {
-        // `Content-Length` framing is used for JSON-RPC.
-        let text = format!("this listener cannot serve the client: {error}");
-        let answer = write_error(&Dialect::STRICT, b"null", PARSE_ERROR, &text, None);
-        let _ = client.send(answer).await;
     }
 }
 

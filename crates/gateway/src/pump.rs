@@ -13,9 +13,9 @@ use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tieline_proto::Fault;
 use tieline_proto::json::{self, Limits};
 use tieline_proto::jsonrpc::Message;
-use tieline_proto::{Fault, FrameError, FramingKind};
 use tieline_transport::{
     CloseReason, Control, Incoming, NotPassedOn, Receiver, Refused, Reset, SendError, Sender,
     SenderExt, TransportKind, WarnThrottle,
@@ -49,9 +49,6 @@ pub(crate) struct Watch<'a> {
 pub(crate) struct Passing {
     /// The framings differ, so every message must be JSON.
     converts: bool,
-    /// The source is not a session but uses the same framing. Its first message may be a refusal from a
-    /// server that accepts only sessions.
-    from_frames: bool,
     /// The source is a session, which acknowledges received messages, so a message that cannot be passed
     /// on ends the direction.
     from_session: bool,
@@ -68,7 +65,6 @@ impl Passing {
         let converts = matches!((framing(source), framing(sink)), (Some(a), Some(b)) if a != b);
         Self {
             converts,
-            from_frames: framing(source) == Some(FramingKind::LengthPrefix),
             from_session: source.capabilities().is_session,
             to_stdio: sink.kind() == TransportKind::STDIO,
         }
@@ -256,16 +252,7 @@ impl<'a> Direction<'a> {
                 Poll::Pending
             });
             let passed = match next.await {
-                Ok(Incoming::Message(message)) => {
-                    if number == 1 && watch.passing.from_frames {
-                        if let Some(refusal) = FrameError::of_refusal(&message) {
-                            let reason = CloseReason::Protocol(refusal);
-                            self.note_end(&reason);
-                            return PumpEnd::Source(reason);
-                        }
-                    }
-                    self.pass(message, sink, watch).await
-                }
+                Ok(Incoming::Message(message)) => self.pass(message, sink, watch).await,
                 Ok(Incoming::End(reason)) => {
                     self.note_end(&reason);
                     if let CloseReason::Truncated(truncated) = &reason {

@@ -10,10 +10,11 @@ use std::time::Duration;
 use tieline_link::{
     Client, ClientOptions, LineOptions, LineState, Session, SessionOptions, connector, listen,
 };
+use tieline_proto::{FrameError, FramingKind};
 use tieline_testkit::wait::{block_on, poll_once};
 use tieline_transport::{
     BoxChannel, Channel, CloseReason, DynAcceptor, Endpoint, ErrorKind, Incoming, LostBy, Options,
-    Receiver, ReceiverExt, Registry, SendError, Sender, SenderExt,
+    Receiver, ReceiverExt, Registry, SendError, Sender, SenderExt, TransportError,
 };
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
@@ -286,28 +287,50 @@ fn dropping_both_halves_ends_the_session_for_the_peer_at_once() {
     });
 }
 
+/// Tries to begin a session at this socket.
+async fn refused(socket: &Path) -> TransportError {
+    let quick = SessionOptions {
+        handshake_timeout: Duration::from_millis(100),
+        ..SessionOptions::default()
+    };
+    let endpoint = resumable(socket);
+    let connector = connector(&Registry::new(), &endpoint, &Options::default(), quick).unwrap();
+    let error = connector.connect().await.err().unwrap();
+    assert!(error.hint().unwrap().contains("does not support sessions"), "{error:?}");
+    error
+}
+
 #[test]
 fn connecting_to_a_plain_listener_fails_with_a_hint() {
     block_on(async {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("s");
-        let plain = Registry::new().listen(&Endpoint::unix(&socket), &Options::default()).await;
-        let mut plain = plain.unwrap();
-        let echo = tokio::spawn(async move {
-            let (mut sender, mut receiver) = plain.accept().await.unwrap().split();
-            while let Incoming::Message(_) | Incoming::Fault(_) = receiver.recv().await {}
-            let _ = sender.send("{\"what\":\"is this\"}").await;
-        });
-        let quick = SessionOptions {
-            handshake_timeout: Duration::from_millis(100),
-            ..SessionOptions::default()
-        };
-        let endpoint = resumable(&socket);
-        let connector = connector(&Registry::new(), &endpoint, &Options::default(), quick).unwrap();
-        let error = connector.connect().await.err().unwrap();
+        for framing in FramingKind::ALL {
+            let endpoint = Endpoint::unix(&socket).with_framing(framing);
+            let mut plain = Registry::new().listen(&endpoint, &Options::default()).await.unwrap();
+            let listener = tokio::spawn(async move {
+                let (mut sender, mut receiver) = plain.accept().await.unwrap().split();
+                let Incoming::End(reason) = receiver.recv().await else { panic!("a message") };
+                sender.close().await.unwrap();
+                reason
+            });
+            let error = refused(&socket).await;
+            assert!(error.to_string().ends_with("the other side has no sessions"), "{error}");
+            let reason = listener.await.unwrap();
+            let expected = CloseReason::Protocol(FrameError::UnexpectedGreeting);
+            assert_eq!(reason.to_string(), expected.to_string());
+        }
+    });
+}
+
+#[test]
+fn connecting_to_a_silent_listener_fails_with_a_hint() {
+    block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("s");
+        let _silent = UnixListener::bind(&socket).unwrap();
+        let error = refused(&socket).await;
         assert!(matches!(error.kind(), ErrorKind::TimedOut(_)), "{error}");
-        assert!(error.hint().unwrap().contains("does not support sessions"), "{error:?}");
-        echo.abort();
     });
 }
 

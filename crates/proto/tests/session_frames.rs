@@ -26,10 +26,25 @@ fn position() -> impl Strategy<Value = Position> {
 fn refusal() -> impl Strategy<Value = Refusal> {
     use Refusal::*;
     let known = proptest::sample::select(vec![
-        Version, Unknown, Secret, Principal, Epoch, Gap, NeverSent, Full, Draining, Malformed,
+        Version,
+        Unknown,
+        Secret,
+        Principal,
+        Epoch,
+        Gap,
+        NeverSent,
+        Full,
+        Draining,
+        Malformed,
         Unasked,
+        User,
+        UsesLines,
+        UsesContentLength,
+        UsesLengthPrefix,
+        NoSessions,
+        NotJson,
     ]);
-    prop_oneof![known, (12..=255_u8).prop_map(Other), Just(Other(0))]
+    prop_oneof![known, (18..=255_u8).prop_map(Other), Just(Other(0))]
 }
 
 fn frame() -> impl Strategy<Value = Frame> {

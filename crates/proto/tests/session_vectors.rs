@@ -96,8 +96,23 @@ fn frame(words: &str) -> (Frame, u8) {
 fn refusal(code: u64) -> Refusal {
     use Refusal::*;
     let known = [
-        Version, Unknown, Secret, Principal, Epoch, Gap, NeverSent, Full, Draining, Malformed,
-        Unasked, User,
+        Version,
+        Unknown,
+        Secret,
+        Principal,
+        Epoch,
+        Gap,
+        NeverSent,
+        Full,
+        Draining,
+        Malformed,
+        Unasked,
+        User,
+        UsesLines,
+        UsesContentLength,
+        UsesLengthPrefix,
+        NoSessions,
+        NotJson,
     ];
     let code = u8::try_from(code).unwrap();
     (1..).zip(known).find(|(number, _)| *number == code).map_or(Other(code), |(_, known)| known)

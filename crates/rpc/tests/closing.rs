@@ -9,8 +9,12 @@ use std::time::Duration;
 
 use serde_json::json;
 use support::{peer_and_raw, poll_once, with_options, within};
+use tieline_proto::FramingKind;
 use tieline_rpc::{CallError, Peer, PeerOptions, Router};
-use tieline_transport::{Channel, CloseReason, Incoming, ReceiverExt, SenderExt, memory_pair};
+use tieline_transport::{
+    Channel, CloseReason, Endpoint, Incoming, Options, ReceiverExt, Registry, SenderExt,
+    memory_pair,
+};
 
 fn hanging() -> Router {
     Router::new().request("hang", |(): (), _| async move {
@@ -185,5 +189,27 @@ async fn close_waits_for_the_other_side_only_after_possibly_unread_messages() {
         within(driver).await.unwrap();
         assert_eq!(begun.elapsed().as_secs(), seconds, "{last:?}, in virtual time");
         raw.recv_end().await;
+    }
+}
+
+/// A client with another framing is not only disconnected.
+#[tokio::test]
+async fn peer_tells_a_client_with_another_framing_why_it_is_refused() {
+    let registry = Registry::new();
+    let endpoint: Endpoint = "mem:other".parse().unwrap();
+    let lines = endpoint.clone().with_framing(FramingKind::Lines);
+    let mut acceptor = registry.listen(&lines, &Options::default()).await.unwrap();
+    for speaks in [FramingKind::ContentLength, FramingKind::LengthPrefix] {
+        let endpoint = endpoint.clone().with_framing(speaks);
+        let client = async { registry.connect(&endpoint, &Options::default()).await };
+        let (client, server) = tokio::join!(client, acceptor.accept());
+        let (_peer, driver) = Peer::new(server.unwrap(), hanging(), PeerOptions::default());
+        let driver = tokio::spawn(driver);
+        let (client, client_driver) = Peer::new(client.unwrap(), (), PeerOptions::default());
+        let client_driver = tokio::spawn(client_driver);
+        let error = within(client.call::<()>("hang", ())).await.unwrap_err();
+        assert!(error.to_string().contains("the other side uses the framing lines"), "{error}");
+        within(driver).await.unwrap();
+        within(client_driver).await.unwrap();
     }
 }

@@ -121,6 +121,9 @@ impl CloseReason {
                 "ask the owner of the server to allow your user (serve --allow-uid UID; `id -u` \
                  prints the uid)"
             }
+            Self::Protocol(FrameError::FirstNotJson) => {
+                "send JSON, or connect to an endpoint that identifies its clients, such as unix:"
+            }
             Self::Io(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                 "the other side has closed the connection, and may not have read everything; \
                  with resume+ on both sides it says how much"
@@ -162,7 +165,7 @@ impl fmt::Display for CloseReason {
                 let bytes = Count(*bytes, "byte");
                 write!(f, "the far side ended without reading the last {bytes} of its input")
             }
-            Self::Protocol(error @ FrameError::UserNotAccepted) => write!(f, "refused: {error}"),
+            Self::Protocol(error) if error.is_refusal() => write!(f, "refused: {error}"),
             Self::Protocol(error) => write!(f, "broken framing: {error}"),
             Self::Io(error) => error.fmt(f),
         }

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tieline_proto::FramingKind;
+use bytes::Bytes;
+use tieline_proto::{FrameError, FramingKind};
 
 use crate::PeerIdentity;
 use crate::close::{ChildExit, CloseReason};
@@ -94,6 +95,10 @@ struct Shared {
     framing: OnceLock<FramingKind>,
     /// The reason to report to the other side when this side closes.
     reported: OnceLock<CloseReason>,
+    /// The other side may be refused because of its first bytes.
+    accepted: AtomicBool,
+    /// The bytes that refuse the other side.
+    refusal: OnceLock<Bytes>,
     /// The waker of the receiver while it waits for bytes.
     receiver: Mutex<Option<Waker>>,
     backing: Arc<dyn Backing>,
@@ -132,6 +137,8 @@ impl ControlBuilder {
             reason: OnceLock::new(),
             framing: OnceLock::new(),
             reported: OnceLock::new(),
+            accepted: AtomicBool::new(kind == TransportKind::STDIO),
+            refusal: OnceLock::new(),
             receiver: Mutex::new(None),
             backing,
         }))
@@ -308,6 +315,39 @@ impl Control {
     /// else the reason why the line ended. Meant for custom channels.
     pub fn reason_to_report(&self) -> Option<CloseReason> {
         self.0.reported.get().cloned().or_else(|| self.close_reason())
+    }
+
+    /// Refuses a client because its first bytes, or its first message, cannot be accepted. When this side closes and
+    /// has sent nothing before, the client gets the reason ([`FrameError::refusal`]).
+    ///
+    /// The line's own receiver does this for the errors that it finds. This has no effect on lines that were not
+    /// accepted by a listener or are not divided into messages by a framing.
+    pub fn refuse(&self, error: FrameError) {
+        let Some(ours) = self.framing().filter(|_| self.0.accepted.load(Ordering::Relaxed)) else {
+            return;
+        };
+        // The parent of this process expects no frames of the session protocol.
+        let is_readable = |refusal: &Bytes| {
+            self.kind() != TransportKind::STDIO || refusal.first().is_some_and(u8::is_ascii_graphic)
+        };
+        if let Some(refusal) = error.refusal(ours).filter(is_readable) {
+            let _ = self.0.refusal.set(refusal);
+        }
+    }
+
+    /// Returns true if the client is [refused](Self::refuse) and gets the reason when this side closes.
+    pub fn is_refused(&self) -> bool {
+        self.refusal().is_some()
+    }
+
+    /// Returns the bytes that refuse the client, unless something was sent before.
+    pub(crate) fn refusal(&self) -> Option<&Bytes> {
+        self.0.refusal.get().filter(|_| self.meter().messages_out.get() == 0)
+    }
+
+    /// Notes that the other side is the client of a listener.
+    pub(crate) fn set_accepted(&self) {
+        self.0.accepted.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn closing(&self) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tieline_proto::json::Limits;
-use tieline_proto::{Codec, DetectedLines, FramingKind, Json};
+use tieline_proto::{Codec, DetectedLines, FramingKind, Json, LengthPrefix};
 
 use crate::channel::{BoxChannel, Connector, DynAcceptor, DynConnector, Framed};
 use crate::connection::BoxConnection;
@@ -60,7 +60,7 @@ impl<T: Transport> Scheme for T {
         options: &Options,
     ) -> Result<Box<dyn DynConnector>, TransportError> {
         let config = self.config(endpoint, options)?;
-        let codec = framing_of(self.kind(), endpoint, options).codec(options.channel.max_message);
+        let codec = codec_of(self.kind(), endpoint, options);
         let (transport, channel) = (self.clone(), options.channel);
         Ok(if options.json {
             let codec = Json::new(codec, Limits::default());
@@ -81,14 +81,13 @@ impl<T: Transport> Scheme for T {
     ) -> BoxFuture<'a, Result<Box<dyn DynAcceptor>, TransportError>> {
         Box::pin(async move {
             let config = self.config(endpoint, options)?;
-            let framing = framing_of(self.kind(), endpoint, options);
-            let codec = match framing {
-                FramingKind::Lines => {
+            let codec = match codec_of(self.kind(), endpoint, options) {
+                Codec::Lines(_) => {
                     let accepts = options.detect_content_length && endpoint.framing().is_none();
                     let max_message = options.channel.max_message;
                     Codec::Detected(DetectedLines::new(max_message, accepts))
                 }
-                framing => framing.codec(options.channel.max_message),
+                codec => codec,
             };
             let (transport, channel) = (self.clone(), options.channel);
             let named = |error: TransportError| error.at(endpoint);
@@ -119,16 +118,16 @@ impl<C: Connector> Connector for Named<C> {
     }
 }
 
-/// Returns the framing to use. For a session's connections, it is the framing of session frames. For
-/// other endpoints, it is the endpoint's own framing, or else the one in the options, or else the
-/// transport's default.
-fn framing_of(kind: TransportKind, endpoint: &Endpoint, options: &Options) -> FramingKind {
+/// Returns the codec of session frames for their endpoint; for any other that of the endpoint's own framing, else of
+/// the one in the options, else of the transport's default.
+fn codec_of(kind: TransportKind, endpoint: &Endpoint, options: &Options) -> Codec {
+    let most = options.channel.max_message;
+    if endpoint.is_carrier() {
+        return Codec::LengthPrefix(LengthPrefix::new(most));
+    }
     let usual =
         if kind == TransportKind::MEMORY { FramingKind::LengthPrefix } else { FramingKind::Lines };
-    if endpoint.is_carrier() {
-        return FramingKind::LengthPrefix;
-    }
-    endpoint.framing().or(options.framing).unwrap_or(usual)
+    endpoint.framing().or(options.framing).unwrap_or(usual).codec(most)
 }
 
 /// A table of the known schemes. It is cheap to clone.

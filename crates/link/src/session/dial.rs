@@ -69,11 +69,7 @@ impl Dialing {
             let _ = sender.send(greeting.to_bytes()).await;
             receiver.recv().await
         });
-        let no_session = |problem: String| {
-            TransportError::handshake("session", problem).at(&endpoint).with_hint(
-                "omit `resume+` if the other side does not support sessions (tieline serve --resume)",
-            )
-        };
+        let no_session = |problem: String| no_session(problem).at(&endpoint);
         let answer = match answer.await {
             Err(_) => {
                 let hint =
@@ -142,6 +138,7 @@ impl Dialing {
                             let reason = CloseReason::Protocol(FrameError::UserNotAccepted);
                             TransportError::new(ErrorKind::Closed(reason), Operation::Connect)
                         }
+                        Refusal::NoSessions => no_session(refusal.to_string()),
                         _ => TransportError::handshake("session", refusal.to_string()),
                     };
                     return Err(error.retryable(refusal.may_pass()).at(&endpoint));
@@ -150,6 +147,13 @@ impl Dialing {
         }
         Err(gone())
     }
+}
+
+/// Returns the error of a client whose server answers its greeting with something else than a session.
+fn no_session(problem: String) -> TransportError {
+    TransportError::handshake("session", problem).with_hint(
+        "omit `resume+` if the other side does not support sessions (tieline serve --resume)",
+    )
 }
 
 /// Returns whether a connection was established and broke during the handshake.

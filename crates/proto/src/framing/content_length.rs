@@ -4,7 +4,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr;
 
-use super::first_bytes::expect_no_refusal;
+use super::first_bytes::expect_headers;
 use super::{
     EncodeError, Ending, Frame, FrameError, Framing, FramingKind, Truncated, refuse_oversize,
     take_message,
@@ -92,10 +92,7 @@ impl Default for ContentLength {
 
 impl Framing for ContentLength {
     fn meet(&mut self, first: &[u8]) -> Result<bool, FrameError> {
-        match first.first() {
-            Some(b'{' | b'[') => Err(FrameError::UnexpectedLines),
-            _ => expect_no_refusal(first),
-        }
+        expect_headers(first)
     }
 
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
@@ -183,6 +180,6 @@ fn refuse_nonsense(unfinished: &[u8]) -> Result<(), FrameError> {
 }
 
 /// Returns whether `byte` is allowed in a header name (RFC 9110, section 5.6.2).
-fn is_token(byte: u8) -> bool {
+pub(super) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

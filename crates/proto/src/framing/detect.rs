@@ -12,10 +12,8 @@ use crate::write_buf::WriteBuf;
 
 /// The framing of lines, for a listener whose clients may use `Content-Length` headers instead.
 ///
-/// The first bytes of a client determine the framing. If it sends a `Content-Length` header, both
-/// directions use that framing from then on. Either its messages are accepted, or the client is refused,
-/// and the refusal is sent in its own framing. Messages sent before the client's first bytes are written
-/// as lines.
+/// The first bytes of a client decide. If it sends a `Content-Length` header and such clients are accepted, both
+/// directions use that framing from then on. Messages sent before the client's first bytes are written as lines.
 #[derive(Clone, Debug)]
 pub struct DetectedLines {
     lines: Lines,
@@ -49,14 +47,15 @@ impl Framing for DetectedLines {
     }
 
     fn meet(&mut self, first: &[u8]) -> Result<bool, FrameError> {
-        let met = expect_lines(first);
-        if let Err(FrameError::UnexpectedContentLength) = met {
-            self.is_content_length.store(true, Relaxed);
-            if self.accepts {
-                return Ok(true);
+        match expect_lines(first) {
+            Err(FrameError::OtherFraming { theirs: FramingKind::ContentLength, .. })
+                if self.accepts =>
+            {
+                self.is_content_length.store(true, Relaxed);
+                Ok(true)
             }
+            met => met,
         }
-        met
     }
 
     #[inline]
@@ -122,10 +121,9 @@ impl Framing for DetectedLines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framing::first_bytes::refused;
 
     #[test]
-    fn client_with_headers_is_answered_in_its_own_framing() {
+    fn accepted_client_with_headers_is_answered_in_its_own_framing() {
         let of = |accepts| DetectedLines::new(ByteSize::kib(1), accepts);
         let encoded = |framing: &DetectedLines| {
             let mut out = WriteBuf::new();
@@ -144,9 +142,11 @@ mod tests {
         let encoder = refusing.clone();
         assert_eq!(
             refusing.meet(b"Content-Length: 2\r\n\r\n[]"),
-            Err(FrameError::UnexpectedContentLength)
+            Err(FrameError::OtherFraming {
+                theirs: FramingKind::ContentLength,
+                ours: FramingKind::Lines
+            })
         );
-        assert_eq!(encoded(&encoder), "Content-Length: 2\r\n\r\n{}");
-        assert_eq!(of(true).meet(&refused("connect")), Err(FrameError::UnexpectedSession));
+        assert_eq!(encoded(&encoder), "{}\n");
     }
 }

@@ -1,20 +1,35 @@
-//! Recognizing a peer's framing by its first bytes.
+//! Recognizing a peer's protocol by its first bytes.
+//!
+//! Only certain signs count, because the first bytes may be any message. While they are too short to decide,
+//! they are not a whole line, so nothing that is complete has to wait.
 
-use super::FrameError;
-use crate::session;
+use super::content_length::is_token;
+use super::refusals::JSON_REFUSAL;
+use super::{FrameError, FramingKind, MAX_HEADER_BLOCK};
+use crate::byte_size::ByteSize;
+use crate::session::{self, Refusal};
 
 const HEADER: &[u8] = b"content-length:";
 
 /// The longest value of a `Content-Length` header that is recognized.
 const LONGEST_HEADER: usize = 64;
 
+/// The longest message that is recognized as length-prefixed although it is not a JSON object or array: 4 KiB.
+const LONGEST_FRAME: usize = 4096;
+
 /// The kinds of first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum First {
-    /// A `Content-Length` header line.
-    ContentLength,
+    /// A message in this framing, which is not `lines`.
+    Framing(FramingKind),
     /// The refusal that a listener sends to clients that it does not accept.
-    Refusal(FrameError),
+    Refusal(Refusal),
+    /// A greeting that asks for a session.
+    Greeting,
+    /// A TLS record.
+    Tls,
+    /// An HTTP request or response.
+    Http,
     /// The beginning of one of the above, but too short to decide.
     Unclear,
     /// None of the above.
@@ -22,11 +37,18 @@ enum First {
 }
 
 fn look(first: &[u8]) -> First {
-    match first.first() {
-        Some(b'c' | b'C') => header(first),
-        Some(0) => refusal(first),
-        Some(_) => First::Other,
-        None => First::Unclear,
+    match first {
+        [] => First::Unclear,
+        [0, ..] => length_prefix(first),
+        [b'C' | b'c', ..] => match header(first) {
+            First::Other => http(first),
+            header => header,
+        },
+        [b'A'..=b'Z', ..] => http(first),
+        // An alert or a handshake, of any version.
+        [0x15 | 0x16] | [0x15 | 0x16, 3] => First::Unclear,
+        [0x15 | 0x16, 3, 0..=4, ..] => First::Tls,
+        _ => First::Other,
     }
 }
 
@@ -41,96 +63,176 @@ fn header(first: &[u8]) -> First {
     match value.get(length..) {
         _ if length > LONGEST_HEADER => First::Other,
         Some([] | [b'\r']) | None => First::Unclear,
-        Some([b'\r', b'\n', ..]) if length > 0 => First::ContentLength,
+        Some([b'\r', b'\n', ..]) if length > 0 => First::Framing(FramingKind::ContentLength),
         Some(_) => First::Other,
     }
 }
 
-/// Checks for a length-prefixed frame that refuses a session.
-fn refusal(first: &[u8]) -> First {
-    let Some((length, frame)) = first.split_first_chunk::<4>() else {
-        // A short line that begins with NUL must not be held back until more bytes arrive.
-        let is_possible = !first.contains(&b'\n');
-        return if is_possible { First::Unclear } else { First::Other };
-    };
-    let length = u32::from_be_bytes(*length) as usize;
-    let is_possible =
-        session::may_be_refusal(frame) && (1..=session::LONGEST_REFUSAL).contains(&length);
-    match frame.get(..length) {
-        _ if !is_possible => First::Other,
-        None => First::Unclear,
-        Some(frame) => FrameError::of_refusal(frame).map_or(First::Other, First::Refusal),
+/// Checks for the first line of an HTTP message: `GET / HTTP/1.1` or `HTTP/1.1 200 OK`.
+fn http(first: &[u8]) -> First {
+    let (line, is_whole) = first_line(first);
+    let is_version = |word: &[u8]| word.starts_with(b"HTTP/") && word.len() <= b"HTTP/1.1".len();
+    let words = || line.trim_ascii_end().split(|byte| *byte == b' ');
+    let method = words().next().unwrap_or_default();
+    let is_request = words().count() == 3 && words().next_back().is_some_and(is_version);
+    match is_whole {
+        true if is_request || is_version(method) => First::Http,
+        false
+            if !method.iter().all(|byte| byte.is_ascii_uppercase() || b"/.012".contains(byte)) =>
+        {
+            First::Other
+        }
+        false if line.len() < MAX_HEADER_BLOCK.bytes() => First::Unclear,
+        _ => First::Other,
+    }
+}
+
+/// Checks for a message with a length before it. Other bytes may begin with NUL, too, so it must be a frame of
+/// the session protocol, a JSON object or array, or short and followed by nothing or by another length.
+fn length_prefix(first: &[u8]) -> First {
+    let unless_line = || if first.contains(&b'\n') { First::Other } else { First::Unclear };
+    let Some((length, message)) = split_length(first) else { return unless_line() };
+    if (1..=session::LONGEST_REFUSAL).contains(&length) && session::may_be_refusal(message) {
+        return match message.get(..length) {
+            Some(frame) => session::refusal_of(frame).map_or(First::Other, First::Refusal),
+            // The head of a refusal has no line feed.
+            None if message.len() > 1 => First::Unclear,
+            None => unless_line(),
+        };
+    }
+    match (session::is_greeting(length, message), message.first()) {
+        (Some(true), _) => First::Greeting,
+        (_, Some(b'{' | b'[')) => First::Framing(FramingKind::LengthPrefix),
+        (None, _) | (_, None) if length > 0 => unless_line(),
+        _ => short_frame(first).unwrap_or_else(unless_line),
+    }
+}
+
+/// Checks for empty messages, and then a short one, each with its length. Returns `None` if the message is
+/// not complete.
+fn short_frame(mut rest: &[u8]) -> Option<First> {
+    let mut length = 0;
+    while let (0, Some((next, behind))) = (length, split_length(rest)) {
+        (length, rest) = (next, behind);
+    }
+    if length > LONGEST_FRAME {
+        return Some(First::Other);
+    }
+    Some(match rest.get(length..)?.first() {
+        None | Some(0) => First::Framing(FramingKind::LengthPrefix),
+        Some(_) => First::Other,
+    })
+}
+
+fn split_length(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let (length, behind) = bytes.split_first_chunk::<4>()?;
+    Some((u32::from_be_bytes(*length) as usize, behind))
+}
+
+/// Returns the first line, without its line feed, and whether it is complete.
+fn first_line(first: &[u8]) -> (&[u8], bool) {
+    let end = memchr::memchr(b'\n', first);
+    (first.get(..end.unwrap_or(first.len())).unwrap_or_default(), end.is_some())
+}
+
+/// Fails if the peer certainly uses another protocol than messages in the framing `ours`, or refuses this client.
+/// Returns whether there were enough bytes to decide.
+fn expect(ours: FramingKind, first: &[u8]) -> Result<bool, FrameError> {
+    match look(first) {
+        First::Framing(theirs) if theirs != ours => Err(FrameError::OtherFraming { theirs, ours }),
+        First::Refusal(refusal) => Err(FrameError::of_refusal(refusal, ours)),
+        First::Greeting => Err(FrameError::UnexpectedGreeting),
+        First::Tls => Err(FrameError::UnexpectedTls),
+        First::Http => Err(FrameError::UnexpectedHttp),
+        First::Unclear => Ok(false),
+        First::Framing(_) | First::Other => Ok(true),
     }
 }
 
 /// Fails if the peer does not send lines. Returns whether there were enough bytes to decide.
 pub(super) fn expect_lines(first: &[u8]) -> Result<bool, FrameError> {
-    match look(first) {
-        First::ContentLength => Err(FrameError::UnexpectedContentLength),
-        First::Refusal(refusal) => Err(refusal),
-        First::Unclear => Ok(false),
-        First::Other => Ok(true),
-    }
+    expect(FramingKind::Lines, first)
 }
 
-/// Fails if the peer refuses this client. Returns whether there were enough bytes to decide.
-pub(super) fn expect_no_refusal(first: &[u8]) -> Result<bool, FrameError> {
-    match look(first) {
-        First::Refusal(refusal) => Err(refusal),
-        First::Unclear if first.first() == Some(&0) => Ok(false),
-        _ => Ok(true),
-    }
-}
-
-/// Returns a refusal with its length prefix.
-#[cfg(test)]
-pub(super) fn refused(text: &str) -> Vec<u8> {
-    let frame = session::Frame::Refused { refusal: session::Refusal::Unasked, text: text.into() }
-        .to_bytes();
-    [&(frame.len() as u32).to_be_bytes(), &frame[..]].concat()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn framing_is_recognized_only_from_a_complete_header_or_refusal() {
-        let refused = refused("connect with resume+");
-        for (whole, first) in [
-            (&b"Content-Length: 12\r\n"[..], First::ContentLength),
-            (b"content-length:2\r\n", First::ContentLength),
-            (&refused[..], First::Refusal(FrameError::UnexpectedSession)),
-            (&session::user_refusal()[..], First::Refusal(FrameError::UserNotAccepted)),
-        ] {
-            assert_eq!(look(whole), first);
-            assert_eq!(look(&[whole, b"and more"].concat()), first);
-            for cut in 0..whole.len() {
-                assert_eq!(
-                    look(&whole[..cut]),
-                    First::Unclear,
-                    "{cut} of {}",
-                    whole.escape_ascii()
-                );
-            }
+/// Fails if the peer does not send headers. Returns whether there were enough bytes to decide.
+pub(super) fn expect_headers(first: &[u8]) -> Result<bool, FrameError> {
+    let ours = FramingKind::ContentLength;
+    let is_clear = expect(ours, first)?;
+    let (theirs, fits) = match first {
+        _ if !is_clear => return Ok(false),
+        // No header begins with NUL.
+        [0, ..] => (FramingKind::LengthPrefix, Some(false)),
+        _ if look(first) == First::Framing(ours) => {
+            (FramingKind::Lines, refuses_in_json(first).map(|refuses| !refuses))
         }
-        for other in [
-            &b"{\"jsonrpc\":\"2.0\"}\n"[..],
-            b"content\n",
-            b"Content-Length\n",
-            b"Content-Length: 12\n",
-            b"Content-Length: 1x\r\n",
-            b"Content-Length:\r\n",
-            b"Content-Type: x\r\n",
-            &[b"Content-Length: ".to_vec(), vec![b'1'; 100]].concat(),
-            b"\0\0\0\x05hello",
-            b"\0\0\0\x03\x03\x02\x0b",
-            b"\0\xff\xff\xff\x03\x01",
-            b"\n",
-            b"\0\n",
-            b"\0\0\n",
-        ] {
-            assert_eq!(look(other), First::Other, "{}", other.escape_ascii());
-        }
+        _ => (FramingKind::Lines, may_be_header(first)),
+    };
+    match fits {
+        Some(false) => Err(FrameError::OtherFraming { theirs, ours }),
+        fits => Ok(fits.is_some()),
     }
 }
+
+/// Fails if the peer does not send a length before each message, or sends frames of a session. Returns whether
+/// there were enough bytes to decide.
+pub(super) fn expect_lengths(first: &[u8], limit: ByteSize) -> Result<bool, FrameError> {
+    let ours = FramingKind::LengthPrefix;
+    let is_clear = expect(ours, first)?;
+    let length = first.get(..4).unwrap_or(first);
+    if !is_clear || !length.iter().all(|byte| is_text(*byte)) {
+        return Ok(is_clear);
+    }
+    let is_whole = length.len() == 4;
+    if !is_whole && !length.contains(&b'\n') {
+        return Ok(false);
+    }
+    let mut least = [0; 4];
+    least.iter_mut().zip(length).for_each(|(place, byte)| *place = *byte);
+    if u32::from_be_bytes(least) as usize > limit.bytes() {
+        return Err(FrameError::OtherFraming { theirs: FramingKind::Lines, ours });
+    }
+    Ok(is_whole)
+}
+
+/// Returns whether a byte can occur in UTF-8 text.
+fn is_text(byte: u8) -> bool {
+    matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~' | 0x80..=0xf4)
+}
+
+/// Returns whether the first line may be a header; `None` if it is too short to decide.
+fn may_be_header(first: &[u8]) -> Option<bool> {
+    const CONTENT: &[u8] = b"content";
+
+    let (line, is_whole) = first_line(first);
+    let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+    let has_colon = name.len() < line.len();
+    let is_name = name.iter().all(|byte| is_token(*byte));
+    let is_content =
+        name.get(..CONTENT.len()).is_some_and(|start| start.eq_ignore_ascii_case(CONTENT));
+    match is_whole {
+        // A header that has a fault of its own.
+        _ if is_content && has_colon => Some(true),
+        // A blank line.
+        _ if line == b"\r" => is_whole.then_some(true),
+        true => Some(is_name && has_colon && line.ends_with(b"\r")),
+        false if !is_name && !is_content => Some(false),
+        false if line.len() >= MAX_HEADER_BLOCK.bytes() => Some(has_colon),
+        false => None,
+    }
+}
+
+/// Returns whether a message with a `Content-Length` header is the refusal of a listener that uses lines; `None`
+/// if it is too short to decide.
+fn refuses_in_json(first: &[u8]) -> Option<bool> {
+    let (line, _) = first_line(first);
+    let digits = line.get(HEADER.len()..).unwrap_or_default().trim_ascii();
+    let length = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<usize>().ok());
+    let block = first.get(line.len()..).unwrap_or_default();
+    let refusal = ["\n\r\n", JSON_REFUSAL].concat();
+    let is_possible = length.is_some_and(|length| length > JSON_REFUSAL.len())
+        && block.iter().zip(refusal.as_bytes()).all(|(byte, other)| byte == other);
+    if is_possible && block.len() < refusal.len() { None } else { Some(is_possible) }
+}
+
+#[cfg(test)]
+mod tests;

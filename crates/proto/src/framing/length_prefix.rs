@@ -3,6 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::copies::{BLOCK, SHORT, block, take_message};
+use super::first_bytes::expect_lengths;
 use super::{
     EncodeError, Ending, Frame, FrameError, Framing, FramingKind, Truncated, refuse_oversize,
 };
@@ -23,6 +24,8 @@ const MAX_HEAD: usize = 32;
 #[derive(Clone, Debug)]
 pub struct LengthPrefix {
     max_message: ByteSize,
+    /// Session frames are not messages of this line.
+    has_no_sessions: bool,
     /// Complete short messages that arrived together, each with its prefix.
     block: Bytes,
     /// The offset of the next message in the block.
@@ -35,7 +38,15 @@ impl LengthPrefix {
         let largest = u32::MAX as usize;
         let max_message =
             if max_message.bytes() > largest { ByteSize::new(largest) } else { max_message };
-        Self { max_message, block: Bytes::new(), at: 0 }
+        Self { max_message, has_no_sessions: false, block: Bytes::new(), at: 0 }
+    }
+
+    /// Examines the peer's first bytes ([`Framing::meet`]), for lines that do not carry the frames of a session:
+    /// text, a refusal or a greeting that asks for a session ends the line with an error.
+    #[must_use]
+    pub const fn without_sessions(mut self) -> Self {
+        self.has_no_sessions = true;
+        self
     }
 
     /// Moves the complete messages at the front of `buffer` to the block. Does nothing and returns false
@@ -102,6 +113,10 @@ impl Default for LengthPrefix {
 }
 
 impl Framing for LengthPrefix {
+    fn meet(&mut self, first: &[u8]) -> Result<bool, FrameError> {
+        if self.has_no_sessions { expect_lengths(first, self.max_message) } else { Ok(true) }
+    }
+
     #[inline(always)]
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
         match self.next() {

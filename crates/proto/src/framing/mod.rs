@@ -8,9 +8,11 @@ mod content_length;
 mod copies;
 mod detect;
 mod first_bytes;
+mod frame_error;
 mod json;
 mod length_prefix;
 mod lines;
+mod refusals;
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,6 +22,7 @@ use bytes::{Bytes, BytesMut};
 pub use content_length::{ContentLength, MAX_HEADER_BLOCK};
 pub(crate) use copies::take_message;
 pub use detect::DetectedLines;
+pub use frame_error::FrameError;
 pub use json::Json;
 pub use length_prefix::LengthPrefix;
 pub use lines::Lines;
@@ -27,8 +30,6 @@ pub use lines::Lines;
 use crate::byte_size::ByteSize;
 use crate::json::JsonError;
 use crate::printable::Count;
-use crate::session::{self, Refusal};
-use crate::websocket::Violation;
 use crate::write_buf::WriteBuf;
 
 /// A framing, which splits a byte stream into messages and writes messages to a byte stream.
@@ -236,110 +237,6 @@ impl fmt::Display for Truncated {
     }
 }
 
-/// The error of a byte stream in which the next message can no longer be found. It ends the line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FrameError {
-    /// The peer announced a message above the limit.
-    Oversize {
-        /// The announced length in bytes.
-        length: u64,
-        /// The limit on the size of a message.
-        limit: ByteSize,
-    },
-    /// A header block longer than [`MAX_HEADER_BLOCK`].
-    HeaderBlockOversize,
-    /// A header line that is not `Name: value` ending with CR LF.
-    MalformedHeader,
-    /// A header block without `Content-Length`.
-    MissingContentLength,
-    /// A header block with more than one `Content-Length`.
-    DuplicateContentLength,
-    /// A `Content-Length` that is not a plain decimal number below 2⁶⁴.
-    InvalidContentLength,
-    /// The peer sends `Content-Length` headers, but this line uses the framing `lines`.
-    UnexpectedContentLength,
-    /// The peer sends lines of JSON, but this line uses `Content-Length` headers.
-    UnexpectedLines,
-    /// The peer accepts only sessions, and this line is not a session.
-    UnexpectedSession,
-    /// The peer does not accept processes of this process's user.
-    UserNotAccepted,
-    /// The first message of a client that is not authenticated is not JSON.
-    FirstNotJson,
-    /// The peer violated the WebSocket protocol.
-    WebSocket(Violation),
-}
-
-impl FrameError {
-    /// Returns the error for the first message that a client receives, if it is a frame that refuses a
-    /// session although the client did not request one.
-    pub fn of_refusal(frame: &[u8]) -> Option<Self> {
-        session::refusal_of(frame).map(|refusal| match refusal {
-            Refusal::User => Self::UserNotAccepted,
-            _ => Self::UnexpectedSession,
-        })
-    }
-}
-
-impl From<Violation> for FrameError {
-    fn from(violation: Violation) -> Self {
-        match violation {
-            Violation::Oversize { length, limit } => Self::Oversize { length, limit },
-            other => Self::WebSocket(other),
-        }
-    }
-}
-
-impl fmt::Display for FrameError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Oversize { length, limit } => {
-                write!(
-                    f,
-                    "the peer announced a message of {}, above the limit of {limit}",
-                    Count(*length, "byte")
-                )
-            }
-            Self::HeaderBlockOversize => {
-                write!(f, "a header block is longer than {MAX_HEADER_BLOCK}")
-            }
-            Self::MalformedHeader => {
-                f.write_str("a header line is not `Name: value` ending with CR LF")
-            }
-            Self::MissingContentLength => f.write_str("a header block has no Content-Length"),
-            Self::DuplicateContentLength => {
-                f.write_str("a header block has more than one Content-Length")
-            }
-            Self::InvalidContentLength => {
-                f.write_str("a Content-Length is not a plain decimal number below 2^64")
-            }
-            Self::UnexpectedContentLength => f.write_str(
-                "the other side sends Content-Length headers, but this line expects one message per line; \
-                 put content-length+ in front of the endpoint, as in --listen content-length+unix:PATH \
-                 (for the program of `serve`: --framing content-length)",
-            ),
-            Self::UnexpectedLines => f.write_str(
-                "the other side sends JSON without Content-Length headers, but this line requires them; \
-                 leave out content-length+, as in --listen unix:PATH, or put it in front of the other \
-                 side's endpoint (for the program of `serve`: --framing lines)",
-            ),
-            Self::UnexpectedSession => f.write_str(
-                "the other side accepts only sessions; put resume+ in front of the endpoint, or add --resume",
-            ),
-            Self::UserNotAccepted => {
-                f.write_str("the other side does not accept processes of this user")
-            }
-            Self::FirstNotJson => f.write_str(
-                "the first message is not JSON, which is required of clients that are not authenticated",
-            ),
-            Self::WebSocket(violation) => violation.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for FrameError {}
-
 /// The error of a message that the framing cannot send. Nothing of the message was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -417,12 +314,15 @@ impl FramingKind {
         }
     }
 
-    /// Returns a codec of this kind that receives and sends messages of at most `max_message`.
+    /// Returns a codec of this kind that receives and sends messages of at most `max_message`. It is not for the
+    /// frames of a session.
     pub const fn codec(self, max_message: ByteSize) -> Codec {
         match self {
             Self::Lines => Codec::Lines(Lines::new(max_message)),
             Self::ContentLength => Codec::ContentLength(ContentLength::new(max_message)),
-            Self::LengthPrefix => Codec::LengthPrefix(LengthPrefix::new(max_message)),
+            Self::LengthPrefix => {
+                Codec::LengthPrefix(LengthPrefix::new(max_message).without_sessions())
+            }
         }
     }
 }

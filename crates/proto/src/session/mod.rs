@@ -38,7 +38,7 @@ pub use violation::Violation;
 pub use wire::{
     Farewell, Frame, Head, Hello, LARGEST_GREETING, OVERHEAD, Position, Welcome, user_refusal,
 };
-pub(crate) use wire::{LONGEST_REFUSAL, may_be_refusal, refusal_of};
+pub(crate) use wire::{LONGEST_REFUSAL, is_greeting, may_be_refusal, plain_refusal, refusal_of};
 
 use incoming::Incoming;
 use outgoing::Outgoing;

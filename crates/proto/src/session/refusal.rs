@@ -34,6 +34,16 @@ pub enum Refusal {
     /// The listener does not accept processes of the client's user. It sends this refusal before it
     /// reads anything, also to clients that have not requested a session.
     User,
+    /// The client uses another framing than the listener, which uses lines.
+    UsesLines,
+    /// The client uses another framing than the listener, which uses `Content-Length` headers.
+    UsesContentLength,
+    /// The client uses another framing than the listener, which uses a length before each message.
+    UsesLengthPrefix,
+    /// The client asks for a session, and the listener has none.
+    NoSessions,
+    /// The client is not authenticated, and its first message is not JSON.
+    NotJson,
     /// A reason that this version does not know.
     Other(u8),
 }
@@ -73,6 +83,11 @@ impl Refusal {
             Self::Malformed => 10,
             Self::Unasked => 11,
             Self::User => 12,
+            Self::UsesLines => 13,
+            Self::UsesContentLength => 14,
+            Self::UsesLengthPrefix => 15,
+            Self::NoSessions => 16,
+            Self::NotJson => 17,
             Self::Other(code) => code,
         }
     }
@@ -91,6 +106,11 @@ impl Refusal {
             10 => Self::Malformed,
             11 => Self::Unasked,
             12 => Self::User,
+            13 => Self::UsesLines,
+            14 => Self::UsesContentLength,
+            15 => Self::UsesLengthPrefix,
+            16 => Self::NoSessions,
+            17 => Self::NotJson,
             other => Self::Other(other),
         }
     }
@@ -116,6 +136,11 @@ impl fmt::Display for Refusal {
             Self::Malformed => "the first frame was not a session greeting",
             Self::Unasked => "the first bytes were not a session frame",
             Self::User => "the other side does not accept processes of this user",
+            Self::UsesLines => "the other side uses the framing lines",
+            Self::UsesContentLength => "the other side uses the framing content-length",
+            Self::UsesLengthPrefix => "the other side uses the framing length-prefix",
+            Self::NoSessions => "the other side has no sessions",
+            Self::NotJson => "the first message is not JSON",
             Self::Other(code) => return write!(f, "refused with the unknown code {code}"),
         })
     }

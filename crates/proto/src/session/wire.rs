@@ -18,6 +18,9 @@ const MAX_TEXT: usize = 1024;
 /// The bytes that identify a greeting, so that other protocols are not mistaken for it.
 const MAGIC: [u8; 4] = *b"TIEL";
 
+/// The lengths of a greeting: for a new session, and to resume one.
+const GREETINGS: [usize; 2] = [7, 71];
+
 const HELLO: u8 = 0x01;
 const WELCOME: u8 = 0x02;
 const REFUSED: u8 = 0x03;
@@ -334,22 +337,34 @@ pub(crate) fn may_be_refusal(start: &[u8]) -> bool {
     start.iter().zip([REFUSED, VERSION]).all(|(byte, expected)| *byte == expected)
 }
 
-/// Returns the refusal if `frame` is one, with text, that a listener sends to a client that may not have
-/// requested a session. The listener accepts only sessions, or does not accept the client's user.
+/// Returns the refusal if `frame` is the response of a listener to a client that may not have asked for a
+/// session. Such a response has a text.
 pub(crate) fn refusal_of(frame: &[u8]) -> Option<Refusal> {
     let [REFUSED, VERSION, code, text @ ..] = frame else { return None };
     let is_text = !text.is_empty() && std::str::from_utf8(text).is_ok();
-    let refusal = Refusal::of(*code);
-    let fits = matches!(refusal, Refusal::Unasked | Refusal::Malformed | Refusal::User);
-    (is_text && fits).then_some(refusal)
+    is_text.then(|| Refusal::of(*code))
 }
 
-/// Returns the bytes with which a listener refuses a client because of its user, in any framing: a
-/// length-prefixed refusal whose text ends with a line feed for clients that read lines.
+/// Returns whether a frame of this length that begins with `start` is a greeting; `None` if `start` is too
+/// short to decide.
+pub(crate) fn is_greeting(length: usize, start: &[u8]) -> Option<bool> {
+    let front = [&[HELLO], &MAGIC[..]].concat();
+    let is_possible =
+        GREETINGS.contains(&length) && start.iter().zip(&front).all(|(byte, other)| byte == other);
+    if is_possible && start.len() < front.len() { None } else { Some(is_possible) }
+}
+
+/// Returns the bytes with which a listener refuses a client because of its user, whatever the framing of the
+/// line.
 pub fn user_refusal() -> Bytes {
-    let text =
-        "this server does not accept your user; its owner can start it with --allow-uid UID\n";
-    let frame = Frame::Refused { refusal: Refusal::User, text: text.to_owned() }.to_bytes();
+    let text = "this server does not accept your user; its owner can start it with --allow-uid UID";
+    plain_refusal(Refusal::User, text)
+}
+
+/// Returns the bytes that refuse a client that may not have asked for a session: a length-prefixed frame, whose
+/// text ends with a line feed for clients that read lines.
+pub(crate) fn plain_refusal(refusal: Refusal, text: &str) -> Bytes {
+    let frame = Frame::Refused { refusal, text: format!("{text}\n") }.to_bytes();
     let mut bytes = BytesMut::with_capacity(4 + frame.len());
     bytes.put_u32(frame.len().try_into().unwrap_or_default());
     bytes.put(frame);

@@ -84,6 +84,7 @@ impl<L: Listener, F: Framing> Acceptor for FramedAcceptor<L, F> {
 
     async fn accept(&mut self) -> Result<Self::Channel, TransportError> {
         let connection = self.listener.accept().await?;
+        connection.control().set_accepted();
         let channel = FramedChannel::new(connection, self.framing.clone(), self.channel);
         Ok(channel.within(self.memory.as_ref()))
     }

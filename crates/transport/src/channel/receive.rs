@@ -70,6 +70,7 @@ impl<R: ReadEnd, F: Framing> FramedReceiver<R, F> {
             match self.framing.meet(&self.buffer) {
                 Ok(has_met) => self.has_met = has_met,
                 Err(error) => {
+                    self.control.refuse(error);
                     return Poll::Ready(Some(self.end(CloseReason::Protocol(error))));
                 }
             }

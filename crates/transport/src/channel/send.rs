@@ -209,6 +209,9 @@ impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
             }
             State::Open | State::Closing => {}
         }
+        if let (State::Open, Some(refusal)) = (&self.state, self.control.refusal()) {
+            self.queue.put_frame(b"", refusal, b"");
+        }
         self.state = State::Closing;
         self.control.closing();
         ready!(self.poll_all(cx))?;
