@@ -37,7 +37,7 @@ async fn server_responds_notifies_and_calls_back() {
 }
 
 #[tokio::test]
-async fn dropped_call_is_cancelled_at_the_server_and_its_late_response_ignored() {
+async fn dropped_call_is_cancelled_at_the_server_and_its_late_response_is_ignored() {
     let (server, mut notifications) = start("server", Router::new()).await;
     tokio::select! {
         answer = server.peer.call::<Value>("hang", ()) => panic!("{answer:?}"),

@@ -18,7 +18,8 @@ const SILENCE: Duration = Duration::from_secs(1);
 
 /// How long after connecting a client may take to complete its first message, once it has started that.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
-/// How many bytes earn the client one more second, for long messages over slow lines.
+/// The number of bytes for which the client gets one more second, so that long messages can arrive over
+/// slow lines.
 const BYTES_A_SECOND: u64 = 8 * 1024;
 
 /// Admits a client, or closes it and returns `None`.

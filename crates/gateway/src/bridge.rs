@@ -22,7 +22,7 @@ use crate::{Overflow, Tap};
 pub struct Bridge {
     /// The number of the line in logs and in the tap.
     pub line: u64,
-    /// Records every message.
+    /// The recorder of every message, if any.
     pub tap: Option<Tap>,
     /// How long messages in flight may take to be delivered when the line is stopped; 10 s by default.
     ///
@@ -43,12 +43,13 @@ pub struct Bridge {
     /// client's process ID in the handshake is replaced by `null` if the dialect has one (LSP). Otherwise the
     /// program would watch the wrong process, or none, and exit.
     pub isolated: bool,
-    /// What to do when the near side does not read its messages fast enough; by default the far side waits.
+    /// The policy for a near side that does not read its messages fast enough; by default the far side
+    /// waits.
     pub overflow: Overflow,
-    /// Counts the memory beyond 64 KiB that the gateway itself uses for the line: a message that waits for
-    /// room, the queue for a slow client ([`overflow`](Self::overflow)), the gateway's own messages, request
-    /// ids, and the record of the handshake. If the budget is exceeded, messages that may be dropped are
-    /// dropped first; then the line ends with [`NoMemory`](CloseReason::NoMemory).
+    /// The budget for the memory beyond 64 KiB that the gateway itself uses for the line: a message that
+    /// waits for room, the queue for a slow client ([`overflow`](Self::overflow)), the gateway's own
+    /// messages, request ids, and the record of the handshake. If the budget is exceeded, messages that
+    /// may be dropped are dropped first; then the line ends with [`NoMemory`](CloseReason::NoMemory).
     pub memory: Option<MemoryBudget>,
 }
 

@@ -43,9 +43,10 @@ pub(crate) struct BridgedLine<'a> {
 }
 
 /// How often to check whether bytes move while waiting for answers.
-const LOOK: Duration = Duration::from_secs(1);
+const PROGRESS_CHECK: Duration = Duration::from_secs(1);
 
-/// Logged if an answer may have been lost because a line without half-close had to be closed.
+/// The text that is logged if an answer may have been lost because a line without half-close had to be
+/// closed.
 const NO_ANSWER: &str = "no answer arrived in time after the end of input, and this line has no half-close; keep the \
                          input open until all answers have arrived, or use resume+ in front of the endpoint if \
                          tieline is on the other side";
@@ -167,9 +168,9 @@ impl<'a> BridgedLine<'a> {
             if let (true, Some(unanswered), false) = (is_answered, unanswered, half_close) {
                 // The gateway's own messages to the far side are still sent.
                 let moved = AtomicU64::new(0);
-                let mut looks = tokio::time::interval(LOOK);
+                let mut checks = tokio::time::interval(PROGRESS_CHECK);
                 let flush = poll_fn(|cx| {
-                    while looks.poll_tick(cx).is_ready() {
+                    while checks.poll_tick(cx).is_ready() {
                         let (left, received) =
                             (far_input.outgoing().left, far_control.info().bytes_in);
                         moved.store(left.wrapping_add(received), Relaxed);

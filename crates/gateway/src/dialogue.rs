@@ -28,7 +28,7 @@ pub(crate) struct Dialogue {
     is_foreign: bool,
     unanswered: Unanswered,
     asked_by_program: Mutex<AskedByProgram>,
-    /// Set only for dialects whose state can be restored.
+    /// The recorder, which exists only for dialects whose state can be restored.
     recorder: Option<Recorder>,
     replay: Mutex<Option<Replay>>,
     is_replaying: AtomicBool,
@@ -44,7 +44,7 @@ struct AskedByProgram {
     waiting: HashSet<Bytes>,
     /// Requests of a program that has ended: their responses are not for the new program.
     stale: HashSet<Bytes>,
-    /// The length of the ids of both.
+    /// The total length of the ids in both sets.
     bytes: usize,
     held: MemoryPart,
 }
@@ -121,7 +121,7 @@ impl Recorder {
     }
 }
 
-/// What to do with a message.
+/// The decision about a message.
 pub(crate) enum Verdict {
     /// Pass the message on.
     Pass(Message),
@@ -139,9 +139,9 @@ pub(crate) enum Verdict {
 pub(crate) enum Settled {
     /// The sender of the message received an error response.
     Answered,
-    /// This is to be passed on instead.
+    /// This message is to be passed on instead.
     Instead(Bytes),
-    /// Not at all: the message is neither a call nor a response.
+    /// Nothing was settled, because the message is neither a call nor a response.
     Not,
 }
 

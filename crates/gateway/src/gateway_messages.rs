@@ -161,7 +161,7 @@ impl<S: Sender> WithGatewayMessages<S> {
         self.own.as_ref().filter(|own| own.is_busy.load(Relaxed)).map(Arc::clone)
     }
 
-    /// Sends the gateway's own messages. Ready when none is left.
+    /// Sends the gateway's own messages. Returns `Ready` when none is left.
     fn poll_own(
         &mut self,
         own: &GatewayMessages,

@@ -13,7 +13,8 @@ use tieline_transport::{
     Account, CloseReason, Holding, MemoryBudget, Outgoing, Refused, SendError, Sender, WarnThrottle,
 };
 
-/// What to do when a client does not read its messages fast enough and the channel's own queue is full.
+/// The policy for a client that does not read its messages fast enough, once the channel's own queue is
+/// full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Overflow {
@@ -167,7 +168,7 @@ impl Outbox {
         counted.map_err(|refused| SendError::Closed(Box::new(refused.into())))
     }
 
-    /// Passes on queued messages while the client has room. Ready when the queue is empty.
+    /// Passes on queued messages while the client has room. Returns `Ready` when the queue is empty.
     fn poll_hand_over(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         if self.account.check(cx.waker()).is_err() {
             self.hold(0)?;

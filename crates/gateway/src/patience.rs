@@ -12,7 +12,7 @@ use tokio::time::{Instant, interval, sleep_until};
 use crate::pump::Turn;
 
 /// How often to check whether the last bytes were sent.
-const LOOK: Duration = Duration::from_millis(100);
+const SENT_CHECK: Duration = Duration::from_millis(100);
 
 /// How long to wait for a client.
 #[derive(Clone, Copy)]
@@ -76,13 +76,13 @@ impl Patience {
         if half_close && sender.outgoing().waiting == 0 {
             return;
         }
-        let mut looks = interval(LOOK);
+        let mut checks = interval(SENT_CHECK);
         let mut discard = pin!(discard);
         self.wait(sender, |sender, cx| {
             if discard.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            while looks.poll_tick(cx).is_ready() {
+            while checks.poll_tick(cx).is_ready() {
                 if half_close && sender.outgoing().waiting == 0 {
                     return Poll::Ready(());
                 }

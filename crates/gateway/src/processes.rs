@@ -151,7 +151,7 @@ impl ProgramCount {
 #[derive(Clone)]
 pub(crate) struct Programs {
     count: ProgramCount,
-    /// Empty if each client has its own.
+    /// The shared programs. There are none if each client has its own.
     shared: Arc<Mutex<Vec<Shared>>>,
 }
 

@@ -40,7 +40,7 @@ pub struct Server {
 struct ServedListener {
     acceptor: Box<dyn DynAcceptor>,
     target: Arc<dyn DynConnector>,
-    /// Overrides the dialect of the bridge.
+    /// The dialect that overrides that of the bridge, if any.
     dialect: Option<Dialect>,
 }
 
@@ -369,7 +369,7 @@ async fn run(
     mut stopping: watch::Receiver<bool>,
 ) -> Option<BridgeReport> {
     let mut stop = pin!(async {
-        // Cannot fail: the server, which has the sender, outlives this task.
+        // This cannot fail, because the server, which has the sender, outlives this task.
         let _ = stopping.wait_for(|stopping| *stopping).await;
     });
     // Until the client has a far side, this reports to it that the server is stopping.

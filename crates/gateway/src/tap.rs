@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn torn_record_of_an_earlier_run_costs_only_itself() {
+    async fn only_the_torn_record_of_an_earlier_run_is_lost() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("tap");
         recorded(&path, &["1", "2"]).await.unwrap();

@@ -1,4 +1,5 @@
-//! A view of a running server. It costs the lines nothing: their own counters are read on request.
+//! A view of a running server. It does not slow the lines down, because their own counters are read on
+//! request.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -63,13 +64,13 @@ pub struct LineView {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ProgramView {
-    /// The state of the connection to it.
+    /// The state of the connection to the far side.
     pub state: LineState,
     /// The ID of its process, while the process runs.
     pub pid: Option<u32>,
     /// Whether the process was stopped by a signal such as SIGSTOP, and does nothing until SIGCONT.
     pub is_stopped: bool,
-    /// How often it was restarted.
+    /// How often the far side was restarted.
     pub restarts: u64,
 }
 

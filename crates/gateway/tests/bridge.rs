@@ -233,7 +233,7 @@ async fn dropping_the_future_closes_both_sides_at_once() {
 }
 
 #[tokio::test]
-async fn message_that_the_other_framing_cannot_carry_costs_only_that_message() {
+async fn only_a_message_that_the_other_framing_cannot_carry_is_lost() {
     let (client, near) = memory_pair();
     let (far, server) = lines_pair(DEFAULT_MAX_MESSAGE);
     let report = tokio::spawn(bridge(near.boxed(), far.boxed(), Bridge::default(), pending()));

@@ -139,7 +139,7 @@ async fn all_arrives(kind: &str, busy: Busy, amount: (usize, usize)) {
     let (client, server, _web) = line(&registry, kind).await;
     let (user, near) = pipes(&registry, "user").await;
     let (far, program) = pipes(&registry, "program").await;
-    // `tieline connect` at one end, `tieline serve` at the other.
+    // One bridge stands for `tieline connect`, and the other for `tieline serve`.
     let connect = tokio::spawn(bridge(near, client, Bridge::default(), pending()));
     let serve = tokio::spawn(bridge(server, far, Bridge::default(), pending()));
     let arrives = async {

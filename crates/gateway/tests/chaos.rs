@@ -263,13 +263,13 @@ async fn bits_are_flipped_in_the_same_places_for_the_same_seed() {
 async fn black_hole_reads_everything_and_passes_nothing_on() {
     let mut rig = Rig::new(Faults { blackhole: true, ..Faults::default() }).await;
     let (mut client, mut target) = rig.pair().await;
-    // Any number of bytes is read, and the end.
+    // Any number of bytes is read, and so is the end.
     client.write_all(&bytes(1 << 20)).await.unwrap();
     drop(client);
     let silence = timeout(10_000 * SECOND, target.read_u8()).await;
     assert!(silence.is_err(), "{silence:?}");
     target.write_all(b"still there?").await.unwrap();
-    // The first connection is still half open. One that both sides have ended is closed.
+    // The first connection is still half open. A connection that both sides have ended is closed.
     let (client, second) = rig.pair().await;
     drop((client, second));
     sleep(SECOND).await;

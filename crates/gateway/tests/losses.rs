@@ -154,7 +154,7 @@ async fn lost_message_that_is_not_a_response_settles_nothing() {
         format!(r#"{{"jsonrpc":"2.0","params":["{long}"],"method":"log"}}"#),
         format!(r#"{{"jsonrpc":"2.0","method":"log","params":{deep}}}"#),
         r#"{"jsonrpc":"2.0","method":"log","method":"log"}"#.into(),
-        // Responses with an unknown id.
+        // These responses have an unknown id.
         format!(r#"{{"jsonrpc":"2.0","id":99,"result":"{long}"}}"#),
         format!(r#"{{"jsonrpc":"2.0","id":99,"result":{deep}}}"#),
     ];

@@ -9,8 +9,8 @@
 //!   LineStates     ◀─  Connected{1} Backoff Connecting Connected{2} …     Closed{by_us, reason}
 //! ```
 //!
-//! A [`Link`] holds one line at a time. When the line is lost, the link ends what is left of it, waits
-//! as its [`Recovery`] specifies, and connects another line. Its receiver then returns
+//! A [`Link`] holds one line at a time. When the line is lost, the link ends its remainder, waits as its
+//! [`Recovery`] specifies, and connects another line. Its receiver then returns
 //! [`Incoming::Reset`](tieline_transport::Incoming::Reset), because the new peer has no state.
 //! Everything else uses a link like any channel: a JSON-RPC peer fails the calls in flight at once and
 //! repeats its handshake; a bridge answers the requests that the lost line left open.
@@ -87,7 +87,7 @@
 //!
 //! The waits after the first one vary by ± 20 %. They start over once a connection has lasted 10 s.
 //! Permanent errors (the program does not exist, the user is refused) are not retried; they end the link
-//! as [`Unreachable`](tieline_transport::CloseReason::Unreachable). What is left of the old line, such
+//! as [`Unreachable`](tieline_transport::CloseReason::Unreachable). The remainder of the old line, such
 //! as a child that continues without its stdout, is ended in stages before the next line is connected.
 //!
 //! # Messages and lost lines

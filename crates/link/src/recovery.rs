@@ -109,7 +109,8 @@ impl Decider {
 
 /// Returns whether further attempts will fail in the same way until a person intervenes.
 fn is_permanent(error: &TransportError) -> bool {
-    // Unclassified errors may be temporary: a file that is being replaced, a network that is down.
+    // Unclassified errors may be temporary, for example if a file is being replaced or a network is
+    // down.
     let may_pass = match error.kind() {
         // This side ended the line because of one of its own limits.
         ErrorKind::Closed(CloseReason::Overrun | CloseReason::NoMemory(_)) => false,

@@ -98,13 +98,13 @@ mod tests {
         };
         assert_eq!(retries.run(call, |_| true).await, Ok(4));
         let waited = begun.elapsed().as_millis();
-        // At once, 50 ms and 80 ms, each ± 20 %.
+        // The waits are 0, 50 and 80 ms, each ± 20 %.
         assert!((104..=157).contains(&waited), "{waited} ms");
         assert_eq!(retries.tokens(), 7);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn other_errors_are_not_retried_and_cost_nothing() {
+    async fn other_errors_are_not_retried_and_use_no_tokens() {
         let (retries, calls) = (retries(), Cell::new(0));
         let call = || {
             calls.set(calls.get() + 1);

@@ -25,7 +25,8 @@ pub enum LineState {
     },
     /// The line was lost or could not be connected, and the next attempt is scheduled.
     Backoff {
-        /// When the attempt is due. What is left of the lost line is ended first, which may take longer.
+        /// When the attempt is due. The remainder of the lost line is ended first, which may take
+        /// longer.
         until: Instant,
         /// Why the line was lost, or why the last attempt failed.
         cause: CloseReason,

@@ -185,7 +185,7 @@ async fn dropped() {
     let before = descriptors();
     drop(client);
     wait::until_reaped(child);
-    // Including the descriptor that `messages` was reading from.
+    // The descriptor that `messages` was reading from is closed as well.
     assert!(descriptors() < before, "{} of {before}", descriptors());
     assert!(matches!(drain(&mut messages).await, CloseReason::ByUs));
     let closed = state(&mut states, LineState::is_closed).await;
@@ -264,7 +264,7 @@ async fn disconnecting_from_a_server_ends_its_messages() {
     let (world, mut far_ends) = World::new([]);
     let client = client(world);
     let mut messages = client.connect().await.unwrap();
-    // A far end that never ends by itself.
+    // This far end never ends by itself.
     let far = far_ends.recv().await.unwrap();
     client.disconnect().await.unwrap();
     assert!(matches!(end(&mut messages).await, CloseReason::ByUs));

@@ -68,7 +68,7 @@ async fn every_message_is_echoed_or_was_in_flight_when_a_line_was_lost() {
                 report(sender.flush().await);
             }
         }
-        // The last message, which the receiver waits for.
+        // The receiver waits for this last message.
         sender.feed("end").await.unwrap();
         report(sender.flush().await);
         (sender, reported)

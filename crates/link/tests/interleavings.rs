@@ -94,7 +94,7 @@ fn waiter_that_gives_up_leaks_nothing() {
         lease.give_back(line);
         giving.join().unwrap();
         quitting.join().unwrap();
-        // The other thread may have been the last to hold the line, and have dropped it.
+        // The other thread may have been the last to hold the line, and may have dropped it.
         let idle = alive.load(SeqCst);
         nothing_is_held(&slots, idle);
     });

@@ -81,7 +81,7 @@ fn connection_replaced_during_its_welcome_does_not_block_the_next() {
         let mut third = stage.by_hand().await;
         third.send_frame(Frame::Hello(hello(Some(&welcome)))).await;
         sleep(PAUSE).await;
-        // The third is accepted, although the second neither reads nor disconnects.
+        // The third connection is accepted, although the second neither reads nor disconnects.
         assert_eq!(second.answer().await.unwrap().epoch, 2);
         assert_eq!(third.answer().await.unwrap().epoch, 3);
         drop(second);

@@ -92,7 +92,8 @@ async fn received_messages_are_acknowledged_when_there_are_many_or_no_more_arriv
         client.sender.feed(frame.to_bytes()).await.unwrap();
     }
     client.sender.flush().await.unwrap();
-    // Unconstrained, so that the runtime does not return `Pending` while messages are available.
+    // The task is unconstrained, so that the runtime does not return `Pending` while messages are
+    // available.
     let taking = tokio::task::unconstrained(async {
         for _ in 0..700 {
             assert!(matches!(from_client.recv().await, Incoming::Message(_)));

@@ -70,7 +70,7 @@ fn replaced_secret_is_refused() {
 
         let mut thief = stage.by_hand().await;
         assert_eq!(thief.greet(hello(Some(&one))).await.unwrap_err(), Refusal::Secret);
-        // Also refused: the right secret with another epoch, a guessed secret, and a guessed session.
+        // The right secret with another epoch, a guessed secret and a guessed session are refused, too.
         for (secret, epoch, session, refused) in [
             (two.secret.clone(), 1, two.session, Refusal::Epoch),
             (tieline_proto::session::Secret([0; 16]), 2, two.session, Refusal::Secret),

@@ -57,7 +57,10 @@ fn session_cannot_be_resumed_by_another_user_who_knows_its_secret() {
         });
     });
     let is_root = rustix::process::geteuid().is_root();
-    assert!(is_root, "needs root: another user connects; run the tests as root, as CI does");
+    assert!(
+        is_root,
+        "this test needs root, because it connects as another user; run the tests as root, as CI does"
+    );
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
     block_on(async {
@@ -83,7 +86,7 @@ fn session_cannot_be_resumed_by_another_user_who_knows_its_secret() {
         to_owner.send("still yours").await.unwrap();
         while !matches!(owner.next_frame().await, Some(Frame::Data { sequence: 1, .. })) {}
         drop(owner);
-        // It also works over a new one.
+        // It also works over a new connection.
         let mut owner = connect(&path).await;
         let position = Position { received: 1, acknowledged: 1, sent: 1 };
         let again = owner.greet(Hello { position, ..hello(Some(&welcome)) }).await.unwrap();

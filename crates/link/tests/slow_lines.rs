@@ -16,10 +16,10 @@ use tieline_transport::{
 /// The length of a long message, which takes a minute at the usual rate.
 const LONG: usize = 9_000_000;
 
-/// 150 KB per second, with the buffer sizes of Linux.
+/// A connection with 150 KB per second and the buffer sizes of Linux.
 const USUAL: Slow = Slow { rate: 150_000, buffer: 4 << 20, tells: true, cut_behind: None };
 
-/// The same with a proxy in between, whose buffers are invisible.
+/// The same connection with a proxy in between, whose buffers are invisible.
 const HIDDEN: Slow = Slow { buffer: 2 << 20, tells: false, ..USUAL };
 
 /// Options of a client that reconnects within seconds.

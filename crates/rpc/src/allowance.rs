@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// How many errors may be sent in a burst.
 pub(crate) const AT_ONCE: u32 = 256;
-/// How long it takes to earn one more; 16 per second.
+/// How long it takes until one more error may be sent; 16 per second.
 const EACH: Duration = Duration::from_micros(62_500);
 
 /// A token bucket. Without it, a program that prints a line of text for each error it receives would be

@@ -31,9 +31,9 @@ pub enum CallError {
     /// The message that answers the call is not a valid response, or exceeds
     /// [`PeerOptions::limits`](crate::PeerOptions::limits).
     InvalidResponse {
-        /// What is wrong with it.
+        /// The problem with the message.
         problem: InvalidProblem,
-        /// Its first bytes, at most 200.
+        /// The first bytes of the message, at most 200.
         received: Box<[u8]>,
     },
     /// The response was discarded because it is longer than the line allows or is not JSON. It was

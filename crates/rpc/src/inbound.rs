@@ -230,7 +230,8 @@ impl<H: Handler> Inbound<H> {
         let is_due = |waiting: &Waiting| unhandled.is_none_or(|at| waiting.arrival < at);
         let has_room = self.running.len() < self.shared.options.max_in_flight;
         let can_start = has_room && self.requests.front().is_some_and(is_due);
-        // Computed again each time: the request that was held back may have been cancelled.
+        // This is computed again each time, because the request that was held back may have been
+        // cancelled.
         self.held_back = can_start && self.shared.is_clogged();
         if !can_start || self.held_back {
             return false;

@@ -97,8 +97,8 @@ impl Peer {
         self.shared.notify(method, params.as_deref(), self.bound).await
     }
 
-    /// Like [`notify`](Self::notify), but sends `params` as raw JSON, which must be an object or array
-    /// and is not checked.
+    /// Works like [`notify`](Self::notify), but sends `params` as raw JSON, which must be an object or
+    /// array and is not checked.
     ///
     /// # Errors
     /// Fails if the message was not queued.
@@ -122,7 +122,7 @@ impl Peer {
     /// Waits until the line has ended and returns the reason. Cancel-safe.
     pub async fn closed(&self) -> CloseReason {
         let mut ended = self.shared.ended.subscribe();
-        // Cannot fail: `self` owns the sender.
+        // This cannot fail, because `self` owns the sender.
         let reason = ended.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
         reason.unwrap_or(CloseReason::ByUs)
     }

@@ -427,7 +427,7 @@ async fn cancelling_an_unknown_request_is_ignored() {
         let echo = r#"{"jsonrpc":"2.0","id":1,"method":"echo","params":[5]}"#;
         raw.send(echo).await;
         assert_eq!(raw.recv().await["result"], json!([5]));
-        // An answered id, an unknown one, an invalid one, and none at all.
+        // These are an answered id, an unknown one, an invalid one, and none at all.
         for params in
             [json!({ member: 1 }), json!({ member: "x" }), json!({ member: [] }), json!([])]
         {

@@ -196,7 +196,7 @@ async fn reading_resumes_as_soon_as_refusals_are_read() {
 #[tokio::test]
 async fn held_back_requests_run_as_soon_as_responses_are_read() {
     let options = PeerOptions { queue: ByteSize::new(4000), ..PeerOptions::default() };
-    // As many responses as the pipe and the queue hold, plus forty.
+    // These are as many responses as the pipe and the queue hold, plus forty.
     let count = (WIDE + 256 * 1024) / 4136 + 40;
     ask_first_and_read_later(options, count, 4).await;
 }

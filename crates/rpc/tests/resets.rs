@@ -296,7 +296,7 @@ async fn every_call_is_accounted_for_over_many_lost_lines() {
                     let Incoming::Message(request) = within(receiver.recv()).await else { break };
                     served.fetch_add(1, Relaxed);
                     let request: Value = serde_json::from_slice(&request).unwrap();
-                    // Some are carried out but not answered.
+                    // Some requests are carried out but not answered.
                     if number % 5 != 4 {
                         let answer = json!({"jsonrpc": "2.0", "id": request["id"], "result": 1});
                         sender.send(answer.to_string()).await.unwrap();

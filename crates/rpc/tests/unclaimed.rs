@@ -1,5 +1,5 @@
-//! Responses without a waiting call are counted and dropped, and do no harm. Nor do responses that
-//! arrive early.
+//! Responses without a waiting call are counted and dropped, and do no harm. Responses that arrive early
+//! do no harm either.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 

@@ -1,5 +1,5 @@
-//! Messages from the program, by kind. Each message keeps the whole value, and `raw` returns the members
-//! that have no method.
+//! Messages from the program, by kind. Each message keeps the whole value, including the members that
+//! have no method here.
 
 use serde_json::Value;
 

@@ -20,7 +20,7 @@ pub async fn query(prompt: impl Into<Value>, options: &Options) -> Result<Query,
     if stays_open || options.agents.is_some() {
         session.initialize().await?;
     }
-    // If the program has already exited, the first message is the reason.
+    // If the program has already exited, `Query::next` returns the reason.
     ignore_closed(session.say(prompt).await)?;
     if !stays_open {
         ignore_closed(session.end_input().await)?;

@@ -41,7 +41,7 @@ pub(super) struct Moved {
     pub(super) corrupted: AtomicU64,
 }
 
-/// The number of bytes that one read asks for.
+/// The number of bytes that one read requests.
 const READ: usize = 16 * 1024;
 
 /// The minimum weight of a queued piece, so that the number of small pieces is bounded.

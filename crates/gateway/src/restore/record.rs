@@ -139,8 +139,8 @@ impl Record {
         self.bytes + open + opening + confirmation
     }
 
-    /// Returns whether messages with this method change the state. Looks only at the method, because
-    /// hardly any message does.
+    /// Returns whether messages with this method change the state. Examines only the method, because few
+    /// messages change the state.
     pub(crate) fn concerns(rules: &Handshake, method: &str) -> bool {
         method == rules.request
             || rules.confirmation == Some(method)

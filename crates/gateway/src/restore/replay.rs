@@ -35,7 +35,7 @@ struct Opening {
 pub(crate) enum ReplayStep {
     /// Pass it on to the client.
     Pass,
-    /// Drop it: it was for the gateway.
+    /// Drop the message, which was for the gateway.
     Swallowed,
     /// Drop it and send this response to the program.
     Answer(Bytes),

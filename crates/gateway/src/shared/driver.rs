@@ -153,7 +153,8 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// Sends up to [`TURN`] messages. Returns whether there may be more and the program has room for them.
+    /// Sends up to [`TURN`] messages. Returns whether there may be more messages and the program has
+    /// room for them.
     fn send(
         &mut self,
         sender: &mut impl Sender,

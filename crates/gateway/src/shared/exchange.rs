@@ -20,7 +20,7 @@ pub(super) const TURN_BYTES: usize = 256 * 1024;
 /// How many bytes of messages may wait for one client. Beyond that the client is disconnected, so that
 /// the others need not wait for it.
 const OUTPUT_BYTES: usize = 64 * 1024 * 1024;
-/// The size that each message is charged in addition to its bytes.
+/// The memory that a message uses in addition to its bytes.
 const EACH: usize = 256;
 /// How many of the hub's own messages may wait for a program that does not read before refusals are
 /// dropped.

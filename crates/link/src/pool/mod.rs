@@ -187,7 +187,7 @@ impl Pool {
             drop(old);
             return None;
         }
-        let is_well = lease.looked_at()?.check().await;
+        let is_well = lease.line_to_check()?.check().await;
         let line = lease.take_line()?;
         if is_well {
             return Some(line);

@@ -52,8 +52,8 @@ impl PooledLine {
     /// caller, or the end of the line.
     fn is_quiet(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        // Unconstrained, because a task that has used up its cooperative budget would always get
-        // `Pending`.
+        // The poll is unconstrained, because a task that has used up its cooperative budget would always
+        // get `Pending`.
         let received = pin!(coop::unconstrained(self.receiver.recv())).poll(&mut cx);
         received.is_pending() && !self.receiver.holds_part() && self.control.health() == Health::Up
     }

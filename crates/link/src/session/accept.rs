@@ -27,7 +27,7 @@ use crate::lock::lock;
 
 /// How many handshakes may run at once; further connections wait to be accepted.
 const HANDSHAKES: usize = 256;
-/// The response to clients that connect without asking for a session.
+/// The response to clients that connect without requesting a session.
 const HOW_TO_CONNECT: &str =
     "this listener accepts only sessions; connect with resume+ or --resume";
 /// How long to wait after accepting a connection has failed.

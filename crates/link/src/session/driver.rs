@@ -52,8 +52,8 @@ impl Driver {
                 Gathered::All => return None,
                 Gathered::Many if takes => return None,
                 Gathered::Other(Incoming::End(reason)) => return Some(reason),
-                // A new connection. Frames of the previous one will be sent again, and do not prove that
-                // the other end has received the new welcome.
+                // This is a new connection. Frames of the previous one will be sent again, and do not
+                // prove that the other end has received the new welcome.
                 Gathered::Other(Incoming::Reset(_)) => intake.batch.clear(),
                 Gathered::Many | Gathered::Other(_) => {}
             }

@@ -1,5 +1,5 @@
-//! The outgoing half of a session. It keeps each message until that is acknowledged, and writes it at
-//! once.
+//! The outgoing half of a session. It writes each message at once, and keeps it until it is
+//! acknowledged.
 
 use std::future::poll_fn;
 use std::sync::{Arc, MutexGuard};

@@ -50,7 +50,7 @@ impl Table {
             let exit = exit.map(|exit| {
                 let tail = &exit.stderr_tail;
                 let tail = tail.get(tail.len().saturating_sub(MAX_STDERR)..).unwrap_or_default();
-                // Copied, so that the rest is not kept in memory.
+                // The bytes are copied, so that the rest is not kept in memory.
                 ChildExit { stderr_tail: Bytes::copy_from_slice(tail), ..exit }
             });
             self.remember(Ended { lease: lease.clone(), position, exit, until: from_now(grace) });

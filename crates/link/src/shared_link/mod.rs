@@ -220,7 +220,7 @@ impl SharedLink {
             life.failure = None;
             self.is_broken.store(false, Ordering::Release);
             sending.line = Some(sender);
-            // The reset reports these.
+            // The reset reports these messages.
             sending.unwritten = 0;
             std::mem::take(&mut sending.lost)
         };

@@ -48,7 +48,7 @@ struct LiveLine {
 struct Away {
     /// Why the line was lost.
     cause: CloseReason,
-    /// Ends what is left of it.
+    /// The future that ends the remainder of the line.
     ending: Option<BoxFuture<'static, ()>>,
     /// `None` if the attempt is to be made at once: even a zero timer may take 1 ms.
     wait: Option<Pin<Box<Sleep>>>,
@@ -291,7 +291,7 @@ impl Away {
     }
 }
 
-/// Closes the input of what is left of a line, and then stops it in stages. If closing the input does not
+/// Closes the input of a lost line, and then stops the line in stages. If closing the input does not
 /// complete, the line is stopped anyway.
 async fn end_line(mut sender: Option<Box<dyn Sender>>, control: Control) {
     let mut stop = pin!(control.stop());

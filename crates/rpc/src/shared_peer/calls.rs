@@ -153,7 +153,7 @@ impl SharedPeer {
             let is_first = state.unclaimed.unasked == 1;
             drop(state);
             if is_first {
-                // Limited to one line of reasonable length.
+                // The text is limited to one line of reasonable length.
                 let detail = answer.err().map_or_else(String::new, |error| format!(": {error}"));
                 let detail: String =
                     detail.chars().take(200).flat_map(char::escape_debug).collect();

@@ -83,7 +83,7 @@ pub(crate) struct Outgoing {
     pub(crate) message: Bytes,
     pub(crate) call: Option<CallId>,
     weight: usize,
-    /// How many of its bytes belong to refusals.
+    /// How many of the message's bytes belong to refusals.
     refusal: usize,
 }
 
@@ -264,7 +264,7 @@ impl SharedPeer {
         state.wake_driver();
     }
 
-    /// Like [`begin_close`](Self::begin_close), but limits the time for work in progress.
+    /// Works like [`begin_close`](Self::begin_close), but limits the time for work in progress.
     pub(crate) fn request_close(&self) {
         self.lock().close_requested = true;
         self.begin_close();

@@ -18,7 +18,7 @@ impl Script {
         Self { record: Record::new(rules), dialect }
     }
 
-    /// Starts with a completed handshake.
+    /// Starts a script with a completed handshake.
     fn open(dialect: Dialect) -> Self {
         let mut script = Self::new(dialect);
         script.client(json!({"id": 0, "method": "initialize", "params": {"a": 1}}));
@@ -185,7 +185,7 @@ fn mcp_log_level_and_subscriptions_are_kept_once_they_are_answered() {
             false => script.program(json!({"id": id + 1, "error": {"code": 1, "message": ""}})),
         };
     }
-    // This one gets no response.
+    // This request gets no response.
     script.client(json!({"id": 99, "method": "resources/subscribe", "params": {"uri": "c"}}));
     let then = script.then();
     let expected = [

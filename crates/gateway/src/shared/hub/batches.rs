@@ -30,7 +30,7 @@ struct OfClient {
 }
 
 struct Batch {
-    /// Requests without a response.
+    /// The number of requests without a response.
     left: usize,
     responses: Vec<Bytes>,
 }

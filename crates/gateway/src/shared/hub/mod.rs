@@ -90,7 +90,7 @@ struct Client {
     level: Option<usize>,
     /// Requests that were sent to the program.
     calls: BTreeSet<CallId>,
-    /// Requests that wait in the hub.
+    /// The number of requests that wait in the hub.
     waiting: usize,
     waiting_bytes: usize,
     /// The size of the ids and tokens of its requests.
@@ -210,7 +210,7 @@ impl Hub {
     /// Handles a message of a client.
     pub(super) fn client_message(&mut self, client: ClientId, message: Bytes) {
         if !self.clients.contains_key(&client) {
-            // It was disconnected while its last messages waited.
+            // The client was disconnected while its last messages waited.
             return;
         }
         match self.classify(message.clone(), self.dialect.batches) {
@@ -326,7 +326,7 @@ impl Hub {
     fn begin_wait(&mut self, reply: &ReplyTo, request: &Request) -> bool {
         let Some(client) = self.clients.get_mut(&reply.client) else { return false };
         let bytes = client.waiting_bytes + request.message().len();
-        // The first one may have any length.
+        // The first request may have any length.
         if client.waiting > 0 && bytes > MAX_WAITING_BYTES {
             self.refuse(reply, self.dialect.gone, "too many requests wait for other clients");
             return false;

@@ -40,7 +40,7 @@ impl<T> Lease<T> {
     }
 
     /// Returns the line for a check. If the lease is dropped during the check, the line remains idle.
-    pub(crate) fn looked_at(&mut self) -> Option<&mut T> {
+    pub(crate) fn line_to_check(&mut self) -> Option<&mut T> {
         self.is_kept = true;
         self.line.as_mut()
     }
@@ -83,7 +83,7 @@ impl<T> Drop for Lease<T> {
 pub(crate) struct Acquire<'a, T> {
     slots: &'a Arc<Slots<T>>,
     at: Place,
-    /// Its number in the queue while it waits.
+    /// The number of the caller in the queue, while it waits.
     number: Option<u64>,
 }
 

@@ -43,7 +43,7 @@ struct SlotsState<T> {
     vacant: Vec<usize>,
     /// The record of each held slot.
     held: Vec<Option<Held>>,
-    /// In order of arrival, which is also the order of their numbers.
+    /// The waiting callers, in the order of arrival, which is also the order of their numbers.
     waiting: VecDeque<Waiting>,
     /// Slots that were granted to waiters but have not been picked up yet, with the waiters' numbers.
     granted: Vec<(u64, Grant<T>)>,

@@ -35,7 +35,7 @@ async fn connected(name: &str) -> (Session, impl Sender, impl Receiver) {
 async fn peer_is_pinged_at_once_after_a_suspend() {
     let (session, _to_client, mut from_client) = connected("sleep").await;
     let (sender, _receiver) = session.split();
-    // Two checks, between which the wall clock advances by an hour.
+    // Between the two checks, the wall clock advances by an hour.
     let shared = &sender.shared;
     for wall in [0, 3600] {
         let mut state = shared.state();

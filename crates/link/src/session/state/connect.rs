@@ -31,13 +31,13 @@ impl SessionState {
         if let Err(violation) = granted {
             return Err(self.lost(LostBy::Violation(violation)));
         }
-        // Checked above.
+        // This was checked above.
         let _ = self.machine.resume(welcome.position);
         Ok(())
     }
 
-    /// Handles a session that cannot be resumed. Returns whether to request a new one, which is not so
-    /// if this one was ending.
+    /// Handles a session that cannot be resumed. Returns whether to request a new one, which is not
+    /// necessary if this one was ending.
     pub(in crate::session) fn forget(
         &mut self,
         refusal: Refusal,

@@ -19,7 +19,7 @@ pub(super) struct Ending {
     has_peer_ended: bool,
     /// Nothing more is sent, because the next message cannot be delivered.
     is_undeliverable: bool,
-    /// The task is to end the session for this reason. Set where locks of the Link are held.
+    /// The task is to end the session for this reason. It is set where locks of the Link are held.
     doom: Option<CloseReason>,
     /// The session is over for this reason.
     reason: Option<CloseReason>,

@@ -17,7 +17,7 @@ pub(super) struct Liveness {
 struct Check {
     at: Duration,
     bytes_in: u64,
-    /// Whether a complete frame has been received since.
+    /// Whether a complete frame has been received since then.
     has_frames: bool,
 }
 

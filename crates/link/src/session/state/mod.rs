@@ -5,7 +5,7 @@
 //! | group | content |
 //! |---|---|
 //! | `inbound` | the items that wait for the consumer |
-//! | `reading` | what reads the connection |
+//! | `reading` | the reader of the connection |
 //! | `liveness` | the heartbeat of the connection |
 //! | `progress` | timed messages, and connections lost without progress |
 //! | `renewal` | the replacement of a lost session |
@@ -311,7 +311,7 @@ impl SessionState {
         info
     }
 
-    /// Returns the close reason for losing the session, with what was delivered.
+    /// Returns the close reason for the loss of the session, which says what was delivered.
     pub(super) fn lost(&self, cause: LostBy) -> CloseReason {
         let epoch = self.role.epoch();
         let delivered = self.machine.delivered();

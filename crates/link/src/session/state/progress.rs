@@ -9,7 +9,7 @@ use tieline_proto::session::Sequence;
 /// The minimum time for which a message is tried, no matter how many connections are lost.
 const TRIED_FOR: Duration = Duration::from_secs(60);
 
-/// One message out of this many is timed.
+/// The interval between timed messages: every sixteenth message is timed.
 const TIMED_OF: Sequence = 16;
 
 /// The numbers of the last messages that the other end and this end have received.

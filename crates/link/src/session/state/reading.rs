@@ -1,4 +1,4 @@
-//! What reads the connection: the session's task, or the consumer while it is being polled.
+//! The reader of the connection: the session's task, or the consumer while it is being polled.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The replacement of a lost session by a new one, and what was lost with it.
+//! The replacement of a lost session by a new one, and the messages that were lost with it.
 
 use tieline_transport::CloseReason;
 

@@ -129,8 +129,8 @@ impl SessionState {
         self.line.as_ref().map_or_else(Outgoing::default, |line| line.outgoing())
     }
 
-    /// Writes waiting frames to the current connection. Ready when nothing is left to write. The session's
-    /// task is woken to continue, because the sender may be dropped.
+    /// Writes waiting frames to the current connection. Returns `Ready` when nothing is left to write.
+    /// The session's task is woken to continue, because the sender may be dropped.
     pub(in crate::session) fn pump(&mut self) -> Poll<()> {
         if self.ending.is_undeliverable() {
             return Poll::Ready(());

@@ -4,7 +4,7 @@ use std::task::Waker;
 
 use crate::lock::remember;
 
-/// What a sender waits for.
+/// The event that a sender waits for.
 #[derive(Clone, Copy, Default)]
 pub(in crate::session) enum Waits {
     /// Room for another message.
@@ -26,7 +26,7 @@ pub(super) struct Wakers {
     is_task_timed: bool,
     /// The task that sends, if it waits.
     sender: Option<Waker>,
-    /// What that task waits for.
+    /// The event that this task waits for.
     sender_waits: Waits,
     /// The task that waits for the end of the session.
     gone: Option<Waker>,

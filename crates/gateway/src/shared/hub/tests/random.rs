@@ -130,7 +130,7 @@ proptest! {
                         let cancelled = &message["params"]["requestId"];
                         let place = at_program.iter().position(|(id, _)| id == cancelled);
                         let place = place.expect("the call was in flight");
-                        // The program may answer it nevertheless, so it stays known.
+                        // The program may answer the call nevertheless, so the call stays known.
                         let n = at_program[place].1["n"].as_u64().unwrap();
                         open.remove(&n);
                     }
