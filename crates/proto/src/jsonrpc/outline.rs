@@ -3,7 +3,7 @@
 /// The members that determine a message's kind and the call that it belongs to, as far as they can be
 /// read.
 ///
-/// Unlike [`classify`](super::classify), this accepts any bytes: they may be truncated, not UTF-8,
+/// Unlike [`classify`](super::classify()), this accepts any bytes: they may be truncated, not UTF-8,
 /// nested to any depth, and contain duplicate members (the last one is used, as in most parsers). It is
 /// used to fail a call whose response was lost. Reading takes time linear in the length, and allocates
 /// nothing.
