@@ -54,7 +54,7 @@ async fn join(
     let signals = Signals::listen()?;
     line.end_with_parent(&signals)?;
     let options = line.options(logging);
-    // Connect the far side first, so that nothing is read from the near side before.
+    // Connect the far side first, so that nothing is read from the near side before that.
     let far_endpoint = far;
     let far = lookup::connect(registry, &far_endpoint, &options).await?;
     // Check this first, because connecting takes over stdout.

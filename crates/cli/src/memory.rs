@@ -76,7 +76,8 @@ fn cgroup() -> Option<u64> {
 fn address_space() -> Option<u64> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::As).current?;
     let free = limit.saturating_sub(mapped().unwrap_or_default());
-    // A starting thread briefly reserves more than it keeps, so at least a quarter is taken to be free.
+    // A starting thread briefly reserves more than it keeps, so at least a quarter is assumed to be
+    // free.
     Some(free.max(limit / 4))
 }
 

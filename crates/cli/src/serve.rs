@@ -117,7 +117,7 @@ async fn status_server(registry: &Registry) -> Option<StatusServer> {
     listening.map_err(|why| tracing::warn!("tieline status cannot ask this server: {why}")).ok()
 }
 
-/// Logs how many programs ended in which way, and whether their guardians or jobs have confirmed that no
+/// Logs how many programs ended in each way, and whether their guardians or jobs have confirmed that no
 /// process is left.
 fn log_programs(programs: ProcessCounts) {
     let ProcessCounts { started, by_itself, asked, terminated, killed, others_killed, .. } =
@@ -163,7 +163,7 @@ async fn try_isolation(args: &Serve, program: &Program, logging: &Logging) -> Re
 /// The program that is started for each client.
 struct Program {
     argv: Vec<OsString>,
-    /// Its default name: what users see, unless they choose another name for the server.
+    /// The default name of the server, which users see unless they choose another one.
     name: Name,
     is_demo: bool,
     model: ProcessModel,

@@ -25,7 +25,8 @@ const TAP_PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Signals(watch::Sender<u32>);
 
 impl Signals {
-    /// Listens for SIGINT, SIGTERM and SIGHUP, or their Windows counterparts. Must be called in a runtime.
+    /// Listens for SIGINT, SIGTERM and SIGHUP, or their Windows counterparts. This must be called in a
+    /// runtime.
     pub(crate) fn listen() -> io::Result<Self> {
         let signals = Self(watch::Sender::new(0));
         let count = signals.0.clone();
@@ -98,9 +99,11 @@ impl Signals {
 #[cfg(unix)]
 struct Next {
     terminate: tokio::signal::unix::Signal,
-    /// SIGINT, from the terminal; `None` if it was ignored at start, as with a shell's `&`.
+    /// SIGINT, which the terminal sends; `None` if the signal was ignored at start, as with a shell's
+    /// `&`.
     interrupt: Option<tokio::signal::unix::Signal>,
-    /// SIGHUP, when the terminal is closed; `None` if it was ignored at start, as with `nohup`.
+    /// SIGHUP, which is sent when the terminal is closed; `None` if the signal was ignored at start, as
+    /// with `nohup`.
     hangup: Option<tokio::signal::unix::Signal>,
 }
 

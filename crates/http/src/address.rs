@@ -167,8 +167,8 @@ pub(crate) fn authority_of(text: &str, usual_port: u16) -> Option<(String, u16)>
     Some((host, port))
 }
 
-/// Returns the path and query for a request, without the fragment (`#`). `None` if they are not valid in
-/// a URL.
+/// Returns the path and query for a request, without the fragment (`#`), or `None` if they are not valid
+/// in a URL.
 pub(crate) fn target_of(text: &str) -> Option<String> {
     let text = text.split('#').next().unwrap_or_default();
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte);

@@ -8,11 +8,11 @@ use tieline_transport::TransportError;
 
 use crate::token::random_bits;
 
-/// The subprotocol of plain messages, for clients that must name one. In an event stream, the value of
-/// `Tieline-Protocol` for a line that ends with its connection.
+/// The subprotocol of plain messages, for clients that must name one. In an event stream, it is the
+/// value of `Tieline-Protocol` for a line that ends with its connection.
 pub const PLAIN: &str = "tieline";
-/// The subprotocol of a session that survives its connections; its frames are binary messages. In an event
-/// stream, the value of `Tieline-Protocol` for such a session; the frames are in base64.
+/// The subprotocol of a session that survives its connections; its frames are binary messages. In an
+/// event stream, it is the value of `Tieline-Protocol` for such a session; the frames are in base64.
 pub const RESUMABLE: &str = "tieline.1";
 /// The prefix of a subprotocol that carries a token, for scripts in web pages, which cannot set headers.
 pub const TOKEN_PREFIX: &str = "tieline.token.";

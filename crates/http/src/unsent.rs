@@ -1,4 +1,4 @@
-//! How much of what was written to a TCP stream has not left this machine.
+//! Counts the bytes that were written to a TCP stream and have not left this machine.
 
 use tokio::net::TcpStream;
 

@@ -17,7 +17,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-/// Permits messages up to 1 MiB, and memory for only one body of that size at a time.
+/// Returns a configuration with messages up to 1 MiB, and with memory for only one body of that size at
+/// a time.
 fn tight() -> ServerConfig {
     let mut config = config();
     config.web_socket.channel.max_message = ByteSize::mib(1);

@@ -180,7 +180,7 @@ async fn several_messages_and_final_newlines_in_one_text_are_accepted() {
     for (text, messages) in [
         ("{\"a\":1}\n", &["{\"a\":1}"][..]),
         ("{\"a\":1}\r\n{\"b\":2}\n\n{\"c\":3}", &["{\"a\":1}", "{\"b\":2}", "{\"c\":3}"]),
-        // Joined into one line, because other framings require it.
+        // This message is joined into one line, because other framings require it.
         ("{\"a\":\n [1,\r\n 2]}\n", &["{\"a\":  [1,   2]}"]),
         ("\n", &[]),
         ("", &[]),

@@ -1,4 +1,4 @@
-//! Tests of half-close over WebSockets: a client ends its input and still receives.
+//! Tests of half-close over WebSockets: a client ends its input and still receives messages.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -253,7 +253,7 @@ async fn pair_by_hand(more: Option<&str>) -> (Result<BoxChannel, TransportError>
     tokio::join!(registry.connect(&url, &options), answering)
 }
 
-/// The close frame is the only end, as with other servers.
+/// Only the close frame ends the line, as with other servers.
 #[tokio::test]
 async fn client_closes_without_the_extension() {
     let (client, mut server) = pair_by_hand(None).await;

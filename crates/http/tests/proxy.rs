@@ -217,7 +217,7 @@ async fn a_proxy_that_never_completes_its_response_times_out() {
 
 #[tokio::test]
 async fn a_proxy_that_cannot_be_reached_is_named() {
-    // A port that was free a moment ago.
+    // This port was free a moment ago.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);

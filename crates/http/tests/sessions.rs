@@ -33,7 +33,7 @@ async fn an_oversized_first_message_is_refused_by_its_length() {
         stream.write_all(bytes).await.unwrap();
         close_code(&mut stream).await
     };
-    // This is not a greeting, but short enough to be read and answered.
+    // This is not a greeting, but it is short enough to be read and answered.
     assert_eq!(code_after(&frame(0x82, &vec![b'x'; longest])).await, Some(1000));
     // Only the frame header of these is sent.
     for length in [longest + 1, 1 << 16, 1 << 20] {

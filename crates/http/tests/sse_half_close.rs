@@ -1,4 +1,4 @@
-//! Tests of half-close over events: a client ends its input by a POST and still receives.
+//! Tests of half-close over events: a client ends its input by a POST and still receives messages.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;

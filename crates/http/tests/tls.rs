@@ -44,7 +44,7 @@ async fn a_server_with_an_untrusted_certificate_is_refused() {
     let error = support::refused(&registry(), &url).await;
     assert!(matches!(error.kind(), ErrorKind::Tls), "{error}");
     assert!(!error.is_retryable() && std::error::Error::source(&error).is_some(), "{error:?}");
-    // The certificate is trusted, but for another name.
+    // The certificate is trusted, but it is for another name.
     let served = serve(ServerConfig {
         place: Place::Tcp { host: "127.0.0.2".into(), port: 0 },
         ..tls(None)

@@ -45,7 +45,7 @@ impl Posted {
         Ok(Self { messages, is_batch })
     }
 
-    /// Returns the `initialize` request, if the body is exactly one.
+    /// Returns the `initialize` request, if the body is exactly one such request.
     pub fn opening(&self) -> Option<&Request> {
         self.request().filter(|request| request.method() == "initialize")
     }

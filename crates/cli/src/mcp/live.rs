@@ -26,7 +26,8 @@ pub(super) struct Live {
     state: Mutex<State>,
     /// Only the task that holds this lock queues messages for the line.
     posting: AsyncMutex<()>,
-    /// Wakes the task of the session if there may be room, another deadline, or an end.
+    /// Wakes the task of the session when there may be room, or the deadline or the state of the session
+    /// has changed.
     changed: Notify,
 }
 

@@ -9,7 +9,7 @@ use tokio::signal::windows::{
 
 pub(super) struct Next {
     interrupt: CtrlC,
-    /// Also reaches a program that was started in its own process group.
+    /// Ctrl-Break, which also reaches a program that was started in its own process group.
     terminate: CtrlBreak,
     /// The console was closed; Windows terminates the program soon after.
     close: CtrlClose,

@@ -30,7 +30,7 @@ impl ChannelBackend {
         Self(pair)
     }
 
-    /// Takes the next outgoing item. Messages that were taken count as undelivered until
+    /// Takes the next outgoing item. Messages that were taken are counted as undelivered until
     /// [`handed_on`](Self::handed_on) is called.
     pub(crate) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Outward> {
         let mut state = self.0.state();

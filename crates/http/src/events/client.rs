@@ -287,7 +287,7 @@ enum Written {
 /// A POST that failed.
 struct Unsent {
     reason: CloseReason,
-    /// Whether it carried messages, and not only the end of the input.
+    /// Whether the POST carried messages, and not only the end of the input.
     has_messages: bool,
 }
 

@@ -62,7 +62,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Decodes the base64 message of an event; `None` if it is invalid.
+/// Decodes the base64 message of an event. Returns `None` if the message is invalid.
 pub(crate) fn decoded(event: &Event) -> Option<Bytes> {
     LENIENT.decode(&event.data).ok().map(Bytes::from)
 }
@@ -105,8 +105,8 @@ pub(crate) fn messages(body: Bytes, limits: Limits) -> Result<Vec<Bytes>, TooMan
 #[derive(Debug, PartialEq)]
 pub(crate) struct TooMany;
 
-/// Splits a body of length-prefixed messages of at most `max` bytes each. `None` if it is incomplete, a
-/// message is too long, or there are too many.
+/// Splits a body of length-prefixed messages of at most `max` bytes each. Returns `None` if the body is
+/// incomplete, a message is too long, or there are too many.
 pub(crate) fn framed(body: Bytes, max: ByteSize) -> Option<Vec<Bytes>> {
     let mut rest = body;
     let mut messages = Vec::new();

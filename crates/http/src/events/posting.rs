@@ -39,7 +39,7 @@ pub(super) enum PostBody {
     Batch(BytesMut, usize),
     /// One message, for any other server.
     Single(Bytes),
-    /// The end of the input, without messages. Only for a tieline server.
+    /// The end of the input, without messages. This is only for a tieline server.
     EndOfInput,
 }
 
@@ -123,7 +123,7 @@ impl PostClient {
                 Some(Ok(status)) => status,
                 Some(Err(lost)) => {
                     self.line = None;
-                    // Retry if it was not sent, or if sending it twice is harmless.
+                    // Retry if the request was not sent, or if sending it twice is harmless.
                     if attempt < ATTEMPTS && (self.is_ours || !lost.is_sent) {
                         attempt += 1;
                         continue;
@@ -229,7 +229,7 @@ async fn while_it_moves<T>(progress: &Progress, asked: impl Future<Output = T>) 
 
 /// A request without a response.
 struct Lost {
-    /// Whether the server may have processed it.
+    /// Whether the server may have processed the request.
     is_sent: bool,
     error: io::Error,
 }

@@ -45,9 +45,9 @@ pub(super) struct QueuesState {
     pub(super) outward: Lane<Bytes>,
     /// The close reason to send after these messages.
     pub(super) outward_end: Option<Close>,
-    /// Whether only the input ends, and its end was not sent yet.
+    /// Whether only the input is ending, and its end has not been sent yet.
     pub(super) is_ending_input: bool,
-    /// Whether the backend has taken messages and not delivered them yet.
+    /// Whether the backend has taken messages that it has not delivered yet.
     pub(super) in_hand: bool,
     /// Whether both halves of the channel are dropped.
     pub(super) is_left: bool,
@@ -248,7 +248,7 @@ impl QueuesState {
     }
 }
 
-/// The channel's counters. This channel has no byte stream that could count for it.
+/// The channel's counters. The channel has its own because it has no byte stream.
 #[derive(Default)]
 pub(super) struct Counts {
     /// The authenticated principal.

@@ -21,8 +21,8 @@ const BOUND: usize = 64 * 1024;
 pub(crate) struct Progress {
     given: AtomicU64,
     written: AtomicU64,
-    /// Grows whenever bytes move: by the number of bytes written, and by 1 whenever the kernel has sent some
-    /// while nothing could be written.
+    /// A number that grows whenever bytes move: by the number of bytes written, and by 1 whenever the
+    /// kernel has sent some while nothing could be written.
     moves: AtomicU64,
     /// Whether the kernel may still hold written bytes.
     is_under_way: AtomicBool,

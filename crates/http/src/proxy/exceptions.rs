@@ -79,7 +79,8 @@ fn single(ip: IpAddr) -> Servers {
     Servers::Network(ip.to_canonical(), 128)
 }
 
-/// Parses a network. If all of its addresses are mapped IPv4 addresses (`::ffff:0:0/96`), it is one of IPv4.
+/// Parses a network. If all of its addresses are mapped IPv4 addresses (`::ffff:0:0/96`), returns an
+/// IPv4 network.
 fn network(ip: &str, bits: &str) -> Option<Servers> {
     let (ip, bits) = (ip.parse::<IpAddr>().ok()?, bits.parse::<u32>().ok()?);
     let most = if ip.is_ipv4() { 32 } else { 128 };
@@ -169,7 +170,7 @@ mod tests {
             ("::ffff:0:0/96", "192.0.2.1", 80, true),
             ("::ffff:0:0/96", "2001:db8::1", 80, false),
             ("::ffff:10.0.0.0/129", "10.0.0.0", 80, false),
-            // A mapped address is one of IPv4.
+            // A mapped address is an IPv4 address.
             ("::/0", "::ffff:10.0.0.1", 80, false),
             // A suffix of an address is not a domain.
             ("0.1", "10.0.0.1", 80, false),

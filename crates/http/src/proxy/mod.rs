@@ -26,9 +26,9 @@ pub(crate) const PROXY: &str = "proxy";
 /// to the proxy itself has no TLS. The `Debug` output hides user names and passwords.
 #[derive(Clone, Debug, Default)]
 pub struct Proxies {
-    /// For `http:` and `ws:`.
+    /// The proxy for `http:` and `ws:`.
     http: Option<Choice>,
-    /// For `https:` and `wss:`.
+    /// The proxy for `https:` and `wss:`.
     https: Option<Choice>,
     exceptions: Exceptions,
 }
@@ -53,13 +53,13 @@ pub(crate) enum Route {
     Forward(Arc<Proxy>),
 }
 
-/// One proxy.
+/// A proxy.
 pub(crate) struct Proxy {
     host: String,
     port: u16,
     /// `Proxy-Authorization`.
     credentials: Option<HeaderValue>,
-    /// The environment variable that names it.
+    /// The environment variable that names the proxy.
     variable: Option<&'static str>,
 }
 
@@ -114,7 +114,8 @@ impl Proxies {
         Ok(Self { http: choice.clone(), https: choice, exceptions: Exceptions::default() })
     }
 
-    /// Connects directly to the servers in this list, as in `NO_PROXY`. Replaces earlier exceptions.
+    /// Connects directly to the servers in this list, as in `NO_PROXY`. The list replaces earlier
+    /// exceptions.
     ///
     /// The list is separated by commas. An entry is `*` for all servers; an IP address or a network like
     /// `10.0.0.0/8`; or a domain name, with or without a leading `.` or `*.`, which also matches all

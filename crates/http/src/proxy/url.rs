@@ -10,7 +10,7 @@ use crate::request_header::basic;
 /// The maximum length of a URL.
 const MAX_URL: usize = 4096;
 
-/// Parses the URL of a proxy. The error does not quote it: it may contain a password.
+/// Parses the URL of a proxy. The error does not quote the URL, because it may contain a password.
 pub(super) fn parse(url: &str, variable: Option<&'static str>) -> Result<Proxy, ConfigError> {
     let wrong = |must| ConfigError { field: "proxy", must };
     let form = || wrong("be http://HOST:PORT or http://USER:PASSWORD@HOST:PORT");

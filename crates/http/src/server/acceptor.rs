@@ -19,7 +19,7 @@ pub struct WebAcceptor {
 }
 
 impl WebAcceptor {
-    /// Creates an acceptor. Must be called in a tokio runtime.
+    /// Creates an acceptor. This must be called in a tokio runtime.
     pub(super) fn new(arrivals: mpsc::Receiver<WebLine>, endpoint: Endpoint) -> Self {
         Self { arrivals, endpoint, runtime: Handle::current() }
     }
@@ -29,8 +29,8 @@ impl Drop for WebAcceptor {
     fn drop(&mut self) {
         let mut arrivals = std::mem::replace(&mut self.arrivals, mpsc::channel(1).1);
         arrivals.close();
-        // In a task, because a request that has reserved a place may still queue its line, and the queue
-        // would then keep the line until the server is dropped.
+        // This runs in a task, because a request that has reserved a place may still queue its line, and
+        // the queue would then keep the line until the server is dropped.
         self.runtime.spawn(async move {
             while let Some(line) = arrivals.recv().await {
                 line.control().report_at_close(CloseReason::ByUs);

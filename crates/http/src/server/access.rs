@@ -50,7 +50,7 @@ const COOKIE_AGE: u32 = 400 * 24 * 60 * 60;
 /// A host name that the server answers to.
 struct HostRule {
     host: String,
-    /// The only port, or any port if `None`.
+    /// The only allowed port, or `None` if any port is allowed.
     port: Option<u16>,
 }
 

@@ -64,7 +64,7 @@ pub struct RouteRequest {
     owner: Owner,
     method: Method,
     headers: HeaderMap,
-    /// `None` once it is read.
+    /// `None` after the body was read.
     body: Option<Inbound>,
     /// The body's part of the memory budget.
     held: Option<Held>,
@@ -93,7 +93,8 @@ impl RouteRequest {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
     }
 
-    /// Returns the client's identity. A client must not use what belongs to another owner.
+    /// Returns the client's identity. A client must not have access to anything that belongs to another
+    /// owner.
     pub fn owner(&self) -> Owner {
         self.owner
     }
@@ -216,8 +217,8 @@ impl EventWriter {
 pub struct RouteLine(ChannelBackend);
 
 impl RouteLine {
-    /// Takes the next message for the client; `None` when the line has ended. Messages count as undelivered
-    /// until [`handed_on`](Self::handed_on) is called. Cancel-safe. Only one task may wait.
+    /// Takes the next message for the client; `None` when the line has ended. Messages are counted as
+    /// undelivered until [`handed_on`](Self::handed_on) is called. Cancel-safe. Only one task may wait.
     pub async fn take(&self) -> Option<Bytes> {
         match self.0.take().await {
             Outward::Message(message) => Some(message),

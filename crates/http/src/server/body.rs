@@ -72,7 +72,7 @@ impl HttpBody for Body {
     }
 }
 
-/// The body of a request. It tells the connection when it is read completely.
+/// The body of a request. It notifies the connection when it has been read completely.
 pub(super) struct Inbound {
     body: Incoming,
     progress: Arc<Progress>,
@@ -150,7 +150,7 @@ pub(super) fn no_content() -> Response<Body> {
     empty(StatusCode::NO_CONTENT)
 }
 
-/// Creates a JSON response that counts in `account` until the client has taken it.
+/// Creates a JSON response that is counted in `account` until the client has taken it.
 pub(super) fn counted(status: StatusCode, json: Bytes, account: Account) -> Response<Body> {
     let mut response = answer(status, JSON, Bytes::new());
     *response.body_mut() = Body::Counted(json, account);

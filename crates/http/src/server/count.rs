@@ -52,7 +52,7 @@ impl ServerCounts {
     /// Formats the counts in the Prometheus text format 0.0.4. Metrics whose names end in `_total` are
     /// counters; all others are gauges.
     pub fn prometheus(&self) -> String {
-        // Destructured, so that a forgotten field is an unused variable.
+        // The fields are destructured, so that a forgotten field causes an unused variable.
         let Self {
             connections,
             open,

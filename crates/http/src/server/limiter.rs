@@ -105,7 +105,8 @@ impl ConnectionLimiter {
 }
 
 impl ConnectionPermit {
-    /// Marks the connection as one with an admitted request, which is no longer evicted.
+    /// Records that a request of the connection was admitted, so that the connection is no longer
+    /// evicted.
     pub(super) fn passed(&self) {
         lock(&self.limiter.inside).waiting.remove(&self.id);
     }

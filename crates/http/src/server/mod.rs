@@ -104,7 +104,7 @@ struct Server {
 }
 
 impl HttpServer {
-    /// Starts listening. Must be called in a tokio runtime.
+    /// Starts listening. This must be called in a tokio runtime.
     ///
     /// The first acceptor yields plain lines. The second yields lines that carry the frames of a
     /// session. They come from clients that request the protocol [`RESUMABLE`](crate::RESUMABLE), and
@@ -128,7 +128,7 @@ impl HttpServer {
         let tls = config.tls.as_ref().map(TlsAcceptor::new).transpose().map_err(at)?;
         let (socket, bound) = Socket::bind(&config).await.map_err(at)?;
         let place = match (&config.place, bound) {
-            // For port 0, the port that the system chose.
+            // For port 0, this is the port that the system chose.
             (Place::Tcp { host, .. }, Some(bound)) => {
                 Place::Tcp { host: host.clone(), port: bound.port() }
             }
@@ -253,8 +253,8 @@ impl HttpServer {
 pub struct LoginUrls(Weak<Server>);
 
 impl LoginUrls {
-    /// Returns a new URL, as [`HttpServer::one_time_url`] does. If the server needs no token, this is the URL of
-    /// the page. `None` if the server has no URL for browsers, or has been closed.
+    /// Returns a new URL, as [`HttpServer::one_time_url`] does. If the server needs no token, this is
+    /// the URL of the page. Returns `None` if the server has no URL for browsers, or has been closed.
     ///
     /// # Errors
     /// The system provides no random bytes.

@@ -43,7 +43,7 @@ pub(super) struct ConnectionContext {
 }
 
 impl ConnectionContext {
-    /// Returns the owner of the things that a request starts. Its principal is that of the certificate,
+    /// Returns the owner of everything that a request starts. Its principal is that of the certificate,
     /// or else of the token or cookie.
     fn owner(&self, principal: Option<Principal>) -> Owner {
         Owner { user: self.identity, principal: self.certificate.or(principal) }

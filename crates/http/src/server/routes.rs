@@ -11,7 +11,7 @@ use super::rpc::RPC_PATH;
 use crate::address::WS_PATH;
 use crate::events::{HALF_CLOSE, PROTOCOL, SEQUENCE, SSE_PATH};
 
-/// One row: methods of a path that have the same handler.
+/// A row of the table: methods of a path that have the same handler.
 struct Row {
     path: &'static str,
     methods: &'static [&'static str],
@@ -23,7 +23,7 @@ struct Row {
     handler: Handler,
 }
 
-/// The checks between those of Host and Origin and the handler, from the least to the most strict.
+/// The checks after those of Host and Origin and before the handler, from the least to the most strict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Gate {
     /// No check: the response is public.

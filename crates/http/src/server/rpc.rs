@@ -172,7 +172,7 @@ impl Asked {
     }
 }
 
-/// Removes line breaks, for programs that read messages by lines.
+/// Removes line breaks, for programs that read messages line by line.
 fn on_one_line(message: &Bytes, limits: Limits) -> Bytes {
     match memchr2(b'\n', b'\r', message).is_some() {
         false => message.clone(),
@@ -280,7 +280,8 @@ impl Waiting {
     }
 }
 
-/// Waits until a line has delivered its messages and ends by itself. Drops the messages that it sends.
+/// Waits until a line has delivered its messages and ends by itself. Drops the messages that the program
+/// sends.
 async fn drain(backend: ChannelBackend, limit: std::time::Duration) {
     let _ = timeout(limit, async {
         while let Outward::Message(_) = backend.take().await {

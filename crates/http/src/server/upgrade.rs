@@ -194,9 +194,9 @@ mod tests {
     use crate::stream::Stream;
     use crate::token::Token;
 
-    /// Longer than any test takes.
+    /// A time that is longer than any test takes.
     const GRACE: Duration = Duration::from_secs(600);
-    /// Ends a test that hangs.
+    /// The time after which a test that hangs is ended.
     const LIMIT: Duration = Duration::from_secs(60);
 
     /// A server with one client, whose WebSocket is about to be opened.

@@ -1,4 +1,4 @@
-//! The twin of `enabled` in a build without TLS: nothing of it can be created.
+//! The counterpart of `enabled` in a build without TLS. None of its types can be created.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -26,7 +26,7 @@ fn missing(operation: Operation) -> TransportError {
     )
 }
 
-/// No error is one of TLS.
+/// Returns false, because this build has no TLS errors.
 pub(crate) fn is_tls_error(_: &(dyn Error + 'static)) -> bool {
     false
 }
@@ -97,7 +97,7 @@ impl AsyncWrite for TlsStream {
     }
 }
 
-/// Run by `cargo test -p tieline-http --lib --no-default-features`.
+/// These tests are run by `cargo test -p tieline-http --lib --no-default-features`.
 #[cfg(test)]
 mod tests {
     use tieline_transport::{Endpoint, Options, Registry};

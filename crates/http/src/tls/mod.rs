@@ -1,7 +1,7 @@
 //! TLS: its configuration, and the connections of a client and of a server.
 //!
-//! The configuration exists in every build. Without the feature `tls` it is refused: `disabled` has the names of
-//! `enabled`, and nothing in it can be created.
+//! The configuration exists in every build. Without the feature `tls`, it is refused: `disabled` has the
+//! same names as `enabled`, but none of its types can be created.
 
 #[cfg(not(feature = "tls"))]
 mod disabled;

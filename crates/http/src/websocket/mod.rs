@@ -1,4 +1,4 @@
-//! A WebSocket as a [`Channel`](tieline_transport::Channel).
+//! A WebSocket as a [`Channel`].
 //!
 //! ```text
 //!   WebSender ───▶ ┌──────────────────────────┐

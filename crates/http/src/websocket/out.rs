@@ -149,7 +149,7 @@ impl Out {
         }
     }
 
-    /// Ends the outgoing direction and drops what is queued.
+    /// Ends the outgoing direction and drops the queued bytes.
     pub(super) fn end(&mut self, reason: CloseReason) {
         if !self.has_ended() {
             self.stage = Stage::Ended(reason);

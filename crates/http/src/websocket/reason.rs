@@ -7,7 +7,7 @@ use tieline_proto::FrameError;
 use tieline_proto::websocket::{Close, CloseCode};
 use tieline_transport::{ChildExit, CloseReason, PeerReason};
 
-/// Returns the close frame for the reason for which this side closes.
+/// Returns the close frame that states why this side closes.
 pub(crate) fn close_for(reason: Option<&CloseReason>) -> Close {
     let Some(reason) = reason else { return Close::new(CloseCode::NORMAL) };
     let code = match reason {

@@ -77,7 +77,7 @@ const WITH_PRIMING: &str = "2025-11-25";
 /// The maximum length of a version that is stored.
 const MAX_VERSION: usize = 64;
 
-/// A session. All times are those of the caller's clock, since any fixed moment.
+/// A session. All times are measured by the caller's clock from a fixed moment.
 #[derive(Debug)]
 pub struct Session {
     limits: SessionLimits,
@@ -141,11 +141,12 @@ pub struct Accepted {
 /// The response to a POST with requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Not known yet: call again when a message has arrived for the stream, or at this time.
+    /// The response is not known yet. Call again when a message has arrived for the stream, or at this
+    /// time.
     Wait(Duration),
     /// The response of the program, as JSON.
     Json(Bytes),
-    /// An event stream, from [`Session::next`].
+    /// An event stream, whose events [`Session::next`] returns.
     Events,
     /// The session ended before there was a response.
     Ended,
@@ -235,8 +236,8 @@ impl Session {
         Ok(Accepted { messages, place: Some(place), touched })
     }
 
-    /// Handles a GET: opens the session's general stream, or resumes any stream. Also returns how many
-    /// missed messages of the stream are no longer kept.
+    /// Handles a GET: opens the session's general stream, or resumes any stream. Returns the stream, and
+    /// how many missed messages of it are no longer kept.
     ///
     /// # Errors
     /// 400: the version is not supported, or the event id is unknown. 404: the session has ended. 406:
@@ -323,8 +324,8 @@ impl Session {
         self.make_room();
     }
 
-    /// Returns whether another message of the program may be taken. If not, wait until an event of a
-    /// stream was written or a connection was detached.
+    /// Returns whether another message of the program may be taken. If not, wait until an event has been
+    /// written or a connection has been detached.
     pub fn has_room(&self) -> bool {
         self.waiting < self.limits.waiting_bytes
     }

@@ -29,9 +29,9 @@ impl Session {
     /// - A response goes to the stream of its request.
     /// - Progress goes to the stream of the request with its token.
     /// - A notification that concerns the whole session goes to the general stream.
-    /// - Any other message goes to the stream of the only POST without a response. If there are several,
-    ///   it goes to the general stream if that has a connection, and otherwise to the newest of these
-    ///   POSTs. If there is none, it goes to the general stream.
+    /// - Any other message goes to the stream of the POST that has no response yet, if there is exactly
+    ///   one. If there are several, it goes to the general stream if that has a connection, and
+    ///   otherwise to the newest of these POSTs. If there is none, it goes to the general stream.
     pub fn from_program(&mut self, now: Duration, message: Bytes) -> Vec<u64> {
         let mut touched = Vec::with_capacity(1);
         match classify(message, &LENIENT, Limits::default()) {
@@ -161,7 +161,7 @@ impl Session {
         }
     }
 
-    /// Ends a request that the client has canceled. It receives no response.
+    /// Ends a request that the client has canceled. The request receives no response.
     pub(super) fn cancelled(&mut self, now: Duration, id: &[u8]) -> Option<StreamNumber> {
         let (_, call) = self.settle(Answers::Call(id))?;
         self.close_one(now, call.stream);

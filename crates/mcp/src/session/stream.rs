@@ -30,12 +30,12 @@ pub(super) struct Stream {
     pub(super) connection: Option<u64>,
     /// Whether the first event of the connection was not written yet.
     is_fresh: bool,
-    /// Until when the response to a POST may be plain JSON; `None` once this is decided.
+    /// The time until which the response to a POST may be plain JSON; `None` once this is decided.
     pub(super) undecided_until: Option<Duration>,
     /// The number of unanswered requests of the POST; 1 for the general stream, which is never finished.
     pub(super) open: usize,
-    /// Since when the stream has been finished and without a connection, so that it is only kept to be
-    /// resumed.
+    /// The time since which the stream has been finished and without a connection, so that it is only
+    /// kept to be resumed.
     pub(super) idle_since: Option<Duration>,
 }
 
@@ -169,7 +169,7 @@ impl Stream {
             encoder = retry(encoder);
         }
         if let Ok(encoder) = encoder.id(&id).and_then(|encoder| encoder.event("message")) {
-            // Cannot fail: messages were parsed, so they are UTF-8.
+            // This cannot fail, because messages were parsed, so they are UTF-8.
             let _ = encoder.data(message, out);
         }
         self.cursor += 1;

@@ -11,7 +11,7 @@ pub(super) enum Argument {
     Image,
     /// A name.
     Name,
-    /// It does not name the program, which is named after the directory.
+    /// An argument that does not name the program, which is then named after the directory.
     Folder,
     /// Another command, after variables and this many other words.
     Command {

@@ -30,7 +30,7 @@ fn judge(access: &AccessPolicy, lines: &[(&str, &str)]) -> u16 {
     }
 }
 
-/// Includes the forms that DNS rebinding produces.
+/// The refused hosts include the forms that DNS rebinding produces.
 #[test]
 fn only_own_and_configured_hosts_are_admitted() {
     let access = access(|config| {

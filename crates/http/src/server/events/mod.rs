@@ -191,7 +191,7 @@ async fn take(
     }
 }
 
-/// Returns whether a content type, with any parameters, is the one of length-prefixed messages.
+/// Returns whether a content type, with any parameters, is that of length-prefixed messages.
 fn is_frames(kind: &HeaderValue) -> bool {
     let kind = kind.to_str().unwrap_or_default();
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(FRAMES))

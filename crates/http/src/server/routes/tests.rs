@@ -17,7 +17,7 @@ use crate::token::Token;
 
 const BEARER: &str = "Authorization: Bearer the-token-of-these-tests\r\n";
 
-/// Ends a test that hangs.
+/// The time after which a test that hangs is ended.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The expected responses of a path.
@@ -78,7 +78,7 @@ impl Expected {
 }
 
 struct Site {
-    /// The server, which listens until this is dropped.
+    /// The server, which listens until this value is dropped.
     _http: HttpServer,
     acceptors: [WebAcceptor; 2],
     port: u16,

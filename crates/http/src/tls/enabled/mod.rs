@@ -193,7 +193,7 @@ pub fn system_roots() -> (usize, Vec<String>) {
     (added, errors.iter().map(ToString::to_string).collect())
 }
 
-/// Adds the system's root certificates. Returns how many they are, and why others cannot be read.
+/// Adds the system's root certificates. Returns how many were added, and why others cannot be read.
 fn add_system_roots(roots: &mut RootCertStore) -> (usize, Vec<rustls_native_certs::Error>) {
     let system = rustls_native_certs::load_native_certs();
     let (added, _unusable) = roots.add_parsable_certificates(system.certs);
