@@ -74,7 +74,7 @@ pub enum BreakerState {
     Closed,
     /// Calls are rejected.
     Open {
-        /// When trial calls are allowed.
+        /// The time from which trial calls are allowed.
         until: Duration,
     },
     /// A few trial calls are allowed.
@@ -94,7 +94,8 @@ pub struct Permit {
 /// The error of a call that the breaker does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejected {
-    /// When to try again; `None` if that depends on the trial calls in flight, or on a reset.
+    /// The time for the next attempt, or `None` if it depends on the trial calls in flight or on a
+    /// reset.
     pub retry_at: Option<Duration>,
 }
 
@@ -239,7 +240,7 @@ impl Stage {
     }
 }
 
-/// The number of slots that the window is divided into.
+/// The number of slots into which the window is divided.
 const SLOTS: usize = 30;
 
 /// The calls and failures within the window, by time slot. Slots are numbered from time zero.

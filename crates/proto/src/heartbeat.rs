@@ -78,10 +78,10 @@ pub struct Heartbeat {
     is_told_down: bool,
     instance: Option<u64>,
     restarted: Option<(u64, u64)>,
-    /// The last known number of sent bytes, and below it that of waiting bytes.
+    /// The last known number of sent bytes. The field below is the last known number of waiting bytes.
     left: u64,
     waiting: u64,
-    /// When bytes were last sent, or none were waiting.
+    /// The time at which bytes were last sent, or at which none were waiting.
     moved: Duration,
     /// How long pings cannot be missed while more than [`BLOCKED`] bytes wait without progress.
     stall_limit: Option<Duration>,

@@ -1,6 +1,6 @@
-//! The protocol state machines of tieline: bytes go in, messages come out.
+//! The protocol state machines of tieline, which convert bytes to messages and messages to bytes.
 //!
-//! Nothing in this crate owns a socket, a clock, a random source or a runtime. Every state machine takes
+//! No code in this crate owns a socket, a clock, a random source or a runtime. Every state machine takes
 //! its input, the time and random numbers as arguments, so a test can split the input at any byte and a
 //! fuzzer can reach every state.
 //!

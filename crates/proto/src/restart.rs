@@ -11,12 +11,12 @@ use crate::backoff::{Backoff, BackoffConfig};
 /// The policy for restarting a child process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RestartPolicy {
-    /// Never.
+    /// Never restart it.
     #[default]
     Never,
-    /// After a failure: an unsuccessful exit status, a signal, or a truncated last message.
+    /// Restart it after a failure: an unsuccessful exit status, a signal, or a truncated last message.
     OnFailure,
-    /// After every exit.
+    /// Restart it after every exit.
     Always,
 }
 
@@ -76,9 +76,9 @@ pub enum Verdict {
         /// How long to wait before the restart.
         after: Duration,
     },
-    /// Do not restart it: the policy does not require it.
+    /// Do not restart it, because the policy does not require this.
     Leave,
-    /// Give up: it was restarted five times within ten seconds.
+    /// Give up, because it was restarted five times within ten seconds.
     Failed,
 }
 

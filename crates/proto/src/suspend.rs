@@ -10,8 +10,8 @@ const TOLERANCE: Duration = Duration::from_secs(5);
 /// A detector of system suspends, which compares the advance of the wall clock and of the monotonic clock.
 ///
 /// On systems whose monotonic clock advances during a suspend (Windows), it detects nothing. This does
-/// no harm: timers there are due as soon as the machine resumes. Setting the wall clock forward is
-/// reported as a suspend.
+/// no harm, because timers are due there as soon as the machine resumes. Setting the wall clock forward
+/// is reported as a suspend.
 ///
 /// ```
 /// use std::time::Duration;

@@ -231,7 +231,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Holds for any messages, and any number of bytes per write.
+        /// This holds for any messages, and for any number of bytes per write.
         #[test]
         fn bytes_are_written_in_order(
             pieces in proptest::collection::vec((any::<u8>(), 0usize..40_000, any::<bool>()), 0..12),
@@ -264,7 +264,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(512))]
 
-        /// Holds for any writes in between.
+        /// This holds for any writes in between.
         #[test]
         fn refused_line_appends_nothing(
             steps in proptest::collection::vec(

@@ -24,26 +24,27 @@ struct Shared {
 pub struct ProcessCounts {
     /// Processes that were started.
     pub started: u64,
-    /// Ended by themselves, successfully or not.
+    /// Processes that ended by themselves, successfully or not.
     pub by_itself: u64,
-    /// Ended after the end of their input.
+    /// Processes that ended after the end of their input.
     pub asked: u64,
-    /// Ended after SIGTERM or CTRL_BREAK.
+    /// Processes that ended after SIGTERM or CTRL_BREAK.
     pub terminated: u64,
-    /// Killed by SIGKILL or with their job, because they took too long or the line was dropped.
+    /// Processes that were killed by SIGKILL or with their job, because they took too long or the line
+    /// was dropped.
     pub killed: u64,
     /// Descendants that outlived the process that started them and had to be killed.
     pub others_killed: u64,
-    /// Ended, and verifiably left no descendants: the kernel confirmed it to their guardian (ECHILD), or
-    /// Windows for their job.
+    /// Processes that ended and verifiably left no descendants. The kernel confirmed this to their
+    /// guardian (ECHILD), or Windows confirmed it for their job.
     pub gone: u64,
-    /// Ended without such a check: they had no guardian, or it was killed; on Windows, their job could not
-    /// be queried.
+    /// Processes that ended without such a check, because they had no guardian or it was killed, or
+    /// because their job could not be queried on Windows.
     pub unchecked: u64,
 }
 
 impl ProcessCounts {
-    /// Returns true if it was verified that no process that was started is left.
+    /// Returns true if it was verified that none of the started processes or their descendants is left.
     pub fn none_left(&self) -> bool {
         self.gone == self.started
     }

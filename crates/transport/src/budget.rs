@@ -148,7 +148,7 @@ struct Open {
 }
 
 impl Account {
-    /// Creates an account without a budget: everything is granted.
+    /// Creates an account without a budget, which grants every request.
     pub const fn unbounded() -> Self {
         Self { budget: None, holding: Holding::Queue, open: None, deadline: None }
     }
@@ -161,7 +161,8 @@ impl Account {
     /// Sets the size of this account to `bytes`. Call it before allocating memory and after releasing some.
     ///
     /// # Errors
-    /// The limit is exceeded or this account was revoked: end the line and drop the account. Nothing was granted.
+    /// The limit is exceeded, or this account was revoked. End the line and drop the account. No memory
+    /// was granted.
     #[inline]
     pub fn set(&mut self, bytes: usize) -> Result<(), MemoryRefused> {
         let counted = counted(bytes);
@@ -171,9 +172,9 @@ impl Account {
         }
     }
 
-    /// Sets the size like [`set`](Self::set), but if revoked accounts are about to release enough
-    /// memory, waits for it. It waits for at most a second, because a line that is not polled does not
-    /// end. Needs a tokio runtime with timers enabled.
+    /// Sets the size like [`set`](Self::set), but waits if revoked accounts are about to release enough
+    /// memory. It waits for at most a second, because a line that is not polled does not end. Needs a
+    /// tokio runtime with timers enabled.
     ///
     /// # Errors
     /// As [`set`](Self::set).
@@ -291,7 +292,7 @@ impl Account {
 }
 
 impl Open {
-    /// Releases everything.
+    /// Releases all counted memory.
     fn close(self, budget: &MemoryBudget) {
         let mut state = budget.state();
         state.used -= self.counted;
@@ -372,7 +373,7 @@ impl State {
 #[derive(Clone, Copy, PartialEq)]
 enum Room {
     Granted,
-    /// There will be room as soon as revoked accounts are dropped.
+    /// The request can be granted as soon as revoked accounts are dropped.
     Later,
     None,
 }

@@ -1,4 +1,4 @@
-//! The handling of what child processes write to stderr.
+//! The handling of the output of child processes on stderr.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub enum ChildStderr {
     PassOn(StderrSink),
 }
 
-/// A callback that receives what children write to stderr.
+/// A callback that receives the output of children on stderr.
 #[derive(Clone)]
 pub struct StderrSink(Arc<dyn Fn(StderrLines<'_>) + Send + Sync>);
 

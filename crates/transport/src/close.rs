@@ -42,14 +42,15 @@ pub enum CloseReason {
     ChildExited(Arc<ChildExit>),
     /// The child process closed its stdout and is still running.
     StdoutClosed,
-    /// The child process reads no more input: it has closed its stdin or has ended. Its remaining output
-    /// is still delivered, and the receiver then returns how the child ended.
+    /// The child process reads no more input, because it has closed its stdin or has ended. Its
+    /// remaining output is still delivered. The receiver then returns how the child ended.
     StdinClosed,
     /// The line was lost and restarted too often in too short a time.
     GivenUp(Arc<GivenUp>),
     /// The line was lost, and reconnecting cannot succeed.
     Unreachable(TransportError),
-    /// A session ended before both sides had closed it. The value contains what was delivered.
+    /// A session ended before both sides had closed it. The value contains the number of delivered
+    /// messages.
     SessionLost(Arc<SessionLost>),
     /// The program or session was restarted, and the state of the previous one could not be restored.
     NotRestored(Arc<NotRestored>),
@@ -91,7 +92,7 @@ impl CloseReason {
         }
     }
 
-    /// Returns advice for the user on what to do about it.
+    /// Returns advice for the user on how to solve the problem.
     pub fn hint(&self) -> Option<&str> {
         Some(match self {
             Self::StdoutClosed => {
@@ -136,7 +137,7 @@ impl CloseReason {
     }
 }
 
-/// The alternate form (`{:#}`) omits what a child process wrote to stderr.
+/// The alternate form (`{:#}`) omits the output of a child process on stderr.
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -192,7 +193,7 @@ impl From<MemoryRefused> for CloseReason {
 pub struct GivenUp {
     /// The total number of restarts.
     pub restarts: u64,
-    /// Why it was lost the last time.
+    /// The reason why it was lost the last time.
     pub last: CloseReason,
 }
 
@@ -252,9 +253,9 @@ pub enum LostBy {
     Undeliverable {
         /// The length of the message in bytes.
         bytes: usize,
-        /// The number of connections it was sent over.
+        /// The number of connections over which it was sent.
         tries: u32,
-        /// How the last of them ended, if known.
+        /// The reason why the last of these connections ended, if it is known.
         last: Option<CloseReason>,
     },
 }
@@ -321,20 +322,20 @@ impl fmt::Display for NotPassedOn {
 pub struct ChildExit {
     /// The exit status from the operating system.
     pub status: ExitStatus,
-    /// The end of what it wrote to stderr, at most 64 KiB.
+    /// The end of the child's output on stderr, at most 64 KiB.
     pub stderr_tail: Bytes,
     /// True if its last line had no newline; the line was delivered.
     pub unterminated: bool,
     /// The message in whose middle its output ended, if any. It was not delivered.
     pub truncated: Option<Truncated>,
     /// How many bytes of its input were still in the pipe when it ended. `None` if the system does not
-    /// report it (Linux does).
+    /// report this number. Linux reports it.
     pub unread: Option<u64>,
     /// True if it was killed because another process had killed its guardian.
     pub guardian_lost: bool,
 }
 
-/// How many lines of stderr are shown to users, and how many bytes of each.
+/// The number of lines of stderr that are shown to users, and the number of bytes of each.
 const SHOWN_LINES: usize = 10;
 const SHOWN_BYTES: usize = 500;
 
@@ -344,7 +345,8 @@ impl ChildExit {
         self.status.success() && self.truncated.is_none()
     }
 
-    /// Returns the status as text to put after "with": `exit status 3` or `signal 9 (SIGKILL)`.
+    /// Returns the status as text that can follow the word "with": `exit status 3` or `signal 9
+    /// (SIGKILL)`.
     pub fn status_words(&self) -> String {
         self.status.to_string().replacen(": ", " ", 1)
     }
@@ -384,7 +386,7 @@ impl ChildExit {
     }
 }
 
-/// The alternate form (`{:#}`) omits what the process wrote to stderr.
+/// The alternate form (`{:#}`) omits the output of the process on stderr.
 impl fmt::Display for ChildExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the child process ended with {}", self.status)?;

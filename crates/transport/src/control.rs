@@ -30,13 +30,14 @@ pub trait Backing: Send + Sync + 'static {
         Health::Up
     }
 
-    /// Waits until it is known how the other side ended. Called after the end of the stream. `None`
-    /// means that nothing is known beyond the end of the stream.
+    /// Waits until it is known how the other side ended. This is called after the end of the stream.
+    /// `None` means that only the end of the stream is known.
     fn ended(&self) -> BoxFuture<'static, Option<ChildExit>> {
         Box::pin(std::future::ready(None))
     }
 
-    /// Stops the other side gracefully, then by force. Called after the write half was closed.
+    /// Stops the other side gracefully, and then by force. This is called after the write half was
+    /// closed.
     fn stop(&self) -> BoxFuture<'static, Option<ChildExit>> {
         Box::pin(std::future::ready(None))
     }
@@ -66,8 +67,8 @@ pub trait Backing: Send + Sync + 'static {
         let _ = info;
     }
 
-    /// Ends the other side at once. MUST NOT block and MUST NOT need a runtime: it is called when the
-    /// last half of the line is dropped.
+    /// Ends the other side at once. This MUST NOT block and MUST NOT need a runtime, because it is
+    /// called when the last half of the line is dropped.
     fn abort(&self) {}
 }
 
@@ -104,11 +105,11 @@ struct Shared {
     backing: Arc<dyn Backing>,
 }
 
-/// The parameters of a [`Control`], as far as the transport knows them.
+/// The parameters of a [`Control`] that the transport knows.
 pub struct ControlBuilder {
     /// The transport.
     pub kind: TransportKind,
-    /// The endpoint it connected to, or the listener's endpoint.
+    /// The endpoint of the connecting side, or the listener's endpoint.
     pub endpoint: Endpoint,
     /// The peer's identity.
     pub peer: Option<PeerIdentity>,
@@ -345,7 +346,7 @@ impl Control {
         self.0.refusal.get().filter(|_| self.meter().messages_out.get() == 0)
     }
 
-    /// Notes that the other side is the client of a listener.
+    /// Records that the other side is the client of a listener.
     pub(crate) fn set_accepted(&self) {
         self.0.accepted.store(true, Ordering::Relaxed);
     }

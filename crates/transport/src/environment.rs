@@ -35,7 +35,7 @@ pub struct Environment {
 
 impl Environment {
     /// Returns an environment without variables, except for `SystemRoot` on Windows, which many programs
-    /// need to start. [`without`](Self::without) removes that, too.
+    /// need to start. [`without`](Self::without) removes that as well.
     pub fn empty() -> Self {
         Self { kept: Some(Vec::new()), changes: Vec::new() }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// Opens a file that holds a secret, and warns if another user can read or change it.
 ///
-/// On Windows, nothing is checked: the folder's access control list applies there.
+/// On Windows, this is not checked, because the folder's access control list applies there.
 ///
 /// # Errors
 /// The file cannot be opened.

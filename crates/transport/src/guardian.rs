@@ -13,13 +13,13 @@ pub(crate) const ASKED: &str = "tieline-guard";
 ///
 /// Guardians exist only on Linux. On other systems this option is ignored, except that
 /// [`Hold::Isolated`] is refused. Without a guardian, only the child's process group is killed:
-/// descendants that left the group escape, and if this process is killed, all of them do.
+/// descendants that left the group escape, and all descendants escape if this process is killed.
 ///
 /// ```no_run
 /// use tieline_transport::{Guardian, Options};
 ///
 /// fn main() {
-///     // First in `main`: the guardians are this program, started again.
+///     // This must come first in `main`, because the guardians are this program, started again.
 ///     let guardian = Guardian::of_this_program();
 ///     let options = Options { guardian: Some(guardian), ..Options::default() };
 ///     // …
@@ -36,19 +36,20 @@ pub struct Guardian {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Hold {
-    /// Like [`Cgroup`](Self::Cgroup) if possible, otherwise like [`Descent`](Self::Descent). For
-    /// ordinary users, cgroups are often unavailable; a debug log line names the one in use.
+    /// Contains descendants like [`Cgroup`](Self::Cgroup) if possible, and otherwise like
+    /// [`Descent`](Self::Descent). For ordinary users, cgroups are often unavailable; a debug log line
+    /// names the one in use.
     #[default]
     Auto,
-    /// By descent: the guardian adopts descendants that lose their parent, and kills until it has no
-    /// children left.
+    /// Contains descendants by descent: the guardian adopts those that lose their parent, and kills
+    /// processes until it has no children left.
     Descent,
-    /// By descent and in a cgroup (v2), which the kernel kills in one step. If no cgroup can be used, the
-    /// child is not started: [`LaunchFailed`](crate::ErrorKind::LaunchFailed).
+    /// Contains descendants by descent and in a cgroup (v2), which the kernel kills in one step. If no
+    /// cgroup can be used, the child is not started: [`LaunchFailed`](crate::ErrorKind::LaunchFailed).
     Cgroup,
-    /// In a PID namespace, inside a user namespace if the process lacks the privilege to create one
-    /// directly. No descendant survives even if this process and the guardian are killed at the same
-    /// instant. If namespaces are not allowed, the child is not started:
+    /// Contains descendants in a PID namespace, which is inside a user namespace if the process lacks
+    /// the privilege to create one directly. No descendant survives even if this process and the
+    /// guardian are killed at the same instant. If namespaces are not allowed, the child is not started:
     /// [`IsolationRefused`](crate::ErrorKind::IsolationRefused).
     ///
     /// The child keeps its user, and files keep their owners. Its mounts are not visible to other

@@ -47,17 +47,17 @@ impl fmt::Display for TransportKind {
 /// The abilities of a connection beyond carrying bytes in both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
-    /// One direction can end while the other continues.
+    /// Whether one direction can end while the other continues.
     pub half_close: bool,
-    /// The operating system identifies the peer.
+    /// Whether the operating system identifies the peer.
     pub peer_identity: bool,
-    /// The disappearance of the other side is noticed without writing.
+    /// Whether it is noticed without writing that the other side is gone.
     pub notices_hangup: bool,
-    /// Any program, including a web page, may have opened this connection: do not trust it before it has
-    /// sent a whole message of the right kind.
+    /// Whether any program, including a web page, may have opened this connection. Do not trust such a
+    /// connection before it has sent a whole message of the right kind.
     pub unauthenticated: bool,
-    /// The line is a session. Received messages are acknowledged as delivered, so a message that cannot
-    /// be passed on must end the session.
+    /// Whether the line is a session. Received messages are acknowledged as delivered, so a message that
+    /// cannot be passed on must end the session.
     pub is_session: bool,
 }
 
@@ -81,12 +81,12 @@ pub struct ConnectionInfo {
     pub endpoint: Endpoint,
     /// The peer's identity.
     pub peer: Option<PeerIdentity>,
-    /// When the connection was made.
+    /// The time at which the connection was made.
     pub since: Instant,
-    /// When bytes last moved in either direction.
+    /// The time at which bytes last moved in either direction.
     pub last_activity: Instant,
-    /// When bytes were last received, or when the connection was made if none were received. On lines on
-    /// top of others, such as a Link, this may not be known.
+    /// The time at which bytes were last received, or at which the connection was made if none were
+    /// received. On lines on top of others, such as a Link, this may not be known.
     pub last_received: Instant,
     /// Bytes received.
     pub bytes_in: u64,

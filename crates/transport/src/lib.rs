@@ -45,8 +45,8 @@
 //!   is dropped before it completes has queued either the whole message or nothing.
 //! - Dropping both halves ends the line at once, together with its child process or socket, and needs
 //!   no runtime.
-//! - A bad message is a [`Fault`](tieline_proto::Fault) and costs only that message; the end of a line
-//!   is a [`CloseReason`], which can be cloned and queried later.
+//! - A bad message is reported as a [`Fault`](tieline_proto::Fault), and the line continues. The end of
+//!   a line is reported as a [`CloseReason`], which can be cloned and queried later.
 
 // The options of child processes exist in every build, so that `Options` is the same.
 #![cfg_attr(not(feature = "process"), allow(dead_code))]

@@ -60,7 +60,7 @@ pub fn memory_pair() -> (MemoryChannel, MemoryChannel) {
 pub struct MemoryConfig {
     /// The listener's name.
     pub name: String,
-    /// How many bytes each direction can buffer; 64 KiB by default.
+    /// The number of bytes that each direction can buffer; 64 KiB by default.
     pub buffer: ByteSize,
 }
 

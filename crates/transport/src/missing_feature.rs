@@ -1,4 +1,4 @@
-//! What a build lacks because a Cargo feature is off.
+//! The parts of the library that a build lacks because a Cargo feature is disabled.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use std::fmt;
 /// [`Registry::register_missing`](crate::Registry::register_missing).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MissingFeature {
-    /// What the build lacks, such as `"TLS"`.
+    /// The name of the missing part, such as `"TLS"`.
     pub what: &'static str,
     /// The Cargo feature of the crate `tieline` that adds it.
     pub feature: &'static str,

@@ -116,9 +116,9 @@ pub struct ChannelConfig {
     /// How long a write may make no progress before the line ends; 10 s by default. A write makes
     /// progress when the kernel accepts or sends a byte.
     pub stall_timeout: Duration,
-    /// The same for a child process, which may be busy and not read for a while; 60 s by default. Until
-    /// the program has read its first byte, the limit is at least 10 min, if the system reports that
-    /// (Linux).
+    /// The same limit for a child process, which may be too busy to read for a while; 60 s by default.
+    /// Until the program has read its first byte, the limit is at least 10 min, if the system reports
+    /// this (Linux).
     pub program_stall_timeout: Duration,
 }
 

@@ -13,7 +13,7 @@ pub struct PeerReason {
     /// The other side's explanation in plain text, which may be empty. It is not trusted: `Display`
     /// escapes it.
     pub text: String,
-    /// True if nothing went wrong: for example, if a web page was closed, or a server is shutting down.
+    /// True if there was no failure, for example if a web page was closed or a server is shutting down.
     pub is_clean: bool,
 }
 

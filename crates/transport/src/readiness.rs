@@ -35,7 +35,7 @@ pub fn unsent(_: impl AsFd) -> Option<usize> {
 }
 
 /// Returns how many bytes can be read from a socket or, for either end of a pipe, from the pipe. Returns
-/// `None` if the kernel does not report it: for the write end of a pipe, only Linux does.
+/// `None` if the kernel does not report this. For the write end of a pipe, only Linux reports it.
 pub(crate) fn unread(fd: impl AsFd) -> Option<u64> {
     rustix::io::ioctl_fionread(fd).ok()
 }

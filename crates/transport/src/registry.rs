@@ -118,8 +118,9 @@ impl<C: Connector> Connector for Named<C> {
     }
 }
 
-/// Returns the codec of session frames for their endpoint; for any other that of the endpoint's own framing, else of
-/// the one in the options, else of the transport's default.
+/// Returns the codec of a line. An endpoint of a session's connections uses the codec of session frames.
+/// Any other endpoint uses its own framing, or else the framing in the options, or else the transport's
+/// default.
 fn codec_of(kind: TransportKind, endpoint: &Endpoint, options: &Options) -> Codec {
     let most = options.channel.max_message;
     if endpoint.is_carrier() {
@@ -278,7 +279,7 @@ impl Registry {
         })
     }
 
-    /// Returns the schemes that this build has.
+    /// Returns the schemes that this build supports.
     fn known(&self) -> Vec<String> {
         let is_present = |entry: &Entry| matches!(entry, Entry::Present(_));
         let present = self.0.iter().filter(|(_, entry)| is_present(entry));
@@ -346,7 +347,7 @@ mod tests {
             );
             assert!(!error.is_retryable());
         }
-        // It is not offered where another scheme is unknown, and can be replaced.
+        // The missing scheme is not listed when another scheme is unknown, and it can be replaced.
         let unknown = registry.connect(&"nothing:x".parse().unwrap(), &options).await.err();
         assert!(!unknown.unwrap().to_string().contains("exec"));
         registry.register("exec", Telegraph);

@@ -19,10 +19,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub struct ServeOptions {
     /// The maximum number of channels served at once; 1,024 by default. While that many are open, no
-    /// more are accepted; clients wait in the backlog of the operating system.
+    /// more are accepted, and clients wait in the backlog of the operating system.
     pub max_channels: usize,
-    /// How long handlers may continue after the stop signal; 10 s by default. Then they are dropped,
-    /// which ends their channels.
+    /// How long handlers may continue after the stop signal; 10 s by default. After that time they are
+    /// dropped, which ends their channels.
     pub drain: Duration,
 }
 
@@ -32,7 +32,7 @@ impl Default for ServeOptions {
     }
 }
 
-/// Accepts channels and runs `handler` for each of them in a task of its own, until `stop` completes.
+/// Accepts channels until `stop` completes, and runs `handler` for each of them in a separate task.
 ///
 /// An accept that fails for lack of file descriptors or memory is logged and retried after a second. A
 /// handler that panics ends only its own channel.
@@ -275,7 +275,8 @@ mod tests {
         serving.await.unwrap().unwrap();
     }
 
-    /// An acceptor that fails with retryable errors, as many as given, and then with one that is not.
+    /// An acceptor that fails with the given number of retryable errors, and then with an error that is
+    /// not retryable.
     struct Failing(usize, Endpoint);
 
     impl DynAcceptor for Failing {

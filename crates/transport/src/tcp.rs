@@ -1,5 +1,5 @@
-//! TCP, for cases in which nothing better is available. A TCP port has no owner and no permissions, so
-//! listening must be enabled explicitly.
+//! TCP, for cases in which no better transport is available. A TCP port has no owner and no permissions,
+//! so listening must be enabled explicitly.
 
 use std::io;
 use std::sync::Arc;

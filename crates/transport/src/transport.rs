@@ -84,7 +84,7 @@ pub trait Listener: Send + 'static {
     /// accept again.
     fn accept(&mut self) -> impl Future<Output = Result<Self::Connection, TransportError>> + Send;
 
-    /// Returns the endpoint on which it listens.
+    /// Returns the endpoint on which this listener accepts connections.
     fn endpoint(&self) -> &Endpoint;
 
     /// Sets the notice that is sent to a peer before it is disconnected because its user is not allowed;
@@ -165,7 +165,7 @@ pub trait DynListener: Send + 'static {
     /// Waits for the next connection, like [`Listener::accept`].
     fn accept(&mut self) -> BoxFuture<'_, Result<BoxConnection, TransportError>>;
 
-    /// Returns the endpoint on which it listens.
+    /// Returns the endpoint on which this listener accepts connections.
     fn endpoint(&self) -> &Endpoint;
 }
 

@@ -1,7 +1,7 @@
 //! Recognizing a peer's protocol by its first bytes.
 //!
-//! Only certain signs count, because the first bytes may be any message. While they are too short to decide,
-//! they are not a whole line, so nothing that is complete has to wait.
+//! Only unambiguous signs are used, because the first bytes may be any message. As long as they are too
+//! short to decide, they are not a whole line, so that no complete message has to wait.
 
 use super::content_length::is_token;
 use super::refusals::JSON_REFUSAL;
@@ -24,7 +24,7 @@ enum First {
     Framing(FramingKind),
     /// The refusal that a listener sends to clients that it does not accept.
     Refusal(Refusal),
-    /// A greeting that asks for a session.
+    /// A greeting that requests a session.
     Greeting,
     /// A TLS record.
     Tls,
@@ -87,8 +87,9 @@ fn http(first: &[u8]) -> First {
     }
 }
 
-/// Checks for a message with a length before it. Other bytes may begin with NUL, too, so it must be a frame of
-/// the session protocol, a JSON object or array, or short and followed by nothing or by another length.
+/// Checks for a message that follows its length. Other bytes may also begin with NUL. Therefore, the
+/// message must be a frame of the session protocol, a JSON object or array, or a short message after
+/// which the bytes end or another length follows.
 fn length_prefix(first: &[u8]) -> First {
     let unless_line = || if first.contains(&b'\n') { First::Other } else { First::Unclear };
     let Some((length, message)) = split_length(first) else { return unless_line() };
@@ -108,8 +109,8 @@ fn length_prefix(first: &[u8]) -> First {
     }
 }
 
-/// Checks for empty messages, and then a short one, each with its length. Returns `None` if the message is
-/// not complete.
+/// Checks for empty messages that are followed by a short one, each with its length. Returns `None` if
+/// the message is incomplete.
 fn short_frame(mut rest: &[u8]) -> Option<First> {
     let mut length = 0;
     while let (0, Some((next, behind))) = (length, split_length(rest)) {
@@ -135,8 +136,8 @@ fn first_line(first: &[u8]) -> (&[u8], bool) {
     (first.get(..end.unwrap_or(first.len())).unwrap_or_default(), end.is_some())
 }
 
-/// Fails if the peer certainly uses another protocol than messages in the framing `ours`, or refuses this client.
-/// Returns whether there were enough bytes to decide.
+/// Fails if the peer certainly does not use messages in the framing `ours`, or if it refuses this
+/// client. Returns whether there were enough bytes to decide.
 fn expect(ours: FramingKind, first: &[u8]) -> Result<bool, FrameError> {
     match look(first) {
         First::Framing(theirs) if theirs != ours => Err(FrameError::OtherFraming { theirs, ours }),
@@ -199,7 +200,7 @@ fn is_text(byte: u8) -> bool {
     matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~' | 0x80..=0xf4)
 }
 
-/// Returns whether the first line may be a header; `None` if it is too short to decide.
+/// Returns whether the first line may be a header, or `None` if it is too short to decide.
 fn may_be_header(first: &[u8]) -> Option<bool> {
     const CONTENT: &[u8] = b"content";
 
@@ -210,7 +211,7 @@ fn may_be_header(first: &[u8]) -> Option<bool> {
     let is_content =
         name.get(..CONTENT.len()).is_some_and(|start| start.eq_ignore_ascii_case(CONTENT));
     match is_whole {
-        // A header that has a fault of its own.
+        // A malformed `Content-Length` header, which the decoder reports.
         _ if is_content && has_colon => Some(true),
         // A blank line.
         _ if line == b"\r" => is_whole.then_some(true),
@@ -221,8 +222,8 @@ fn may_be_header(first: &[u8]) -> Option<bool> {
     }
 }
 
-/// Returns whether a message with a `Content-Length` header is the refusal of a listener that uses lines; `None`
-/// if it is too short to decide.
+/// Returns whether a message with a `Content-Length` header is the refusal of a listener that uses
+/// lines, or `None` if it is too short to decide.
 fn refuses_in_json(first: &[u8]) -> Option<bool> {
     let (line, _) = first_line(first);
     let digits = line.get(HEADER.len()..).unwrap_or_default().trim_ascii();

@@ -1,4 +1,4 @@
-//! Why the messages of a byte stream can no longer be found.
+//! The errors after which the messages of a byte stream can no longer be found.
 
 use std::fmt;
 
@@ -29,14 +29,14 @@ pub enum FrameError {
     DuplicateContentLength,
     /// A `Content-Length` that is not a plain decimal number below 2⁶⁴.
     InvalidContentLength,
-    /// The peer's first bytes are in another framing, or refuse those of this side.
+    /// The peer's first bytes are in another framing, or they refuse the framing of this side.
     OtherFraming {
         /// The peer's framing. `Lines` stands for any text without headers.
         theirs: FramingKind,
         /// The framing of this line.
         ours: FramingKind,
     },
-    /// The peer asks for a session, but this line carries none.
+    /// The peer requests a session, but this line carries none.
     UnexpectedGreeting,
     /// The peer's first bytes are a TLS record.
     UnexpectedTls,
@@ -55,7 +55,7 @@ pub enum FrameError {
 }
 
 impl FrameError {
-    /// Returns true if the peer said why it does not serve this client.
+    /// Returns true if the peer has explained why it does not serve this client.
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,
@@ -63,7 +63,8 @@ impl FrameError {
         )
     }
 
-    /// Returns the error of a client that is refused, although it has not asked for a session. `ours` is its framing.
+    /// Returns the error of a client that is refused although it has not requested a session. `ours` is
+    /// the client's framing.
     pub(super) fn of_refusal(refusal: Refusal, ours: FramingKind) -> Self {
         let other = |theirs| Self::OtherFraming { theirs, ours };
         match refusal {

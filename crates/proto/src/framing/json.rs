@@ -12,7 +12,7 @@ use crate::write_buf::WriteBuf;
 
 /// A wrapper for another framing that checks that each received message is JSON within [`Limits`].
 ///
-/// A message that is not JSON becomes a [`Fault::NotJson`], and the line stays up. When sending, a
+/// A message that is not JSON becomes a [`Fault::NotJson`], and the line continues. When sending, a
 /// message that the inner framing refuses because of raw newlines is checked, and its newlines between
 /// tokens are replaced by spaces, which does not change the JSON value. Messages of one framing can
 /// therefore be forwarded as lines, and one message never becomes two.

@@ -24,7 +24,7 @@ const MAX_HEAD: usize = 32;
 #[derive(Clone, Debug)]
 pub struct LengthPrefix {
     max_message: ByteSize,
-    /// Session frames are not messages of this line.
+    /// Whether this line carries no session frames.
     has_no_sessions: bool,
     /// Complete short messages that arrived together, each with its prefix.
     block: Bytes,
@@ -41,8 +41,9 @@ impl LengthPrefix {
         Self { max_message, has_no_sessions: false, block: Bytes::new(), at: 0 }
     }
 
-    /// Examines the peer's first bytes ([`Framing::meet`]), for lines that do not carry the frames of a session:
-    /// text, a refusal or a greeting that asks for a session ends the line with an error.
+    /// Makes the framing examine the peer's first bytes ([`Framing::meet`]), for lines that do not carry
+    /// the frames of a session. Text, a refusal, or a greeting that requests a session ends the line
+    /// with an error.
     #[must_use]
     pub const fn without_sessions(mut self) -> Self {
         self.has_no_sessions = true;

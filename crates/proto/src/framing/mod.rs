@@ -2,7 +2,7 @@
 //!
 //! A decoder receives the bytes in the pieces that the operating system returns. The decoded messages
 //! never depend on where the stream was split. A size announced by the peer is checked against the limit
-//! before anything is allocated for it.
+//! before memory is allocated for it.
 
 mod content_length;
 mod copies;
@@ -44,7 +44,8 @@ pub trait Framing: Clone + Send + Sync + 'static {
 
     /// Checks whether the peer's first bytes belong to another framing, before any of them is decoded.
     ///
-    /// Returns true if there were enough bytes to decide. Otherwise it is called again with more.
+    /// Returns true if there were enough bytes to decide. Otherwise, this is called again with more
+    /// bytes.
     ///
     /// # Errors
     /// The peer uses another framing.
@@ -64,7 +65,8 @@ pub trait Framing: Clone + Send + Sync + 'static {
     /// be skipped is not an error but a [`Frame::Fault`].
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError>;
 
-    /// Returns how the stream ended. Called at end of input, after `decode` returned `None`.
+    /// Returns how the stream ended. This is called at the end of the input, after `decode` has returned
+    /// `None`.
     fn finish(&mut self, buffer: &mut BytesMut) -> Ending;
 
     /// Appends one message to `out`. On error, nothing is appended.
@@ -100,8 +102,8 @@ pub trait Framing: Clone + Send + Sync + 'static {
     }
 
     /// Sets the message limit to `most` and returns the previous one. A partly received message may keep
-    /// the limit it started with. Returns `None`, and changes nothing, if the framing has no adjustable
-    /// limit.
+    /// the limit with which it started. Returns `None`, and changes nothing, if the framing has no
+    /// adjustable limit.
     fn limit_to(&mut self, most: ByteSize) -> Option<ByteSize> {
         let _ = most;
         None
@@ -128,7 +130,7 @@ pub enum Frame {
     Fault(Fault),
 }
 
-/// The reason why one message could not be delivered. The line stays up.
+/// The reason why one message could not be delivered. The line continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -158,8 +160,8 @@ pub struct NotJson {
     pub error: JsonError,
 }
 
-/// How many bytes of an undelivered message a [`Fault`] keeps: 4 KiB. They are searched for the call
-/// that the message belongs to.
+/// How many bytes of an undelivered message a [`Fault`] keeps: 4 KiB. They are searched for the id of
+/// the call to which the message belongs.
 pub const FAULT_HEAD: usize = 4096;
 
 /// How many of these bytes the text of a fault shows.
@@ -237,7 +239,7 @@ impl fmt::Display for Truncated {
     }
 }
 
-/// The error of a message that the framing cannot send. Nothing of the message was sent.
+/// The error of a message that the framing cannot send. No part of the message was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EncodeError {

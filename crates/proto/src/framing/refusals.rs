@@ -1,21 +1,23 @@
-//! What a listener sends to a client whose first bytes it cannot accept.
+//! The bytes that a listener sends to a client whose first bytes it cannot accept.
 
 use bytes::Bytes;
 
 use super::{FrameError, FramingKind};
 use crate::session::{Refusal, plain_refusal};
 
-/// How a listener that uses lines begins its refusal of a client that uses `Content-Length` headers.
+/// The beginning of the refusal that a listener that uses lines sends to a client that uses
+/// `Content-Length` headers.
 pub(super) const JSON_REFUSAL: &str =
     r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"data":{"framing":"lines"},"message":""#;
 
 impl FrameError {
-    /// Returns the bytes with which a listener with the framing `ours` refuses a client for this error in its first
-    /// bytes; `None` if the client would not understand any.
+    /// Returns the bytes with which a listener with the framing `ours` refuses a client for this error
+    /// in its first bytes, or `None` if the client would understand no refusal.
     ///
-    /// A client and a listener that both use text get a JSON-RPC error with a `Content-Length` header, which is the
-    /// framing of one of them. All others get a frame of the session protocol, which every client of this library
-    /// recognizes ([`Framing::meet`](super::Framing::meet)). They are valid only if nothing was sent before.
+    /// If client and listener both use text, the refusal is a JSON-RPC error with a `Content-Length`
+    /// header, which is the framing of one of them. Otherwise, it is a frame of the session protocol,
+    /// which every client of this library recognizes ([`Framing::meet`](super::Framing::meet)). The
+    /// bytes are valid only if nothing was sent before.
     pub fn refusal(&self, ours: FramingKind) -> Option<Bytes> {
         Some(match self {
             Self::OtherFraming { theirs, .. } => {

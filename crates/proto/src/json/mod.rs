@@ -42,15 +42,15 @@ pub struct JsonError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Problem {
-    /// Bytes that are not UTF-8.
+    /// The text is not UTF-8.
     NotUtf8,
-    /// A byte that the grammar does not allow here.
+    /// The grammar does not allow this byte here.
     Unexpected(u8),
     /// The text ends too early.
     UnexpectedEnd,
-    /// Nested deeper than [`Limits::depth`].
+    /// The text is nested deeper than [`Limits::depth`].
     TooDeep,
-    /// More object members than [`Limits::keys`].
+    /// The text has more object members than [`Limits::keys`].
     TooManyKeys,
 }
 

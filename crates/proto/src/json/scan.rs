@@ -12,7 +12,8 @@ pub(crate) struct Scanner<'a> {
     at: usize,
     limits: Limits,
     depth: u32,
-    /// One bit for each level, the innermost lowest: set for an object, clear for an array.
+    /// One bit for each level, with the innermost level in the lowest bit. The bit is set for an object
+    /// and clear for an array.
     objects: u128,
     keys: u32,
     /// True if the last string contains an escape.
@@ -72,7 +73,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Enters the object or array that comes next. Returns false if something else comes next.
+    /// Enters the object or array that comes next. Returns false if another value comes next.
     pub(crate) fn enter(&mut self, bracket: u8) -> Result<bool, JsonError> {
         self.skip_space();
         if self.peek() != Some(bracket) {

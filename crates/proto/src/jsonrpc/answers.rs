@@ -203,7 +203,7 @@ mod tests {
                 &[Call(b"1"), Call(b"2")],
             ),
             (br#"{"method":"n"}{"id":1,"result":5}"#, &[Call(b"1")], &[Call(b"1")]),
-            // Not JSON-RPC at all.
+            // Texts that are not JSON-RPC.
             (b"Welcome to my server {\"id\":1,\"result\":5}", &[], &[]),
             (b"DEBUG: \"id\":1", &[], &[]),
             (b"{ id: 1, result: 5 }", &[], &[OnlyCall]),

@@ -174,7 +174,7 @@ fn one(message: &[u8], scanner: &mut Scanner<'_>, dialect: &Dialect) -> Shape {
         Shape::Invalid {
             id: if is_syntax_error { None } else { id },
             problem,
-            // Text that is not JSON is not treated as a response, because it may have been anything.
+            // Text that is not JSON is not treated as a response, because its intended kind is unknown.
             is_response: !is_syntax_error && !has_method && members.answers,
             has_method,
         }

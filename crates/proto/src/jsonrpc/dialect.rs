@@ -58,8 +58,8 @@ pub struct Handshake {
     pub every: &'static [&'static str],
     /// Objects that are opened and closed.
     pub things: &'static [Thing],
-    /// The request with which a program changes the client, and the one that undoes it. A restarted
-    /// program sends the first one again.
+    /// The request with which a program registers a capability with the client, and the request that
+    /// undoes this. A restarted program sends the first request again.
     pub registration: Option<[&'static str; 2]>,
 }
 
@@ -76,7 +76,7 @@ pub struct Thing {
     pub name: &'static [&'static str],
 }
 
-/// How a call is cancelled: by a notification that contains its id.
+/// How a call is cancelled, which is by a notification that contains the call's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CancelStyle {
@@ -88,7 +88,8 @@ pub struct CancelStyle {
     pub code: Option<i64>,
 }
 
-/// How a call in flight reports progress: by notifications with a token from the parameters of the request.
+/// How a call in flight reports progress, which is by notifications with a token from the parameters of
+/// the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProgressStyle {
@@ -235,7 +236,7 @@ impl Dialect {
         [Self::STRICT, Self::LSP, Self::MCP, Self::MCP_2025_03_26, Self::ACP, Self::XI];
 
     /// Returns `params` with a progress token added. Returns `None` if the dialect has no progress
-    /// notifications, or the parameters are not an object that the token can be added to.
+    /// notifications, or the parameters are not an object to which the token can be added.
     pub fn with_progress(&self, token: &[u8], params: Option<&[u8]>) -> Option<Vec<u8>> {
         let ProgressStyle { token: name, meta, .. } = self.progress?;
         insert(params.unwrap_or(b"{}"), meta, name, token)
@@ -262,8 +263,8 @@ impl Dialect {
     }
 
     /// Returns a request that opens the handshake with the client's process ID replaced by `null`. This
-    /// is for programs that cannot see the client: for them, the ID belongs to no process or to another
-    /// one. Returns `None` if the request has no such ID.
+    /// is for programs that cannot see the client's process. For them, the ID belongs to no process or
+    /// to another process. Returns `None` if the request has no such ID.
     pub fn without_process_id(&self, request: &Request) -> Option<Vec<u8>> {
         let DialectState::Handshake(Handshake { request: method, process, .. }) = self.state else {
             return None;

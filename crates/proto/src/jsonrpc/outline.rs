@@ -1,6 +1,6 @@
 //! Reading the members of a message that is damaged, too long or truncated, as far as possible.
 
-/// The members that determine a message's kind and the call that it belongs to, as far as they can be
+/// The members that determine a message's kind and the call to which it belongs, as far as they can be
 /// read.
 ///
 /// Unlike [`classify`](super::classify()), this accepts any bytes: they may be truncated, not UTF-8,
@@ -28,7 +28,7 @@ impl<'a> Outline<'a> {
     /// Reads the objects at the beginning of `text`: the messages of a batch, or several messages in one
     /// line, up to [`MAX_BATCH`](super::MAX_BATCH). Skips a byte order mark and control characters
     /// before them, such as the record separator of RFC 7464. The result is empty if `text` begins with
-    /// anything else, such as a banner or a log line.
+    /// other text, such as a banner or a log line.
     pub fn all(text: &'a [u8]) -> Vec<Self> {
         let mut reader = Reader { rest: text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text) };
         let mut outlines = Vec::new();

@@ -4,9 +4,9 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Sharing {
-    /// They cannot. The text is the reason.
+    /// Several clients cannot use one program. The text is the reason.
     Impossible(&'static str),
-    /// They can, under these rules.
+    /// Several clients can use one program, under these rules.
     Possible(&'static SharingRules),
 }
 
@@ -27,7 +27,7 @@ pub struct SharingRules {
     pub listening: Option<&'static ListenRules>,
 }
 
-/// A level below which a program sends nothing, such as the level of log messages.
+/// A level below which a program sends no notifications, such as the level of log messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LevelRules {
     /// The request that sets it.
@@ -53,7 +53,7 @@ pub struct ListenRules {
 }
 
 impl SharingRules {
-    /// The rules of JSON-RPC without a handshake: nothing is known besides ids.
+    /// The rules of JSON-RPC without a handshake, which concern only ids.
     pub(super) const PLAIN: Self =
         Self { answered: &[], needs: &[], updated: None, level: None, listening: None };
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The value of a `traceparent`: the trace that a call belongs to, and the span that made the call.
+/// The value of a `traceparent`: the trace to which a call belongs, and the span that made the call.
 ///
 /// Its text form is `00-TRACE-PARENT-FLAGS`, in lower-case hexadecimal. The known fields of later versions are
 /// parsed, as W3C Trace Context, section 3.2.4, requires, and printed as version 00.

@@ -222,7 +222,8 @@ impl SessionMachine {
         self.pong.is_some()
     }
 
-    /// Returns when [`next`](Self::next) will have an acknowledgement even if nothing else happens.
+    /// Returns the time at which [`next`](Self::next) will return an acknowledgement even without other
+    /// events.
     pub fn wake_at(&self) -> Option<Duration> {
         self.incoming.due()
     }
@@ -279,16 +280,16 @@ impl SessionMachine {
         }
     }
 
-    /// Commits all messages up to this one: the consumer has processed them and does not need them
-    /// again. A number above the last received one is treated as the last one. This is only for sessions
-    /// that [commit](SessionConfig::commits).
+    /// Commits all messages up to this one, which means that the consumer has processed them and does
+    /// not need them again. A number above the last received one is treated as the last one. This is
+    /// only for sessions that [commit](SessionConfig::commits).
     pub fn commit(&mut self, now: Duration, sequence: Sequence) {
         self.incoming.commit(now, sequence);
     }
 
     /// Forgets the messages received after this number, so that the other end sends them again on the
-    /// next connection. This is for adapters that forward messages and are told by their own consumer
-    /// how many it has received.
+    /// next connection. This is for adapters that forward messages and whose own consumer reports how
+    /// many it has received.
     ///
     /// Call this only between two connections, and only for sessions that
     /// [commit](SessionConfig::commits). Does nothing and returns false if later messages were already
@@ -326,7 +327,7 @@ impl SessionMachine {
     /// following calls of [`next`](Self::next) replay, in order, the messages that the other end has not
     /// received. Returns their number.
     ///
-    /// An acknowledgement is due at once, even if it contains nothing new. It includes messages consumed
+    /// An acknowledgement is due at once, even if its number is not new. It includes messages consumed
     /// since the position for the handshake was read, and shows the server that the client has seen the
     /// new secret.
     ///

@@ -16,7 +16,7 @@ pub enum Refusal {
     Secret,
     /// The session belongs to another principal.
     Principal,
-    /// The secret is valid, but belongs to another epoch than the one given.
+    /// The secret is valid, but does not belong to the given epoch.
     Epoch,
     /// One end lacks messages that the other no longer has.
     Gap,
@@ -32,15 +32,15 @@ pub enum Refusal {
     /// session, or the greeting was damaged in transit.
     Unasked,
     /// The listener does not accept processes of the client's user. It sends this refusal before it
-    /// reads anything, also to clients that have not requested a session.
+    /// reads any bytes, even to clients that have not requested a session.
     User,
-    /// The client uses another framing than the listener, which uses lines.
+    /// The client does not use the framing of the listener, which is lines.
     UsesLines,
-    /// The client uses another framing than the listener, which uses `Content-Length` headers.
+    /// The client does not use the framing of the listener, which is `Content-Length` headers.
     UsesContentLength,
-    /// The client uses another framing than the listener, which uses a length before each message.
+    /// The client does not use the framing of the listener, which is a length before each message.
     UsesLengthPrefix,
-    /// The client asks for a session, and the listener has none.
+    /// The client requests a session, and the listener has none.
     NoSessions,
     /// The client is not authenticated, and its first message is not JSON.
     NotJson,

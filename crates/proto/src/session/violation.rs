@@ -15,7 +15,7 @@ pub enum Violation {
         /// The number that was received.
         got: Sequence,
     },
-    /// A message was acknowledged that was never sent.
+    /// A message that was never sent was acknowledged.
     NeverSent {
         /// The number that was acknowledged.
         acknowledged: Sequence,

@@ -337,16 +337,16 @@ pub(crate) fn may_be_refusal(start: &[u8]) -> bool {
     start.iter().zip([REFUSED, VERSION]).all(|(byte, expected)| *byte == expected)
 }
 
-/// Returns the refusal if `frame` is the response of a listener to a client that may not have asked for a
-/// session. Such a response has a text.
+/// Returns the refusal if `frame` is the response of a listener to a client that may not have requested
+/// a session. Such a response contains a text.
 pub(crate) fn refusal_of(frame: &[u8]) -> Option<Refusal> {
     let [REFUSED, VERSION, code, text @ ..] = frame else { return None };
     let is_text = !text.is_empty() && std::str::from_utf8(text).is_ok();
     is_text.then(|| Refusal::of(*code))
 }
 
-/// Returns whether a frame of this length that begins with `start` is a greeting; `None` if `start` is too
-/// short to decide.
+/// Returns whether a frame of this length that begins with `start` is a greeting, or `None` if `start`
+/// is too short to decide.
 pub(crate) fn is_greeting(length: usize, start: &[u8]) -> Option<bool> {
     let front = [&[HELLO], &MAGIC[..]].concat();
     let is_possible =
@@ -354,15 +354,15 @@ pub(crate) fn is_greeting(length: usize, start: &[u8]) -> Option<bool> {
     if is_possible && start.len() < front.len() { None } else { Some(is_possible) }
 }
 
-/// Returns the bytes with which a listener refuses a client because of its user, whatever the framing of the
-/// line.
+/// Returns the bytes with which a listener refuses a client because of its user. They are the same for
+/// every framing of the line.
 pub fn user_refusal() -> Bytes {
     let text = "this server does not accept your user; its owner can start it with --allow-uid UID";
     plain_refusal(Refusal::User, text)
 }
 
-/// Returns the bytes that refuse a client that may not have asked for a session: a length-prefixed frame, whose
-/// text ends with a line feed for clients that read lines.
+/// Returns the bytes that refuse a client that may not have requested a session. They are a
+/// length-prefixed frame whose text ends with a line feed, for clients that read lines.
 pub(crate) fn plain_refusal(refusal: Refusal, text: &str) -> Bytes {
     let frame = Frame::Refused { refusal, text: format!("{text}\n") }.to_bytes();
     let mut bytes = BytesMut::with_capacity(4 + frame.len());

@@ -46,8 +46,9 @@ pub struct EventSession {
     /// The numbers and lengths of the events that this connection received and that are not
     /// acknowledged.
     unproven: VecDeque<(Sequence, usize)>,
-    /// How many of them were written to the client, and their total length.
+    /// The number of these events that were written to the client.
     written: usize,
+    /// The total length of those events in bytes.
     written_bytes: usize,
     proves: bool,
     /// The number of the server's end of input, once it was received.
@@ -273,7 +274,7 @@ impl EventSession {
         self.session.next(now)
     }
 
-    /// Returns when [`next`](Self::next) will have a frame even if nothing else happens.
+    /// Returns the time at which [`next`](Self::next) will return a frame even without other events.
     pub fn wake_at(&self) -> Option<Duration> {
         self.session.wake_at()
     }

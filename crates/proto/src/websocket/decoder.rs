@@ -35,7 +35,7 @@ pub struct Decoder {
 /// The state of the end of input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// The extension for it was not negotiated.
+    /// The extension for the end of input was not negotiated.
     Unknown,
     Expected,
     Received,
@@ -96,7 +96,7 @@ impl Decoder {
     /// must not change the bytes that are already in it.
     ///
     /// # Errors
-    /// The peer violated the protocol. Nothing may be decoded after that.
+    /// The peer violated the protocol. No more frames may be decoded after that.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Event>, Violation> {
         loop {
             let header = Header::read(buffer, self.role, self.end != End::Unknown)?;
@@ -161,7 +161,7 @@ impl Decoder {
         self.under_way.as_ref().map_or(0, |under_way| under_way.joined.capacity())
     }
 
-    /// Frees the joined fragments. Nothing may be decoded after that.
+    /// Frees the joined fragments. No more frames may be decoded after that.
     pub fn release(&mut self) {
         self.under_way = None;
     }

@@ -1,4 +1,5 @@
-//! WebSocket frames (RFC 6455) without I/O: bytes go in, messages and control frames come out.
+//! WebSocket frames (RFC 6455) without I/O. Bytes are decoded to messages and control frames, and these
+//! are encoded to bytes.
 //!
 //! ```text
 //!   bytes as they arrive            Decoder::decode            Event: Message │ Ping │ Pong │ Close
@@ -13,7 +14,7 @@
 //!
 //! # Limits
 //! - A frame's length is checked as soon as it is received, together with the earlier fragments of its
-//!   message. Nothing is allocated on the basis of that length: the caller owns the buffer.
+//!   message. No memory is allocated on the basis of that length, because the caller owns the buffer.
 //! - Tiny frames (pings, pongs, empty messages, fragments shorter than [`FREE_FRAGMENT`]) consume an
 //!   [allowance](Decoder::refill) of [`ALLOWANCE`] at once and [`ALLOWANCE_A_SECOND`] per second. If a
 //!   peer exceeds it, the line ends. A few small fragments of a message are refunded once the message is
@@ -72,8 +73,8 @@ pub enum Event {
     Pong(Bytes),
     /// The peer sends no more messages, but may still send control frames.
     End,
-    /// The peer's last frame. The value is `None` if the frame has no code. Nothing may be decoded after
-    /// it.
+    /// The peer's last frame. The value is `None` if the frame has no code. No more frames may be
+    /// decoded after it.
     Close(Option<Close>),
 }
 

@@ -38,7 +38,8 @@ fn largest_incomplete_message_is_refused_first() {
     small.set(2 * UNIT).unwrap();
     large.set(4 * UNIT).unwrap();
     large.check(&waker).unwrap();
-    // The budget is full. A request that would be the largest is refused, and the others stay.
+    // The budget is full. A request that would be the largest is refused, and the other accounts are
+    // kept.
     let mut largest = budget.account(Holding::Message);
     assert_eq!(largest.set(5 * UNIT).unwrap_err().limit, budget.limit());
     assert!(!large.is_revoked() && budget.refused() == 1);

@@ -65,7 +65,7 @@ pub trait DynAcceptor: Send + 'static {
     /// Waits for the next channel, like [`Acceptor::accept`].
     fn accept(&mut self) -> BoxFuture<'_, Result<BoxChannel, TransportError>>;
 
-    /// Returns the endpoint on which it listens.
+    /// Returns the endpoint on which this acceptor listens.
     fn endpoint(&self) -> &Endpoint;
 }
 

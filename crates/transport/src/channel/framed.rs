@@ -40,7 +40,7 @@ impl<T: Transport, F: Framing> Framed<T, F> {
         Ok(Self { transport, config, framing, channel, memory: None })
     }
 
-    /// Counts the memory that its channels hold against `budget`.
+    /// Counts the memory of its channels against `budget`.
     #[must_use]
     pub fn within(mut self, budget: Option<MemoryBudget>) -> Self {
         self.memory = budget;
@@ -116,7 +116,7 @@ impl<C: Connection, F: Framing> FramedChannel<C, F> {
         }
     }
 
-    /// Counts the memory that it holds against `budget`.
+    /// Counts the channel's memory against `budget`.
     #[must_use]
     pub fn within(mut self, budget: Option<&MemoryBudget>) -> Self {
         self.sender = self.sender.within(budget);

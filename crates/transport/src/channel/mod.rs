@@ -56,7 +56,7 @@ pub trait Channel: Send + 'static {
     }
 }
 
-/// The outgoing half of a [`Channel`]. [`SenderExt`] has the async methods.
+/// The outgoing half of a [`Channel`]. [`SenderExt`] provides async methods.
 ///
 /// For each message call `poll_ready`, then `start_send`; call `poll_flush` when the messages must be
 /// sent. To send a batch, queue several messages before one flush.
@@ -67,12 +67,12 @@ pub trait Sender: Send + 'static {
     /// [`SendError::Closed`] once the line has ended.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>>;
 
-    /// Queues one whole message. Call it only after `poll_ready` returned ready: nothing else bounds the
-    /// queue.
+    /// Queues one whole message. Call this only after `poll_ready` returned ready, because nothing else
+    /// bounds the queue.
     ///
     /// # Errors
     /// [`SendError::Message`]: this message cannot be sent, and the line continues.
-    /// [`SendError::Closed`]: the line has ended. In both cases nothing was queued.
+    /// [`SendError::Closed`]: the line has ended. In both cases, the message was not queued.
     fn start_send(&mut self, message: Bytes) -> Result<(), SendError>;
 
     /// Queues one whole message that was received from another line.
@@ -141,7 +141,7 @@ pub trait Sender: Send + 'static {
     }
 }
 
-/// The incoming half of a [`Channel`]. [`ReceiverExt`] has the async method.
+/// The incoming half of a [`Channel`]. [`ReceiverExt`] provides async methods.
 pub trait Receiver: Send + 'static {
     /// Polls for the next event. After [`Incoming::End`] it returns the same end again.
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming>;
@@ -190,8 +190,8 @@ pub enum Incoming {
     Message(Bytes),
     /// One message that could not be delivered; the line continues.
     Fault(Fault),
-    /// On a Link, a new connection replaced one that was lost. The other side has no memory of the old one:
-    /// messages from here on come from a new peer.
+    /// On a Link, a new connection replaced one that was lost. The other side does not remember the old
+    /// connection, and later messages come from a new peer.
     Reset(Box<Reset>),
     /// The line has ended; nothing follows.
     End(CloseReason),
@@ -235,7 +235,7 @@ pub struct Refused {
 }
 
 impl SendError {
-    /// Returns why the line has ended, if it has.
+    /// Returns the reason why the line has ended, if it has ended.
     pub fn close_reason(&self) -> Option<&CloseReason> {
         match self {
             Self::Closed(reason) => Some(reason),
@@ -331,11 +331,11 @@ pub trait ReceiverExt: Receiver {
         Recv(self)
     }
 
-    /// Waits for the next message and skips everything else: faults and [resets](Incoming::Reset). The
-    /// [`Control`](crate::Control) counts faults, and both are logged, faults at debug level. On a Link,
+    /// Waits for the next message and skips faults and [resets](Incoming::Reset). The
+    /// [`Control`] counts faults, and both are logged, faults at debug level. On a Link,
     /// use [`recv`](Self::recv) to be notified of resets, because messages may be lost in a reset.
     /// Returns `None` when the line has ended; [`Control::close_reason`](crate::Control::close_reason)
-    /// says why. Cancel-safe, like [`recv`](Self::recv).
+    /// returns the reason. Cancel-safe, like [`recv`](Self::recv).
     fn next_message(&mut self) -> impl Future<Output = Option<Bytes>> + Send {
         async move {
             loop {
@@ -475,10 +475,10 @@ pub trait Acceptor: Send + 'static {
     /// Waits for the next channel. Cancel-safe.
     ///
     /// # Errors
-    /// After a [retryable](TransportError::is_retryable) error the acceptor still works: wait a little and
-    /// accept again.
+    /// After a [retryable](TransportError::is_retryable) error, the acceptor still works. Wait a little
+    /// and accept again.
     fn accept(&mut self) -> impl Future<Output = Result<Self::Channel, TransportError>> + Send;
 
-    /// Returns the endpoint on which it listens.
+    /// Returns the endpoint on which this acceptor listens.
     fn endpoint(&self) -> &Endpoint;
 }

@@ -53,13 +53,14 @@ impl ReadBuffer {
         Self { bytes, size: 0, next_read: SMALLEST_READ, last_length: 0, account, beside: 0 }
     }
 
-    /// Counts the memory that it holds beyond 64 KiB against `budget`.
+    /// Counts the buffer's memory beyond 64 KiB against `budget`.
     pub fn within(mut self, budget: Option<&MemoryBudget>) -> Self {
         self.account = Account::of(budget, Holding::Message);
         self
     }
 
-    /// Sets how many bytes of an incomplete message the decoder holds elsewhere. They are counted, too.
+    /// Sets how many bytes of an incomplete message the decoder holds elsewhere. They are counted as
+    /// well.
     #[inline]
     pub fn set_beside(&mut self, bytes: usize) {
         self.beside = bytes;
@@ -137,7 +138,7 @@ impl ReadBuffer {
     fn rest(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
         let _ = self.account.set(self.beside);
-        // If messages still refer to the memory, it is freed with the last of them.
+        // If messages still refer to the memory, it is freed when the last of them is dropped.
         if self.size <= LARGEST_READ && bytes.try_reclaim(self.size) {
             let _ = SPARE.try_with(|spare| spare.set(Some(bytes)));
         }

@@ -102,8 +102,8 @@ impl<R: ReadEnd, F: Framing> FramedReceiver<R, F> {
         Poll::Ready(Some(end))
     }
 
-    /// Returns the last line if it is a message, and from then on the end. Called after the end of the
-    /// stream.
+    /// Returns the last line if it is a message, and the end in all later calls. This is called after
+    /// the end of the stream.
     #[cold]
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         let (ending, ended) = match &mut self.stage {

@@ -83,7 +83,7 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
     fn end(&mut self, reason: CloseReason) -> SendError {
         let known = match reason {
             CloseReason::Stalled => Some(self.control.stalled()),
-            // A failed write shows that the other side is gone; the receiver finds out why.
+            // A failed write shows that the other side is gone. The receiver determines the reason.
             _ => self.control.close_reason(),
         };
         let reason = match known {
@@ -104,8 +104,8 @@ impl<W: WriteEnd, F: Framing> FramedSender<W, F> {
         SendError::Closed(Box::new(reason))
     }
 
-    /// Returns a more specific reason if there is one: a broken pipe to a child means that it closed its
-    /// stdin.
+    /// Returns a more specific reason if there is one. For example, a broken pipe to a child means that
+    /// the child closed its stdin.
     fn refined(&self, reason: CloseReason) -> CloseReason {
         match reason {
             CloseReason::Io(error)

@@ -27,9 +27,9 @@ struct Blocked {
     since: Instant,
     /// How many bytes had been handed to the kernel at the last check.
     left: u64,
-    /// How many of those had left the kernel.
+    /// The number of those bytes that had left the kernel.
     gone: u64,
-    /// When either of them last grew.
+    /// The time at which one of these numbers last grew.
     moved: Instant,
     /// The timer of the next check.
     look: Pin<Box<Sleep>>,

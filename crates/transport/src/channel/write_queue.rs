@@ -16,7 +16,7 @@ use crate::connection::WriteEnd;
 /// The maximum number of slices of one vectored write.
 const MAX_SLICES: usize = 64;
 
-/// A queue of bytes and the write half that they are written to.
+/// A queue of bytes, and the write half to which they are written.
 ///
 /// It is for channels on a byte stream. An encoder appends to the buffer that the queue derefs to; the
 /// queue has no bound, so check its length first. A write that makes no progress for the stall timeout
@@ -120,7 +120,8 @@ impl<W: WriteEnd> WriteQueue<W> {
         }
     }
 
-    /// Writes and flushes everything, including buffers below, then releases the queue's memory.
+    /// Writes and flushes all bytes, including those in lower-level buffers, and then releases the
+    /// queue's memory.
     ///
     /// # Errors
     /// As [`poll_write`](Self::poll_write).
@@ -162,8 +163,8 @@ impl<W: WriteEnd> WriteQueue<W> {
         self.clock.went_on();
     }
 
-    /// Takes the last delay: how many bytes were blocked, and for how long. `None` if no blocked write has
-    /// continued since the last call.
+    /// Takes the last delay, which consists of the number of blocked bytes and the duration. Returns
+    /// `None` if no blocked write has continued since the last call.
     #[inline]
     pub fn take_delay(&mut self) -> Option<(usize, Duration)> {
         self.delay.take()

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::{Address, Endpoint};
 
 impl Endpoint {
-    /// Returns true if the other end is on this machine, judging by the text alone.
+    /// Returns true if the endpoint's text shows that the other end is on this machine.
     ///
     /// For `tcp:` and unknown schemes, returns true only if the host (in a URL, the one after `//`) [is
     /// loopback](is_loopback) or the scheme ends in `-unix`. No name is resolved. If the host cannot be

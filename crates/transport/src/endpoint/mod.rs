@@ -38,7 +38,7 @@ pub use self::redact::{is_secret_name, redact};
 /// | `content-length+exec:pylsp` | any of these with an explicit framing |
 /// | `resume+unix:/run/agent.sock` | a session that survives the loss of its connection; excludes a framing |
 ///
-/// `Display` and `Debug` are for users: they hide anything that looks like a secret in a command line or
+/// `Display` and `Debug` are for users: they hide text that looks like a secret in a command line or
 /// URL, and shorten long arguments. [`exact`](Self::exact) prints the full text, which parses as the
 /// same endpoint.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -85,7 +85,7 @@ pub enum Address {
     Other {
         /// Lower-case letters, digits, `.` and `-`, starting with a letter.
         scheme: String,
-        /// Everything after the colon, unchanged.
+        /// The text after the colon, unchanged.
         rest: String,
     },
 }

@@ -1,7 +1,7 @@
 //! The form of endpoints in errors and logs: secrets are omitted and long arguments shortened.
 //!
-//! Programs take secrets in more ways than this module can know, so anything that looks like a secret is
-//! omitted, and the rest is kept short.
+//! Programs take secrets in more ways than this module can know. Therefore, all text that looks like a
+//! secret is omitted, and the rest is kept short.
 
 use std::ffi::OsString;
 
@@ -87,7 +87,7 @@ fn segments(path: &str) -> String {
     segments.collect::<Vec<_>>().join("/")
 }
 
-/// Redacts text that a user typed, for use in an error: an endpoint, or anything else.
+/// Redacts text that a user typed, such as an endpoint, for use in an error.
 pub fn redact(text: &str) -> String {
     let words: Vec<OsString> =
         std::iter::once("").chain(text.split_whitespace()).map(OsString::from).collect();
@@ -113,7 +113,7 @@ fn argument(argument: &str) -> String {
     cut(&shown.join(" "), MAX_ARGUMENT)
 }
 
-/// Redacts a word: a URL, pairs such as `name=value` and `name:value`, or anything else.
+/// Redacts a word, which may be a URL, a pair such as `name=value` or `name:value`, or other text.
 fn pair_or_word(word: &str) -> String {
     if is_json(word) {
         return LEFT_OUT.to_owned();
@@ -163,8 +163,8 @@ fn announces_secret(word: &str) -> bool {
 
 /// Returns the one-letter option to which a secret is attached: `-p` in `-pSECRET`.
 ///
-/// A secret can look like anything, so a port (`-p80`) or a long option with a single dash (`-print`) is
-/// shown as `-p…` as well.
+/// A secret can have any form, so a port (`-p80`) or a long option with a single dash (`-print`) is also
+/// shown as `-p…`.
 fn option_with_secret(word: &str) -> Option<&'static str> {
     SECRET_OPTIONS.into_iter().find(|option| word.len() > option.len() && word.starts_with(option))
 }
@@ -176,8 +176,8 @@ pub fn is_secret_name(name: &str) -> bool {
     SECRET_NAMES.iter().any(|part| plain.contains(part))
 }
 
-/// Returns true for JSON, which can contain anything, and for text that looks like a token: a known
-/// prefix, or a long mix of letters and digits.
+/// Returns true for JSON, which can contain any data, and for text that looks like a token, with a known
+/// prefix or a long mix of letters and digits.
 fn looks_secret(value: &str) -> bool {
     let is_known = TOKENS.iter().any(|token| value.starts_with(token));
     let is_random = value.len() >= MIN_TOKEN

@@ -20,7 +20,7 @@ const MAX_SHOWN_DIRECTORIES: usize = 3;
 pub enum ErrorKind {
     /// The text is not an endpoint.
     InvalidEndpoint {
-        /// What is wrong with it.
+        /// The problem with the text.
         problem: String,
     },
     /// A configuration value is out of bounds.
@@ -99,7 +99,7 @@ pub enum ErrorKind {
     Handshake {
         /// The protocol, such as `"WebSocket"`.
         protocol: &'static str,
-        /// What the other side did instead.
+        /// The other side's deviation from the protocol.
         problem: String,
     },
     /// The server denied access.

@@ -1,4 +1,4 @@
-//! The error type of this crate: what failed, on what, during which operation, why, and what to try.
+//! The error type of this crate, which contains the operation, the endpoint, the cause and a hint.
 
 mod kind;
 
@@ -147,7 +147,7 @@ impl Error for TransportError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match (&self.0.source, &self.0.kind) {
             (Some(source), _) => Some(&**source),
-            // Its own text is part of `Display` already.
+            // The text of the close reason is already part of `Display`.
             (None, ErrorKind::Closed(CloseReason::Io(error))) => error.source(),
             (None, _) => None,
         }
@@ -230,7 +230,8 @@ impl From<ConfigError> for TransportError {
 pub(crate) const NO_PROCESS: &str =
     "raise the limit of processes (ulimit -u, or a container's limit of pids), or start fewer";
 
-/// Returns the kind of an error that means the same for every operation, or else [`ErrorKind::Io`].
+/// Returns the kind of an error that has the same meaning for every operation, or [`ErrorKind::Io`] for
+/// other errors.
 pub(crate) fn common_kind(error: &io::Error) -> ErrorKind {
     match error.kind() {
         io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,

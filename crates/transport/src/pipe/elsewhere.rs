@@ -1,4 +1,4 @@
-//! Named pipes on systems without them: the types exist, and every use fails with a hint.
+//! Named pipes on systems that lack them. The types exist, and every use fails with a hint.
 
 use tokio::io::DuplexStream;
 

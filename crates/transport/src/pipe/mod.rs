@@ -35,8 +35,8 @@ use crate::transport::{Transport, TransportConfig};
 /// - A client lets the server identify it, but not impersonate it. The pipe must belong to the client's
 ///   own user, the system or the administrators.
 /// - There is no half-close: shutting down or dropping the write half ends the line in both directions,
-///   once all written bytes have been handed to the system, where the other side can still read them. So
-///   receive all responses before closing.
+///   once all written bytes have been handed to the system, where the other side can still read them.
+///   Therefore, receive all responses before closing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pipe;
 

@@ -3,10 +3,10 @@
 use crate::guardian::{ASKED, Guardian};
 
 impl Guardian {
-    /// Returns a guardian that is this program, started again. MUST be called first in `main`, before
-    /// other threads exist, so not inside `#[tokio::main]`. In a process that was started as a guardian,
-    /// this function does not return. If such a process already has other threads, it prints an error to
-    /// stderr and exits.
+    /// Returns a guardian that is this program, started again. This MUST be called first in `main`,
+    /// before other threads exist, and therefore not inside `#[tokio::main]`. In a process that was
+    /// started as a guardian, this function does not return. If such a process already has other
+    /// threads, it prints an error to stderr and exits.
     pub fn of_this_program() -> Self {
         let is_asked = std::env::args_os().nth(1).is_some_and(|asked| asked == ASKED);
         if is_asked {

@@ -18,7 +18,7 @@ use crate::profile::PerformanceProfile;
 use crate::transport::TransportConfig;
 
 /// The configuration of [`Process`](super::Process). No shell is involved: the arguments are passed
-/// unchanged. `Debug` hides anything in them that looks like a secret.
+/// unchanged. `Debug` hides the parts of them that look like secrets.
 #[derive(Clone)]
 pub struct ProcessConfig {
     /// The program: a path, or a name to search for in the `PATH` of this process, not the child's.
@@ -31,12 +31,12 @@ pub struct ProcessConfig {
     pub env: Environment,
     /// How long each stage of stopping may take.
     pub stop: StopTimeouts,
-    /// The guardian, which kills the child's remaining descendants when the line ends. None by default:
-    /// then only the child's process group is killed.
+    /// The guardian, which kills the child's remaining descendants when the line ends. Without a
+    /// guardian, which is the default, only the child's process group is killed.
     pub guardian: Option<Guardian>,
-    /// The counters for the child and for how it ended.
+    /// The account that counts the child and how it ended.
     pub account: Option<ProcessAccount>,
-    /// How its output on stderr is handled; logged by default.
+    /// How the child's output on stderr is handled; it is logged by default.
     pub stderr: ChildStderr,
 }
 

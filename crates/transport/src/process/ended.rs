@@ -19,7 +19,7 @@ impl Watch {
     }
 
     pub(super) async fn wait(self) {
-        // Fails only when the runtime is shut down, which also drops this task.
+        // This fails only when the runtime is shut down, which also drops this task.
         let _ = self.0.readable().await;
     }
 }

@@ -81,8 +81,8 @@ impl Held {
         }
     }
 
-    /// Returns true if the child can be made to end without being killed. On Unix, SIGTERM always can do
-    /// that.
+    /// Returns true if the child can be made to end without being killed. This is always possible on
+    /// Unix, with SIGTERM.
     pub(super) fn can_be_told(&self) -> bool {
         true
     }
@@ -93,7 +93,7 @@ impl Held {
         self.signal(Signal::TERM);
     }
 
-    /// Sends SIGKILL to the same processes. The child's end can still be waited for.
+    /// Sends SIGKILL to the same processes. Afterwards, callers can still wait for the child's end.
     pub(super) fn kill(&self) {
         self.signal(Signal::KILL);
     }

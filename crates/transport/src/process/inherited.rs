@@ -51,8 +51,8 @@ pub fn reset_inherited() {
     }
 }
 
-/// Returns true if this process ignores the signal with this number. A signal that is ignored when a
-/// process starts was ignored by its parent on purpose.
+/// Returns true if this process ignores the signal with this number. If a signal is ignored when a
+/// process starts, the parent ignored it on purpose.
 pub fn is_signal_ignored(number: i32) -> bool {
     action(number).sa_sigaction == libc::SIG_IGN
 }
@@ -66,8 +66,8 @@ pub fn was_started_without_stdout() -> bool {
     STDOUT_WAS_CLOSED.load(Relaxed)
 }
 
-/// Checks whether stdout is closed. Runs before the standard library opens the null device for closed
-/// descriptors: afterwards, a closed stdout cannot be detected.
+/// Checks whether stdout is closed. This runs before the standard library opens the null device for
+/// closed descriptors, because a closed stdout cannot be detected afterwards.
 #[cfg(target_os = "linux")]
 extern "C" fn look_at_stdout() {
     // SAFETY: this asks for the flags of a number, which need not be an open descriptor.
@@ -126,8 +126,8 @@ impl Program {
         Ok(Self { path, argv: Words::new(argv)?, env: Words::new(variables)? })
     }
 
-    /// Replaces the child process with the program, after resetting signals and descriptors: the last
-    /// step of a child. Returns only if that fails. Makes only system calls.
+    /// Replaces the child process with the program, after resetting signals and descriptors. This is the
+    /// last step of a child. Returns only if it fails. Makes only system calls.
     ///
     /// The standard library would use `execvp`, which passes files that the kernel refuses to a shell.
     pub(super) fn replace_child(&self) -> io::Result<()> {

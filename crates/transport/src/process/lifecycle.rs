@@ -28,14 +28,14 @@ use crate::throttle::WarnThrottle;
 /// The phases of a child's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
-    /// It is running, as far as this process knows.
+    /// The child is running, as far as this process knows.
     Running,
-    /// It has ended but has not been reaped. Other processes may still hold its pipes.
+    /// The child has ended but has not been reaped. Other processes may still hold its pipes.
     Exited,
-    /// All its remaining descendants are being killed. Output that is not yet in its pipes is no longer
-    /// waited for.
+    /// All its remaining descendants are being killed. This process no longer waits for output that is
+    /// not yet in the child's pipes.
     Over,
-    /// It was reaped, and no descendant is left.
+    /// The child was reaped, and no descendant is left.
     Gone,
 }
 
@@ -120,8 +120,7 @@ impl Lifecycle {
         })))
     }
 
-    /// Waits until output that is not yet in the child's pipes is no longer waited for
-    /// ([`Phase::Over`]).
+    /// Waits until the child has reached [`Phase::Over`].
     pub(crate) fn over(&self) -> BoxFuture<'static, ()> {
         let mut phase = self.0.phase.subscribe();
         Box::pin(async move {

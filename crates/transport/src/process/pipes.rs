@@ -32,7 +32,7 @@ enum Stage {
     /// The stream ends with the pipe, or soon after the future is ready.
     Open { over: BoxFuture<'static, ()>, reads: u8 },
     /// All processes of the child are being killed, but one that has escaped may hold its stdout open
-    /// forever. The bytes that are in the pipe are read, at most this many, without waiting for more.
+    /// forever. The bytes that are in the pipe are read, up to this number and without waiting for more.
     Over(usize),
 }
 

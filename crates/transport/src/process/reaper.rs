@@ -2,7 +2,7 @@
 //!
 //! Starting a program blocks the calling thread for milliseconds until the program runs, which a runtime
 //! thread cannot afford. Also, a child whose line was dropped must be reaped without a runtime, or it
-//! stays a zombie.
+//! remains a zombie.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -172,7 +172,7 @@ struct Reaper {
     dying: Vec<Dying>,
     /// True if a guardian was lost, so that its orphans may have become our children.
     has_orphans: bool,
-    /// How many more times to look for abandoned cgroups.
+    /// The number of remaining searches for abandoned cgroups.
     sweeps: u32,
     waiting: Vec<Sender<()>>,
 }
@@ -310,7 +310,7 @@ mod orphans {
     /// Makes this process adopt the orphans of guardians that were killed, and kill them. Without this,
     /// they are adopted by the init process, which does not kill them.
     ///
-    /// From then on, this process MUST NOT start child processes except those of its lines: after a
+    /// From then on, this process MUST NOT start child processes except those of its lines. After a
     /// guardian was killed, every child of this process that belongs to no line is treated as an orphan
     /// and killed.
     ///

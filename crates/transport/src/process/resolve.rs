@@ -9,8 +9,9 @@ use crate::error::{ErrorKind, Operation, TransportError};
 
 /// Returns the path of the file that `program` names.
 ///
-/// If `program` contains a slash, it is a path, relative to `cwd`. Otherwise the first executable of
-/// that name in the `PATH` of this process is used, not in that of the program's environment.
+/// If `program` contains a slash, it is a path, relative to `cwd`. Otherwise, the first executable with
+/// that name in the `PATH` of this process is used. The `PATH` of the program's environment is not
+/// searched.
 ///
 /// # Errors
 /// [`DirectoryMissing`](ErrorKind::DirectoryMissing) for `cwd`,

@@ -1,4 +1,4 @@
-//! The number of input bytes that a child has left unread. The kernel keeps the bytes in the pipe until
+//! The number of input bytes that a child did not read. The kernel keeps the bytes in the pipe until
 //! both ends are closed.
 
 #[cfg(target_os = "linux")]
@@ -27,7 +27,7 @@ impl Unread {
         use rustix::fs::{Mode, OFlags, open};
 
         let mut pipe = self.lock();
-        // Opening the path gives a read end of the same pipe. Without /proc, the count is unknown from
+        // Opening the path returns a read end of the same pipe. Without /proc, the count is unknown from
         // here on.
         *pipe = pipe.take().and_then(|writing| {
             let path = format!("/proc/self/fd/{}", writing.as_raw_fd());

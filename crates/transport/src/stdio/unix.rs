@@ -15,7 +15,7 @@ use rustix::stdio;
 use crate::anonymous_pipe::anonymous_pipe;
 use crate::hangup::Hangup;
 
-/// A pipe that polls as writable accepts this many bytes without blocking (PIPE_BUF on Linux).
+/// The number of bytes that a pipe accepts without blocking if it polls as writable (PIPE_BUF on Linux).
 const WRITE: usize = 4096;
 
 /// The original stdin.
@@ -46,8 +46,8 @@ impl Worker {
 /// Takes the original descriptors. Afterwards, descriptor 0 is the null device and descriptor 1 is
 /// stderr.
 pub(super) fn take() -> io::Result<(Source, Sink)> {
-    // Everything that can fail is done before the first change. The duplicates are close-on-exec: a child
-    // that inherited one would keep the line open.
+    // All steps that can fail are done before the first change. The duplicates are close-on-exec,
+    // because a child that inherited one would keep the line open.
     let source = Source(duplicate(stdio::stdin())?);
     let sink = Sink(duplicate(stdio::stdout())?);
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;

@@ -24,7 +24,7 @@ fn search(list: &[u8], path: &Path) -> Option<Held> {
     list.split(|byte| *byte == b'\n').filter_map(|line| held(line, path)).max()
 }
 
-/// Returns the state of `path` if the line of the list is about it. Accepted connections have the name
+/// Returns the state of `path` if this line of the list describes it. Accepted connections have the name
 /// of their listener and are ignored.
 fn held(line: &[u8], path: &Path) -> Option<Held> {
     const STREAM: &[u8] = b"0001";

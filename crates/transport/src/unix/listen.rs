@@ -130,7 +130,7 @@ fn bind(
     };
     let socket = stream_socket().map_err(fail)?;
     if cfg!(target_os = "linux") {
-        // The socket file is created with this mode, so it never has another one.
+        // The socket file is created with this mode, so it never has a different mode.
         rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(fail)?;
     }
     rustix::net::bind(&socket, &address).map_err(fail)?;

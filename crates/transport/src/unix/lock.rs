@@ -10,8 +10,9 @@ use rustix::io::Errno;
 
 use crate::error::{ErrorKind, Operation, TransportError};
 
-/// Held as long as the listener lives. The file is never removed: otherwise two processes could each lock a
-/// different file of that name and both believe that they hold the lock.
+/// The lock that a listener holds as long as it exists. The file is never removed, because otherwise two
+/// processes could each lock a different file with that name, and both would believe that they hold the
+/// lock.
 #[derive(Debug)]
 pub(super) struct SocketLock(File);
 
@@ -20,7 +21,8 @@ impl SocketLock {
     pub(super) fn take(path: &Path) -> Result<Self, TransportError> {
         let lock = lock_path(path);
         let fail = |kind| TransportError::new(kind, Operation::Listen);
-        // std opens with O_CLOEXEC: a lock inherited by a child would outlive this process.
+        // The standard library opens files with O_CLOEXEC, which is necessary because a lock that a
+        // child inherited would outlive this process.
         let opened = OpenOptions::new()
             .read(true)
             .write(true)

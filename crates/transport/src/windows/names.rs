@@ -1,5 +1,5 @@
-//! Case-insensitive comparison of names, as on Windows: it uses the system's own table, which covers
-//! more than ASCII.
+//! Compares names case-insensitively, as Windows does, with the system's own table, which covers more
+//! than ASCII.
 #![allow(unsafe_code)]
 
 use std::cmp::Ordering;
@@ -10,7 +10,7 @@ use windows_sys::Win32::Globalization::{
     CSTR_EQUAL, CSTR_GREATER_THAN, CSTR_LESS_THAN, CompareStringOrdinal,
 };
 
-/// Variables that every child inherits unless they are removed by name: without them, some system
+/// Variables that every child inherits unless they are removed by name. Without them, some system
 /// libraries, such as the one for sockets, are not found.
 pub(crate) const ALWAYS: [&str; 1] = ["SystemRoot"];
 

@@ -1,6 +1,6 @@
 //! Stdin and stdout on Windows. The handles are duplicated. Inherited handles do not support overlapped
-//! reads, so a thread blocks in a system call that can be canceled. A console is not replaced: the
-//! system reads and writes text there, so there is no stream to be corrupted.
+//! reads, so a thread blocks in a system call that can be canceled. A console is not replaced, because
+//! the system reads and writes text there, so that no stream can be corrupted.
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
@@ -71,8 +71,8 @@ impl Drop for Worker {
     }
 }
 
-/// How long to wait for a read that has begun. A read blocks until there are bytes, so it is not waited
-/// for.
+/// How long to wait for a read that has begun, which is not at all, because a read blocks until there
+/// are bytes.
 pub(crate) const READ: Duration = Duration::ZERO;
 
 impl Source {

@@ -4,7 +4,7 @@ use FramingKind::{ContentLength as Headers, LengthPrefix as Prefix, Lines as Tex
 
 const MAX: ByteSize = ByteSize::mib(16);
 
-/// What a line in this framing does with the first bytes of a peer.
+/// Returns the reaction of a line in this framing to the first bytes of a peer.
 fn meet(ours: FramingKind, first: &[u8]) -> Result<bool, FrameError> {
     match ours {
         Text => {
@@ -37,8 +37,8 @@ fn greeting() -> Vec<u8> {
     .to_bytes()])
 }
 
-/// Asserts the result for these first bytes however many of them are seen at once: no part of them is
-/// taken for anything else, and more bytes change nothing.
+/// Asserts the result for these first bytes, regardless of how many of them arrive at once: no part of
+/// them has a different result, and further bytes do not change the result.
 fn assert_met(ours: FramingKind, first: &[u8], expected: Result<(), FrameError>) {
     let shown = first.get(..60).unwrap_or(first).escape_ascii();
     let expected = expected.map(|()| true);
@@ -195,7 +195,7 @@ fn messages_of_the_line_itself_are_never_refused() {
     ] {
         assert_eq!(meet(Prefix, &first), Ok(true), "{}", first.escape_ascii());
     }
-    // A limit so large that text may be a length.
+    // With so large a limit, text may be a length.
     let mut large = LengthPrefix::new(ByteSize::mib(3072)).without_sessions();
     assert_eq!(large.meet(b"{\"a\""), Ok(true));
 }

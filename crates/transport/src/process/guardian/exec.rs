@@ -39,8 +39,8 @@ pub(super) fn tie(command: &mut Command, request: &Request) -> io::Result<()> {
     Ok(())
 }
 
-/// Starts `command`. If a cgroup is given, the process is in it from its first instruction. Only for
-/// processes with a single thread.
+/// Starts `command`. If a cgroup is given, the process is in it from its first instruction. This process
+/// must have a single thread.
 pub(super) fn spawn(mut command: Command, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Pid> {
     let (failure, report) = anonymous_pipe()?;
     let (mut failure, mut report) = (File::from(failure), File::from(report));
@@ -81,16 +81,17 @@ pub(super) fn detach(child: Pid, signal: i32) -> bool {
 /// The namespaces of a new process.
 #[derive(Clone, Copy)]
 pub(super) enum Namespaces {
-    /// Those of this process.
+    /// The namespaces of this process.
     Ours,
     /// A new PID namespace, with the process as its init, and a new mount namespace.
     Plain,
-    /// The same, in a new user namespace.
+    /// Namespaces as in `Plain`, in a new user namespace.
     InUserNamespace,
 }
 
-/// Forks this process. Returns the child's process ID in the parent, and `None` in the child. Only for
-/// processes with a single thread: the copy would contain the unfinished work of other threads.
+/// Forks this process. Returns the child's process ID in the parent, and `None` in the child. This
+/// process must have a single thread, because the copy would contain the unfinished work of other
+/// threads.
 pub(super) fn fork(
     namespaces: Namespaces,
     cgroup: Option<BorrowedFd<'_>>,

@@ -25,8 +25,8 @@ const PREFIX: &str = "tieline-guardian-";
 /// be created in other file systems.
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
 
-/// How many cgroups that a program created below its own are removed in one call. The next call removes
-/// the rest.
+/// The maximum number of cgroups below a program's own that are removed in one call. The next call
+/// removes the rest.
 const MAX_GROUPS: usize = 65_536;
 
 /// A cgroup created by this process.
@@ -179,7 +179,7 @@ fn open_to_empty(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<Own
     open(parent, name)
 }
 
-/// Returns any cgroup directly below this one.
+/// Returns one of the cgroups directly below this one, if there are any.
 fn first_below(group: &OwnedFd) -> rustix::io::Result<Option<OsString>> {
     let is_below = |entry: &DirEntry| {
         let name = entry.file_name().to_bytes();

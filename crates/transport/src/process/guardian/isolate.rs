@@ -7,9 +7,9 @@
 //! ```
 //!
 //! When the init process of a namespace ends, for any reason, the kernel kills all other processes in
-//! it. The kernel also kills the init process when the guardian outside ends. So no descendant survives
-//! if either of them is killed. The process inside is an ordinary guardian; the one outside is its
-//! [keeper](super::keeper).
+//! it. The kernel also kills the init process when the guardian outside ends. Therefore, no descendant
+//! survives if either of them is killed. The process inside is an ordinary guardian; the one outside is
+//! its [keeper](super::keeper).
 
 use std::fs::{self, File};
 use std::io;

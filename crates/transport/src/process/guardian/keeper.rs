@@ -44,8 +44,8 @@ pub(super) fn refuse_tracers() {
 pub(super) struct Parent(OwnedFd);
 
 impl Parent {
-    /// Opens the parent. Returns `None` if the kernel does not support it; then only the end of the line
-    /// is noticed.
+    /// Opens the parent. Returns `None` if the kernel does not support this. In that case, only the end
+    /// of the line is noticed.
     pub(super) fn open() -> Option<Self> {
         let parent = getppid()?;
         let pidfd = pidfd_open(parent, PidfdFlags::empty()).ok()?;
@@ -90,7 +90,7 @@ pub(super) fn keep(guardian: Pid, line: UnixStream, parent: Option<Parent>, hold
             if status.exit_status() == Some(0) {
                 exit(0);
             }
-            // If there was a namespace, the kernel has killed everything in it.
+            // If there was a namespace, the kernel has killed all processes in it.
             if !is_namespace {
                 let killed = end_rest();
                 // A guardian that exited by itself has already decided what to report.
@@ -133,10 +133,10 @@ impl Silence {
     /// progress is never stopped for this long.
     const STOPPED: Duration = Duration::from_millis(500);
 
-    /// How long a guardian may be silent. One that can run reports something within this time.
+    /// How long a guardian may be silent. A guardian that can run sends a report within this time.
     const LONGEST: Duration = Duration::from_secs(10);
 
-    /// Restarts the measurement, because the guardian has reported something.
+    /// Restarts the measurement, because the guardian has sent a report.
     pub(in super::super) fn is_broken(&mut self) {
         *self = Self::default();
     }

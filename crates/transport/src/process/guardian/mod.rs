@@ -8,7 +8,7 @@
 //!
 //! The guardian runs until our end of the socket is closed, by us or by the end of this process. It then
 //! kills and reaps processes until the kernel reports that it has no children. A descendant that calls
-//! `setsid` and loses its parent becomes the guardian's child, so none is missed.
+//! `setsid` and loses its parent becomes the guardian's child, so no descendant is missed.
 //!
 //! The guardian puts the child into a cgroup if it can, and into a PID namespace if that is requested
 //! ([`Hold`](crate::Hold)).

@@ -124,7 +124,7 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
     let state = Arc::new(Mutex::new(state));
     let (listener, heard) = (state.clone(), orders.clone());
     let thread = std::thread::Builder::new().stack_size(256 << 10);
-    // The lock ensures that nothing else is reported first.
+    // The lock ensures that no other report is sent first.
     let first = lock(&state);
     match thread.spawn(move || listen(listening, parent, &heard, &listener)) {
         // If the report cannot be written, the line has ended, which the listener notices.
@@ -151,7 +151,7 @@ fn guard(mut line: UnixStream, request: &Request, stdio: Vec<OwnedFd>) -> io::Re
 /// buffer is larger.
 const MAX_UNREAD: usize = 64 * 1024;
 
-/// The state changes of children that are waited for.
+/// The state changes of children for which the guardian waits.
 const CHANGES: WaitIdOptions =
     WaitIdOptions::EXITED.union(WaitIdOptions::STOPPED).union(WaitIdOptions::CONTINUED);
 
@@ -206,7 +206,7 @@ enum Containment {
 }
 
 /// Signals all other processes in the PID namespace of which this process is the init. Does nothing if
-/// this process is not the init of a namespace: it would signal every process on the machine.
+/// this process is not the init of a namespace, because it would signal every process on the machine.
 fn signal_namespace(signal: Signal) {
     if getpid() == Pid::INIT {
         let _ = kill_process_group(Pid::INIT, signal);
@@ -332,7 +332,7 @@ impl GuardianState {
             _ => true,
         };
         if !is_removed {
-            // The cgroup contains a process that is not a descendant; the program has put it there.
+            // The cgroup contains a process that is not a descendant and that the program has put there.
             self.removals = self.removals.saturating_sub(1);
             if self.removals > 0 {
                 return;

@@ -1,8 +1,8 @@
 //! Listing the children and descendants of this process, and signaling them without ever signaling an
 //! unrelated process.
 //!
-//! A child keeps its process ID until it is reaped. So only the caller may reap children, and not during
-//! these calls.
+//! A child keeps its process ID until it is reaped. Therefore, only the caller may reap children, and
+//! not during these calls.
 
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -138,7 +138,7 @@ pub(in super::super) fn is_stopped(pid: Pid) -> bool {
 
 fn parent_of(pid: Pid) -> Option<Pid> {
     let stat = fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    // The name in parentheses can contain anything, including closing parentheses.
+    // The name in parentheses can contain any characters, including closing parentheses.
     let name_end = stat.iter().rposition(|byte| *byte == b')')?;
     let fields = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
     self::pid(fields.split_ascii_whitespace().nth(1)?)

@@ -206,8 +206,8 @@ impl Report {
         [kind, a, b, c, d]
     }
 
-    /// Sends the report if there is room. Never waits: a process that does not read the reports must not
-    /// block its guardian.
+    /// Sends the report if there is room. Never waits, because a process that does not read the reports
+    /// must not block its guardian.
     pub(super) fn send(self, line: impl AsFd) {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let _ = rustix::net::send(line, &self.encode(), flags);

@@ -1,5 +1,5 @@
-//! Listening on a named pipe, as the creator of its first instance. There is always an instance that
-//! clients can connect to.
+//! Listening on a named pipe, as the creator of its first instance. There is always an instance to which
+//! clients can connect.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -62,7 +62,7 @@ pub(crate) fn listen(
         waiting: Vec::new(),
     };
     listener.make_instance(true).map_err(|error| {
-        // These are the system's errors if the first instance exists already.
+        // The system returns these errors if the first instance exists already.
         let is_taken = is_code(&error, &[ERROR_ACCESS_DENIED, ERROR_PIPE_BUSY]);
         let kind = if is_taken { ErrorKind::AddressInUse } else { common_kind(&error) };
         TransportError::new(kind, Operation::Listen)

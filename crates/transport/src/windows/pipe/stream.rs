@@ -103,7 +103,7 @@ impl AsyncRead for PipeReadHalf {
                 return Poll::Pending;
             }
             Poll::Ready(Ok(())) => buffer.filled().len() == before,
-            // A server may disconnect the pipe instead of closing it, which is also an end.
+            // A server may disconnect the pipe instead of closing it, which also ends the stream.
             Poll::Ready(Err(error))
                 if is_code(&error, &[ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED]) =>
             {

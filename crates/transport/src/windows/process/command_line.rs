@@ -1,8 +1,8 @@
 //! The encoding of a program's arguments and environment for the system, as a command line and an
 //! environment block.
 //!
-//! The rules are those of Rust's standard library. It is not used because it has no stable way to set a
-//! new process's job and inherited handles.
+//! The rules are those of Rust's standard library. The library itself is not used, because it has no
+//! stable way to set a new process's job and inherited handles.
 
 use std::ffi::{OsStr, OsString};
 use std::io;

@@ -89,7 +89,7 @@ fn run(tasks: &Receiver<Task>) {
         let (over, rest): (Vec<_>, Vec<_>) = dying.into_iter().partition(is_over);
         dying = rest;
         for one in over {
-            // A job that cannot be queried is not waited for.
+            // The thread does not wait for a job that cannot be queried.
             let left = one.job.active().is_some().then_some(one.left);
             one.over(left);
         }

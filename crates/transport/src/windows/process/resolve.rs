@@ -1,5 +1,5 @@
-//! The search for a program before it is started, so that an error can list the searched places, and
-//! nothing is started from an unexpected place.
+//! The search for a program before it is started, so that an error can list the searched places and no
+//! program is started from an unexpected place.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

@@ -25,7 +25,7 @@ use crate::windows::security::{check, owned};
 pub(super) struct Command<'a> {
     /// The executable.
     pub(super) program: &'a OsStr,
-    /// The command line. It ends with a zero, as do the two fields below.
+    /// The command line, which ends with a zero, as the two fields below do.
     pub(super) line: Vec<u16>,
     /// Inherited from this process if `None`.
     pub(super) environment: Option<Vec<u16>>,

@@ -63,8 +63,8 @@ fn hold(config: &ProcessConfig, program: &Path, theirs: [File; 3]) -> io::Result
         true => (shell()?, of_batch_file(&program, &config.args)?),
         false => (program.clone(), of_program(&program, &config.args)),
     };
-    // In its own process group, the child does not receive Ctrl-C: it ends when its line does. If there
-    // is no console to share, no window must appear.
+    // In its own process group, the child does not receive Ctrl-C, and ends only when its line ends. If
+    // there is no console to share, no window must appear.
     let shares_console = job::has_console();
     let window = if shares_console { 0 } else { CREATE_NO_WINDOW };
     let resolved = || environment(config.env.resolve(std::env::vars_os()));
