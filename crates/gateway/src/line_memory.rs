@@ -22,7 +22,7 @@ pub(crate) struct LineMemory {
 
 struct State {
     account: Account,
-    /// Set if the budget was exceeded: the line has to end.
+    /// The refusal by the budget, after which the line has to end.
     refused: Option<MemoryRefused>,
     line: Option<Waker>,
 }

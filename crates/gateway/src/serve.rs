@@ -372,7 +372,7 @@ async fn run(
         // This cannot fail, because the server, which has the sender, outlives this task.
         let _ = stopping.wait_for(|stopping| *stopping).await;
     });
-    // Until the client has a far side, this reports to it that the server is stopping.
+    // Until the client has a far side, this reports to the client that the server is stopping.
     let control = arrival.client.control().clone();
     let gone = || {
         control.report_at_close(CloseReason::ByUs);

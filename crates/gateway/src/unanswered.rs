@@ -127,7 +127,7 @@ impl Unanswered {
         0
     }
 
-    /// Completes when no answer is owed.
+    /// Completes when no answer is missing any more.
     async fn all_answered(&self) {
         while self.lock().owed > 0 {
             self.output.notified().await;

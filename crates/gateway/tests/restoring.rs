@@ -150,7 +150,7 @@ async fn restarted_program_gets_the_handshake_before_anything_else() {
             assert_eq!((&lost["id"], &lost["error"]["code"]), (&json!(1), &json!(dialect.gone)));
             test.client(call(2)).await;
             assert_eq!(test.at_program().await, initialize(), "{}", dialect.name);
-            // Until the response, messages of the program are handled, and those of the client wait.
+            // Until the program responds, its messages are handled, and those of the client wait.
             test.program(json!({"id": "p", "method": "ping"})).await;
             assert_eq!(test.at_program().await, with_version(json!({"id": "p", "result": {}})));
             test.program(json!({"method": "log"})).await;

@@ -51,7 +51,7 @@ pub struct Client {
 
 enum Slot {
     Free,
-    /// Notified to cancel the attempt.
+    /// An attempt is running. A notification cancels it.
     Connecting(Arc<Notify>),
     Connected(Arc<Connection>),
 }

@@ -148,7 +148,7 @@ impl HealthMonitor {
     /// Only one task may await this at a time. Cancel-safe. Requires a tokio runtime with its timer.
     pub async fn next_beat(&self) -> HeartbeatEvent {
         loop {
-            // Registered before polling, so that no input is missed.
+            // The wait is registered before polling, so that no input is missed.
             let news = self.0.news.notified();
             let wake = match self.poll() {
                 Ok(beat) => return beat,

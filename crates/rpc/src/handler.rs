@@ -51,9 +51,9 @@ pub trait Handler: Send + Sync + 'static {
     /// for a call of its own should therefore do so in a task.
     fn notification(&self, notification: Notification, peer: &Peer) -> Answer<()>;
 
-    /// Called when a Link has replaced a lost line. The other side has lost all state, so this is the place
-    /// to set it up again (`initialize`, open documents). It runs after everything that arrived over the old
-    /// line, and before anything that arrived over the new one.
+    /// Handles the replacement of a lost line by a Link. The other side has lost all state, so this is
+    /// the place to set it up again (`initialize`, open documents). It runs after everything that
+    /// arrived over the old line, and before anything that arrived over the new one.
     ///
     /// Until the returned answer is ready, all calls and notifications wait except those made through
     /// this `peer`, which go first, but only on this line. Waiting here for a call made through another
@@ -69,7 +69,7 @@ pub trait Handler: Send + Sync + 'static {
         true
     }
 
-    /// Called when a message was discarded; the line continues. The other side gets an error unless the
+    /// Handles a message that was discarded. The line continues. The other side gets an error unless the
     /// message may have been a response.
     fn fault(&self, fault: &Fault) {
         tracing::warn!("discarded a message: {fault}");

@@ -105,8 +105,8 @@
 //!
 //! A side that has made a call, or whose handler serves no requests, never answers a message that may be
 //! a response or a log line: it drops, counts and logs it. Other sides answer unreadable messages with
-//! an error whose id is null, as the specification requires, but at most with a burst of 256 and then 16
-//! per second. Without that limit, two programs could answer each other's errors forever.
+//! an error whose id is null, as the specification requires, but limited to a burst of 256 errors and
+//! then 16 per second. Without that limit, two programs could answer each other's errors forever.
 //!
 //! # Reconnecting lines
 //!

@@ -19,9 +19,10 @@ pub struct PeerOptions {
     pub max_in_flight: usize,
     /// How many more requests wait; 256 by default. Further ones are answered with `overloaded`.
     pub max_waiting: usize,
-    /// How many bytes may be queued: of calls and notifications to be sent, of notifications to be handled,
-    /// and of requests waiting or running; 16 MiB each by default. A message to be sent counts as at least
-    /// 64 KiB and a notification to be handled as at least 4 KiB, which limits their number to 256 and 4,096.
+    /// How many bytes each of three queues may hold, 16 MiB by default: calls and notifications to be
+    /// sent, notifications to be handled, and requests that wait or run. A message to be sent counts as
+    /// at least 64 KiB and a notification to be handled as at least 4 KiB, which limits their number to
+    /// 256 and 4,096.
     ///
     /// While twice as many bytes or 4,096 messages are waiting to be sent, no further requests are started.
     /// While twice as many bytes of refusals alone are waiting to be sent, nothing is read, and after

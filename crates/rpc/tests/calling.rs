@@ -102,7 +102,7 @@ async fn oversize_message_is_not_sent_and_the_line_continues() {
     let (_keep, mut receiver) = tieline_transport::Channel::split(support::lines(theirs, config));
     let error = within(peer.call::<()>("m", ["x".repeat(1000)])).await.unwrap_err();
     assert!(matches!(error, CallError::NotSent(NotSent::Message(_))), "{error:?}");
-    // Nothing is sent in place of a notification either, whatever it contains.
+    // Nothing is sent in place of a notification either, no matter what it contains.
     let deep = [vec![b'['; 1000], vec![b']'; 1000]].concat();
     peer.notify_raw("m", Some(&deep)).await.unwrap();
     peer.notify("after", ()).await.unwrap();

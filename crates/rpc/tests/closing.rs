@@ -31,7 +31,7 @@ async fn until_the_end(channel: impl Channel) {
 
 /// The many runs detect a wakeup that is lost only once in tens of thousands of runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn close_always_completes_whatever_it_races_with() {
+async fn close_always_completes_despite_races() {
     for _ in 0..20_000 {
         let (ours, theirs) = memory_pair();
         let (peer, driver) = Peer::new(ours, (), PeerOptions::default());

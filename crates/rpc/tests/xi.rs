@@ -25,7 +25,7 @@ async fn start() -> (Xi, Events, JoinHandle<CloseReason>) {
     (xi, events, tokio::spawn(driver))
 }
 
-/// Fails if the future takes half a minute.
+/// Waits for the future, and fails after half a minute.
 async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), future).await.expect("timed out after 30 seconds")
 }

@@ -27,7 +27,7 @@ pub(super) struct Over {
 pub(super) enum WayEnd {
     /// The source ended, and the end was passed on to the sink.
     Passed,
-    /// The source failed. The bytes that were read before that were passed on.
+    /// The source failed. All bytes read before the failure were passed on.
     Broken(io::Error),
     /// The sink accepts no more bytes.
     Gone,
@@ -62,7 +62,7 @@ pub(super) struct Way<'a> {
     waiting: VecDeque<Piece>,
     /// The number of waiting bytes; each piece counts as at least [`LEAST`].
     weight: usize,
-    /// Set once the source has ended: when to pass the end on to the sink.
+    /// When to pass the end on to the sink, once the source has ended.
     end: Option<Instant>,
     failure: Option<io::Error>,
     is_unflushed: bool,

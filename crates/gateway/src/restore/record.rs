@@ -93,7 +93,7 @@ impl Registration {
 /// How to restore the state for a restarted program.
 #[derive(Debug)]
 pub(crate) enum Plan {
-    /// Nothing to restore: there was no handshake yet.
+    /// There is nothing to restore, because there was no handshake yet.
     Nothing,
     /// Replay `request`, and after its response all of `then`.
     Replay {

@@ -284,7 +284,7 @@ impl fmt::Debug for Pool {
 /// responses to this caller's requests.
 #[must_use = "dropping it closes the line"]
 pub struct Pooled {
-    // Dropped in this order, so that the slot is freed after the line has ended.
+    // The fields are dropped in this order, so that the slot is freed after the line has ended.
     line: PooledLine,
     lease: Lease<PooledLine>,
     unreported: Unreported,

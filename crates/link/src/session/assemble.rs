@@ -34,7 +34,8 @@ use crate::state::{LineState, LineStates, StatePublisher};
 /// still arrive: the session continues in the background, as long as the runtime does, until the other
 /// end has acknowledged them or the grace period is over.
 pub struct Session {
-    /// Dropped before the sender, so that dropping a whole session does not first end one direction.
+    /// The receiver is dropped before the sender, so that dropping a whole session does not first end
+    /// one direction.
     receiver: SessionReceiver,
     sender: SessionSender,
     control: Control,

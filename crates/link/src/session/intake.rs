@@ -1,4 +1,4 @@
-//! Reads a session's connection, in the session's task or in the receiver while that is polled.
+//! Reads a session's connection, in the session's task, or in the receiver while it is polled.
 
 use std::task::Context;
 

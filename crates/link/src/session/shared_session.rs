@@ -26,7 +26,7 @@ pub(super) struct SharedSession {
     begun: Instant,
     pub(super) options: SessionOptions,
     pub(super) line: LineOptions,
-    /// Set once the first connection is established.
+    /// The Link, which is set once the first connection is established.
     link: OnceLock<Arc<SharedLink>>,
     of_link: OnceLock<Control>,
     control: OnceLock<Control>,

@@ -39,7 +39,8 @@ struct LiveLine {
     since: Instant,
     /// Whether the line has carried a message.
     carried: bool,
-    /// Set when the sender has failed: the peer is stopped, and its last messages are still received.
+    /// The future that stops the peer after the sender has failed. The peer's last messages are still
+    /// received.
     stopping: Option<BoxFuture<'static, CloseReason>>,
     /// The result of stopping.
     stopped: Option<CloseReason>,

@@ -71,7 +71,8 @@ impl SharedPeer {
                 let state = self.lock();
                 match state.check_open(is_call).and_then(|()| state.gate.check(bound)) {
                     Ok(true) => return Ok((weight, state)),
-                    // Registered under the lock, so that no change after the check is missed.
+                    // The wait is registered under the lock, so that no change after the check is
+                    // missed.
                     Ok(false) => Ok(self.gate_moved.notified()),
                     Err(why) => Err(why),
                 }

@@ -74,7 +74,7 @@ pub(crate) fn two_peers(one: impl Handler, other: impl Handler) -> (Peer, Peer) 
     (peer, other_peer)
 }
 
-/// Fails instead of hanging if the future takes half a minute.
+/// Waits for the future, and fails after half a minute.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(Duration::from_secs(30), future).await {
         Ok(there) => there,

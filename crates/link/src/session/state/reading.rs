@@ -8,7 +8,7 @@ const LENT_FOR: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 pub(super) struct Reading {
-    /// Until when the consumer reads the connection itself.
+    /// The time until which the consumer reads the connection itself.
     lent_until: Option<Duration>,
     /// Frames that still arrive over the current connection are ignored; the next connection repeats them.
     is_fenced: bool,

@@ -77,7 +77,8 @@ impl SessionState {
         if let Err(reason) = received {
             self.ending.doom(reason);
         }
-        // If something was read, the consumer will consume it at once and owe a newer acknowledgement.
+        // If something was read, the consumer will take it at once, and a newer acknowledgement will be
+        // due.
         let owes = self.inbound.is_empty() && self.machine.owes(self.now);
         if owes || self.machine.is_asked() {
             let _ = self.pump();

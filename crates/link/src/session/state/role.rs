@@ -40,7 +40,7 @@ pub(in crate::session) struct Offer {
     pub(in crate::session) hello: Hello,
 }
 
-/// Called when a server's session is over, with its final position if both ends have ended it.
+/// A callback for the end of a server's session, with its final position if both ends have ended it.
 pub(in crate::session) type OnOver =
     Box<dyn Fn(&Lease<Owner>, Option<Position>, Option<ChildExit>) + Send + Sync>;
 
