@@ -16,7 +16,7 @@ use crate::patience::{Patience, discard};
 /// first.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// How long after connecting a client may take to complete its first message, once it has started that.
+/// How long after connecting a client may take to complete a first message that it has started.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// The number of bytes for which the client gets one more second, so that long messages can arrive over
 /// slow lines.

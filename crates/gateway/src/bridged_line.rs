@@ -198,7 +198,7 @@ impl<'a> BridgedLine<'a> {
         let mut answered = pin!(self.answered_before_fault(half_close));
         let mut out_of_memory = pin!(self.out_of_memory());
         let mut up_is_over = false;
-        // The sender to the far side, once its input has ended.
+        // This is the sender to the far side, once its input has ended.
         let mut closed = None;
         let outcome = loop {
             tokio::select! {
@@ -243,7 +243,8 @@ impl<'a> BridgedLine<'a> {
             }
         };
         let grace = self.options.grace;
-        // One deadline for all steps of a stop, so that slow readers cannot delay it repeatedly.
+        // There is one deadline for all steps of a stop, so that slow readers cannot delay it
+        // repeatedly.
         let stopped_by = from_now(grace);
         let (mut out_of_grace, mut was_stopped) = (false, false);
         let end = match outcome {
@@ -455,7 +456,7 @@ impl<'a> BridgedLine<'a> {
         if let (BridgeEnd::Near { near: CloseReason::Protocol(error), .. }, Some(dialogue)) =
             (&end, &self.dialogue)
         {
-            // A client of another protocol would not understand it.
+            // A client of another protocol would not understand a JSON-RPC error.
             if !control.is_refused() {
                 dialogue.client_broke_framing(error);
             }

@@ -1,4 +1,4 @@
-//! How many programs a server runs for its clients, and which client uses which.
+//! How many programs a server runs for its clients, and which client uses which program.
 
 use std::fmt;
 use std::str::FromStr;

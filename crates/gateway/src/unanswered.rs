@@ -91,8 +91,8 @@ impl Unanswered {
     /// If neither side has sent anything and `is_last` is set, waits for the program's first message for
     /// `patience`.
     ///
-    /// The time for answers restarts while `moved`, the number of bytes that went over the line, grows: an
-    /// answer may be long and the line slow.
+    /// The time for answers restarts while `moved`, the number of bytes that went over the line, grows:
+    /// an answer may be long, and the line may be slow.
     ///
     /// Returns how many messages got no answer.
     pub(crate) async fn settled(

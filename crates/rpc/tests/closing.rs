@@ -192,7 +192,7 @@ async fn close_waits_for_the_other_side_only_after_possibly_unread_messages() {
     }
 }
 
-/// A client with another framing is not only disconnected.
+/// A client with another framing receives an error before it is disconnected.
 #[tokio::test]
 async fn peer_tells_a_client_with_another_framing_why_it_is_refused() {
     let registry = Registry::new();

@@ -33,12 +33,13 @@ use line::{LineEnd, Traffic};
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Faults {
     /// The age at which each connection is cut. Both sides are closed at once, possibly in the middle of
-    /// a message, and bytes in flight are lost. Longer than zero and at most a day.
+    /// a message, and bytes in flight are lost. The age must be longer than zero and at most a day.
     pub cut_every: Option<Duration>,
-    /// How long bytes, and the end of a stream, are delayed in each direction. At most a day. No more than
-    /// 1 MiB is in flight in each direction, so this also limits the throughput.
+    /// How long bytes, and the end of a stream, are delayed in each direction, at most a day. No more
+    /// than 1 MiB is in flight in each direction, so this also limits the throughput.
     pub delay: Duration,
-    /// The number of bytes per second that are passed on in each direction of each connection. At least 1.
+    /// The number of bytes per second that are passed on in each direction of each connection, at least
+    /// 1.
     pub throttle: Option<ByteSize>,
     /// Whether bytes are read and discarded. The end of a stream is not passed on either, so neither side
     /// notices when the other disconnects. The connection ends when both sides have ended it.

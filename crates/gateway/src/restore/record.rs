@@ -313,8 +313,8 @@ impl Record {
                 let Some([register, unregister]) = self.rules.registration else { return };
                 let method = &*request.method();
                 if method == unregister {
-                    // Forget all of them, not only the one that was removed. After a restart, the client
-                    // then receives the others again.
+                    // Forget all registrations, not only the one that was removed. After a restart, the
+                    // client then receives the others again.
                     self.forget_registrations(|_| true);
                 } else if method == register {
                     let id = Bytes::copy_from_slice(request.id());

@@ -149,7 +149,7 @@ impl Dialing {
     }
 }
 
-/// Returns the error of a client whose server answers its greeting with something else than a session.
+/// Returns the error of a client whose server answers its greeting with anything other than a session.
 fn no_session(problem: String) -> TransportError {
     TransportError::handshake("session", problem).with_hint(
         "omit `resume+` if the other side does not support sessions (tieline serve --resume)",

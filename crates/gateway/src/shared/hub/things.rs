@@ -16,7 +16,7 @@ const EMPTY: &[u8] = b"{}";
 const MAX_NAME: usize = 16 * 1024;
 /// How many things one client may have open.
 const MAX_OPEN: usize = 1024;
-/// How many things all clients may have open.
+/// How many things all clients together may have open.
 const MAX_OPEN_BY_ALL: usize = 16 * 1024;
 
 /// The name of a thing: its place in the dialect's list, and the text of its name without escapes.
