@@ -1,4 +1,4 @@
-//! Message limits that change while the line is up, as between a session's greeting and its messages.
+//! Message limits that change during a line, for example between a session's greeting and its messages.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 

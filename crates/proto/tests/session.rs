@@ -1,4 +1,4 @@
-//! Two ends of a session over connections that break.
+//! Tests the two ends of a session over connections that break.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::time::Duration;

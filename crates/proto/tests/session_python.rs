@@ -100,7 +100,7 @@ impl Python {
         std::thread::spawn(move || input.write_all(lines.as_bytes()).unwrap());
     }
 
-    /// Reads its remaining output, and waits for it to exit successfully.
+    /// Reads the remaining output of the process, and waits until it exits successfully.
     fn rest(&mut self) -> Vec<String> {
         let lines = (&mut self.output).lines().map(|line| line.unwrap()).collect();
         let status = self.child.lock().unwrap().wait().unwrap();
@@ -280,7 +280,7 @@ fn python_client_sends_and_receives_each_message_once() {
                 lease.resume(&hello, &(), secret, ours.session.position()).unwrap()
             }
         };
-        // Some welcomes are lost, so that the next greeting contains the previous secret.
+        // Some welcomes are lost, so that the next greetings contain the previous secret.
         if number % 5 == 3 {
             continue;
         }

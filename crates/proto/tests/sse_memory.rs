@@ -9,7 +9,7 @@ use tieline_proto::sse::{Excess, Item, Limits, Parser};
 
 /// The length of each stream, which is parsed in pieces of 64 KiB.
 const LENGTH: usize = 4 << 20;
-/// The most that memory may grow. This is well below the length of a stream, and above the amount that
+/// The limit on the growth of memory. It is well below the length of a stream, and above the amount that
 /// the parser may keep: data, a name and two ids, each of them twice while its buffer grows.
 const MAX_KIB: u64 = 2 << 10;
 

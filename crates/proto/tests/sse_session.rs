@@ -56,7 +56,7 @@ struct World {
     adapter: EventSession,
     /// Events that are not written yet.
     made: VecDeque<(Sequence, u64)>,
-    /// Events that were written and have not reached the client.
+    /// Events that were written but have not reached the client.
     written: VecDeque<(Sequence, u64)>,
     /// The last event that the client received.
     last: Sequence,

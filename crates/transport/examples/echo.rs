@@ -1,7 +1,7 @@
 //! Echoes its input byte for byte. This is the peer in tests on systems without `cat`.
 //!
-//! With `--pids`, it first prints its process ID and that of another process, which it starts and does
-//! not wait for. With `--surroundings`, it first prints its arguments, its directory and its
+//! With `--pids`, it first prints its process ID and that of another process, which it starts and for
+//! which it does not wait. With `--surroundings`, it first prints its arguments, its directory and its
 //! environment.
 
 use std::io::{Read, Write};

@@ -24,7 +24,7 @@ conformance!(tcp, listening, |check| {
     check.run(Subject::listening(tieline_transport::Tcp, endpoint).with_options(options));
 });
 
-/// Returns a loopback address that no other test uses: all of 127.0.0.0/8 is loopback, and each process
+/// Returns a loopback address that no other test uses. All of 127.0.0.0/8 is loopback, and each process
 /// uses its own part of it.
 #[cfg(target_os = "linux")]
 fn loopback_of_its_own() -> std::net::Ipv4Addr {
@@ -91,8 +91,8 @@ mod on_unix {
 
     conformance!(stdio, echoing, over_own_stdio);
 
-    /// Runs a check in a process of its own, because a process can take its stdio only once. This
-    /// process is the peer.
+    /// Runs a check in a separate process, because a process can take its stdio only once. This process
+    /// is the peer.
     fn over_own_stdio(check: Check) {
         let test = check.test().to_owned();
         let mut helper = helper::with_own_stdio(test, || {

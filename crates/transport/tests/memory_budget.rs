@@ -49,7 +49,7 @@ async fn incomplete_message_is_refused_in_every_framing() {
             let mut client = registry.connect_bytes(&endpoint, &options).await.unwrap();
             let (_sender, mut receiver) = acceptor.accept().await.unwrap().split();
             let beginning = beginning(framing);
-            // Only part of it is read.
+            // Only part of the message is read.
             let writing = async {
                 let _ = client.write_all(&beginning).await;
                 std::future::pending().await

@@ -1,4 +1,4 @@
-//! Clients whose framing is not that of the listener: both sides get the reason.
+//! If a client does not use the listener's framing, both sides get the reason.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::time::Duration;
@@ -37,7 +37,7 @@ fn kinds() -> impl Iterator<Item = (FramingKind, FramingKind)> {
 }
 
 #[tokio::test]
-async fn client_is_told_when_the_refusing_side_closes() {
+async fn client_gets_the_reason_when_the_refusing_side_closes() {
     for (listens, speaks) in kinds() {
         for message in ["{}", "5", "not json"] {
             let (client, server) = pair(listens, speaks).await;
@@ -55,7 +55,8 @@ async fn client_is_told_when_the_refusing_side_closes() {
     }
 }
 
-/// What the listener sent shows its framing. A refusal behind it would not be the first bytes.
+/// The bytes that the listener has sent show its framing. A refusal after them would not be the first
+/// bytes.
 #[tokio::test]
 async fn nothing_is_added_to_what_was_sent_before() {
     for (listens, speaks) in kinds() {
@@ -75,7 +76,7 @@ async fn nothing_is_added_to_what_was_sent_before() {
     }
 }
 
-/// The server would take a refusal for a message.
+/// The server would treat a refusal as a message.
 #[tokio::test]
 async fn a_client_does_not_refuse_its_server() {
     for (listens, speaks) in kinds() {

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_keeps_the_value() {
+    fn json_on_one_line_has_the_same_value() {
         let pretty = b"{\r\n  \"a\": [\n1,\r2]\n}";
         let line = to_one_line(pretty, Limits::default()).unwrap();
         assert!(!line.contains(&b'\n') && !line.contains(&b'\r'));

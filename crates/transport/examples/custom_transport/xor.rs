@@ -1,8 +1,8 @@
 //! A transport that scrambles the bytes of another one.
 //!
-//! It keeps nothing secret. It shows the parts of a transport, and two points that are easy to get
-//! wrong: a write may accept only some of its bytes, and the information that the transport below has
-//! about the peer, its health and its end must be passed on.
+//! The transport does not protect any secrets. It shows the parts of a transport, and two points that
+//! are easily forgotten: a write may accept only some of its bytes, and the information that the
+//! transport below has about the peer, its health and its end must be passed on.
 
 use std::io;
 use std::pin::Pin;

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn parses_endpoints() {
+    fn endpoints_are_parsed() {
         for (text, address) in [
             ("unix:/run/a.sock", Address::Unix("/run/a.sock".into())),
             ("unix:a b", Address::Unix("a b".into())),
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn parse_errors_say_why() {
+    fn parse_errors_state_the_reason() {
         for (text, says) in [
             ("/run/a.sock", "no scheme"),
             ("", "no scheme"),

@@ -1,4 +1,5 @@
-//! The additional guarantees of a guardian. Everything else works unchanged with one.
+//! The additional guarantees of a guardian. All other tests of child processes pass unchanged with a
+//! guardian.
 
 use rustix::process::{
     Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid,
@@ -302,7 +303,7 @@ fn error_names_a_guardian_that_cannot_be_started() {
     let Err(error) = block_on(launch(&config)) else { panic!("the program was started") };
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert!(source.contains("/no/such/guardian"), "{error:?}");
-    // A program that is not a guardian.
+    // This program is not a guardian.
     let other = Some(Guardian::new("/bin/true"));
     let config = ProcessConfig { guardian: other, ..ProcessConfig::new("cat") };
     let Err(error) = block_on(launch(&config)) else { panic!("the program was started") };
@@ -324,7 +325,7 @@ fn guardian_with_other_threads_refuses_to_run() {
     assert_eq!(misbehave::survivors(&mark), [0; 0]);
 }
 
-/// Is run as that guardian, in a thread of its own like every test.
+/// Runs as that guardian, in a separate thread like every test.
 #[test]
 fn called_late() {
     Guardian::of_this_program();

@@ -358,7 +358,7 @@ fn account_counts_how_each_child_ended_and_verifies_that_no_process_is_left() {
         assert_eq!(Exit::from(exit(end(receiver.recv().await))), Exit::code(3, ""));
         let counts = account.settled(wait::LIMIT).await;
         assert_eq!((counts.by_itself, counts.others_killed, counts.none_left()), (1, 1, true));
-        // Without a guardian, it is not known whether a process is left.
+        // Without a guardian, it is unknown whether a process is left.
         let account = ProcessAccount::default();
         let config = ProcessConfig { account: Some(account.clone()), ..ProcessConfig::new("true") };
         let (_sender, mut receiver, _) = lines(&config).await;

@@ -281,7 +281,7 @@ fn children() -> String {
     tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap()).collect()
 }
 
-/// Returns everything that the child writes.
+/// Returns the whole output of the child.
 fn output(config: &ProcessConfig) -> Vec<u8> {
     block_on(async {
         let (mut read, _write) = launch(config).await.unwrap().into_split();

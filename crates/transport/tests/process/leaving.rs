@@ -20,7 +20,7 @@ pub(super) const MISBEHAVING: [(&[&str], usize); 9] = [
     (&["daemon", "say=up", "close", "stay"], 1),
     (&["daemon", "say=up", "group=KILL", "stay"], 1),
     (&["child", "say=up", "echo"], 0),
-    // Its processes are replaced continually.
+    // The processes of this program are replaced continually.
     (&["relay", "say=up", "stay"], usize::MAX),
 ];
 
@@ -99,7 +99,7 @@ fn no_process_in_the_group_is_left_without_a_guardian() {
                 let mark = misbehave::new_mark();
                 run(misbehaving(&mark, to_do), how);
                 wait::until("the end of the group", || misbehave::survivors(&mark).len() <= beyond);
-                // The gap is exactly as large as documented.
+                // The number of survivors is exactly as large as documented.
                 assert_eq!(misbehave::survivors(&mark).len(), beyond, "{to_do:?} {how:?}");
                 end_by_hand(&mark);
             }

@@ -92,7 +92,7 @@ fn message(incoming: Incoming) -> String {
     }
 }
 
-/// Receives the process id that the child wrote as a line.
+/// Receives the process ID that the child wrote as a line.
 async fn pid(receiver: &mut impl Receiver) -> u32 {
     message(receiver.recv().await).trim().parse().unwrap()
 }

@@ -6,8 +6,8 @@ use tokio::runtime::Runtime;
 
 use super::*;
 
-/// No stage may be skipped. Therefore the stages before the one that works have no time at all, and that
-/// stage has unlimited time.
+/// No stage may be skipped. Therefore, the stages before the one that works have no time, and that stage
+/// has unlimited time.
 #[test]
 fn child_is_stopped_by_the_first_stage_that_works() {
     let end_of_input = StopTimeouts { end_of_input: LONG, ..PATIENT };
@@ -49,7 +49,7 @@ fn closing_a_connection_goes_through_the_same_stages() {
 #[test]
 fn output_is_drained_when_a_connection_is_closed() {
     block_on(async {
-        // The child cannot exit before 10 MB were read.
+        // The child cannot exit before 10 MB have been read.
         let script = "cat; head -c 10000000 /dev/zero; exit 8";
         let config = ProcessConfig { stop: PATIENT, ..shell(script) };
         let reason = launch(&config).await.unwrap().close().await;

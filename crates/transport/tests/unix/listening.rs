@@ -72,7 +72,7 @@ async fn dead_socket_is_replaced() {
     far.unwrap();
 }
 
-/// The kernel lists sockets by the names that they were bound to, which other sockets may also have.
+/// The kernel lists sockets by the names to which they were bound, which other sockets may also have.
 #[tokio::test]
 async fn dead_socket_is_replaced_even_if_live_ones_have_its_name() {
     let (_directory, path) = place();

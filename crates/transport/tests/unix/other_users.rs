@@ -95,8 +95,8 @@ fn lock_file_of_another_user_has_its_own_error() {
     });
     needs_root("the lock file belongs to another user");
     block_on(async {
-        // First, we try to use another user's file that we may write to. Then another user tries to use
-        // our file, which it may not write to.
+        // First, this process tries to use a file of another user to which it may write. Then another
+        // user tries to use a file of this process to which it may not write.
         let (_directory, path) = place();
         std::fs::write(lock_file(&path), "").unwrap();
         std::os::unix::fs::chown(lock_file(&path), Some(NOBODY), None).unwrap();
@@ -132,7 +132,7 @@ fn denied_access_of_another_user_is_permission_denied() {
                     assert_error(&error, &path, is_denied, "check the owner");
                 }
             }
-            // This is a live socket that this user may not connect to.
+            // This is a live socket to which this user may not connect.
             let path = directory.join("open/socket");
             let is_in_use = |kind: &ErrorKind| matches!(kind, ErrorKind::AddressInUse);
             assert_error(&error_of(listen(&path).await), &path, is_in_use, "another path");

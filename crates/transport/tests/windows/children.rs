@@ -164,7 +164,7 @@ fn child_has_the_given_environment_and_directory() {
         for expected in expected {
             assert_eq!(line(&mut receiver).await, expected);
         }
-        // Many programs cannot start without this variable. Wine adds variables of its own.
+        // Many programs cannot start without this variable. Wine adds other variables.
         while !line(&mut receiver).await.to_ascii_lowercase().starts_with("systemroot=") {}
     });
 }

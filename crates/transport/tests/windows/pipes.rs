@@ -122,7 +122,7 @@ fn client_that_leaves_before_it_is_accepted_is_no_error() {
 }
 
 /// For an empty write, the system completes a read with zero bytes, as at the end of a pipe. The raw
-/// pipe shows that.
+/// pipe shows this.
 #[test]
 fn empty_write_is_not_the_end() {
     block_on(async {
