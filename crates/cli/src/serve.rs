@@ -219,7 +219,8 @@ async fn listen_all(
     logging: &Logging,
 ) -> Result<Listeners, Failure> {
     let (resume, most) = (args.resume, args.max_connections);
-    let served = Served { resume, most, framing: args.framing };
+    let idle = args.processes.processes().idle_timeout;
+    let served = Served { resume, most, framing: args.framing, idle };
     let (mut acceptors, mut of_mcp, mut endpoints) = (Vec::new(), Vec::new(), Vec::new());
     if let Some(option) = args.web.first_given().filter(|_| !args.listen.iter().any(Sites::is_one))
     {

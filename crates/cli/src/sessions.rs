@@ -51,6 +51,8 @@ pub(crate) struct Served {
     pub(crate) most: usize,
     /// The program's framing.
     pub(crate) framing: FramingKind,
+    /// How long a program that clients share is kept without them.
+    pub(crate) idle: Duration,
 }
 
 pub(crate) async fn listen(

@@ -91,11 +91,11 @@ impl Sites {
         let usual = SessionOptions::default();
         let grace = args.session_grace.or(served.resume).unwrap_or(usual.grace);
         limits.event_grace = grace;
-        let (most, take_wait) = (served.most, limits.take_wait);
-        let mcp = self
-            .mcp_name
-            .as_ref()
-            .map(|_| mcp::route(McpOptions { most, take_wait, memory: options.memory.clone() }));
+        let (most, take_wait, idle) = (served.most, limits.take_wait, served.idle);
+        let mcp = self.mcp_name.as_ref().map(|_| {
+            let memory = options.memory.clone();
+            mcp::route(McpOptions { most, take_wait, memory, idle })
+        });
         let (routes, arrivals) = mcp.unzip();
         config.routes.extend(routes);
         let (site, plain, resumable) = HttpServer::listen(config).await?;

@@ -10,14 +10,19 @@
 //! ```
 //!
 //! [`Session`] implements the protocol versions 2025-03-26 to 2025-11-25 (the transport "Streamable
-//! HTTP" with sessions).
+//! HTTP" with sessions). [`ModernProgram`] implements version 2026-07-28, which has none.
 
 mod head;
+mod modern;
 mod posted;
 mod refusal;
 mod session;
 
 pub use head::{Head, LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID};
+pub use modern::{
+    Era, METHOD, ModernAnswer, ModernHead, ModernLimits, ModernNext, ModernProgram, ModernRequest,
+    NAME, ProgramEra, ToolHeaders,
+};
 pub use posted::Posted;
 pub use refusal::Refusal;
 pub use session::{Accepted, Answer, Next, Place, Session, SessionLimits};

@@ -19,12 +19,14 @@ pub struct Refusal {
     pub text: Cow<'static, str>,
     /// The id of the refused request as the client wrote it, if there is one.
     pub id: Option<Bytes>,
+    /// The data of the error: raw JSON.
+    pub data: Option<Bytes>,
 }
 
 impl Refusal {
     /// Creates a refusal with a code that is derived from the status.
     pub fn new(status: u16, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code: -31000 - i64::from(status), text: text.into(), id: None }
+        Self { status, code: -31000 - i64::from(status), text: text.into(), id: None, data: None }
     }
 
     /// Creates a refusal of a message that is not a valid request: 400 and -32600.
@@ -46,6 +48,6 @@ impl Refusal {
     /// Returns the body: a JSON-RPC error.
     pub fn body(&self) -> Bytes {
         let id = self.id.as_deref().unwrap_or(b"null");
-        write_error(&Dialect::MCP, id, self.code, &self.text, None).into()
+        write_error(&Dialect::MCP, id, self.code, &self.text, self.data.as_deref()).into()
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::Sessions;
 
 /// After this time, a comment is sent on an idle stream.
-const QUIET: Duration = Duration::from_secs(15);
+pub(super) const QUIET: Duration = Duration::from_secs(15);
 
 /// A session that is in use.
 pub(super) struct Live {
@@ -189,7 +189,7 @@ impl Live {
 }
 
 /// Waits until this time of the clock, or forever if there is none.
-async fn until(clock: Instant, time: Option<Duration>) {
+pub(super) async fn until(clock: Instant, time: Option<Duration>) {
     match time.and_then(|time| clock.checked_add(time)) {
         Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,

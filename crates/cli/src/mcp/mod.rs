@@ -7,6 +7,7 @@
 //! ```
 
 mod live;
+mod modern;
 mod snippet;
 
 use std::collections::HashMap;
@@ -17,8 +18,8 @@ use tieline_http::{
     EventChannel, Responding, Route, RouteHandler, RouteRequest, RouteResponse, Token,
 };
 use tieline_mcp::{
-    Answer, Head, LAST_EVENT_ID, PROTOCOL_VERSION, Posted, Refusal, SESSION_ID, Session,
-    SessionLimits,
+    Answer, Era, Head, LAST_EVENT_ID, METHOD, ModernHead, NAME, PROTOCOL_VERSION, Posted, Refusal,
+    SESSION_ID, Session, SessionLimits,
 };
 use tieline_proto::FramingKind;
 use tieline_proto::json::Limits;
@@ -30,6 +31,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::live::{Attached, Live, Unposted};
+use self::modern::Programs;
 pub(crate) use self::snippet::snippet;
 
 /// The path of the route.
@@ -55,16 +57,19 @@ pub(crate) struct McpOptions {
     /// How long a POST waits until the program reads.
     pub(crate) take_wait: Duration,
     pub(crate) memory: Option<MemoryBudget>,
+    /// How long a program without requests is kept, if its clients have no sessions.
+    pub(crate) idle: Duration,
 }
 
 /// Creates the route, and the receiver of its lines.
 pub(crate) fn route(options: McpOptions) -> (Route, mpsc::Receiver<EventChannel>) {
     let (lines, arrivals) = mpsc::channel(BACKLOG);
-    let handler = McpRoute { sessions: Arc::default(), lines, options, clock: Instant::now() };
+    let (sessions, programs, clock) = (Arc::default(), Arc::default(), Instant::now());
+    let handler = McpRoute { sessions, programs, lines, options, clock };
     let route = Route {
         path: MCP_PATH,
         methods: &["GET", "POST", "DELETE"],
-        headers: &["content-type", LAST_EVENT_ID, SESSION_ID, PROTOCOL_VERSION],
+        headers: &["content-type", LAST_EVENT_ID, SESSION_ID, PROTOCOL_VERSION, METHOD, NAME],
         exposes: &[SESSION_ID],
         handler: Arc::new(handler),
     };
@@ -92,13 +97,17 @@ impl Acceptor for McpAcceptor {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The sessions by their ids.
 #[derive(Default)]
 struct Sessions(Mutex<HashMap<String, Arc<Live>>>);
 
 impl Sessions {
     fn table(&self) -> MutexGuard<'_, HashMap<String, Arc<Live>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Returns the session with this id, if it belongs to `owner`.
@@ -114,6 +123,7 @@ impl Sessions {
 
 struct McpRoute {
     sessions: Arc<Sessions>,
+    programs: Arc<Programs>,
     lines: mpsc::Sender<EventChannel>,
     options: McpOptions,
     clock: Instant,
@@ -160,9 +170,16 @@ impl From<RouteResponse> for Refused {
 
 impl McpRoute {
     async fn post(&self, request: &mut RouteRequest) -> Result<RouteResponse, Refused> {
-        let head = Head::of(request.headers())?;
-        head.check_post()?;
+        let modern_head = ModernHead::of(request.headers());
+        let head = Head::of(request.headers());
+        head.as_ref().map_or(Ok(()), Head::check_post)?;
         let posted = Posted::read(request.body().await?, Limits::default())?;
+        let posted = match Era::of(modern_head, posted)? {
+            Era::Legacy(posted) => posted,
+            Era::Modern(posted) => return self.post_modern(request, posted).await,
+            Era::Notification => return Ok(request.empty(202)),
+        };
+        let head = head?;
         let mut unopened = Unopened(None);
         let live = match posted.opening() {
             Some(opening) if head.session().is_none() => {
@@ -232,7 +249,7 @@ impl McpRoute {
         let live = Live::new(id, request.owner(), session, line, self.clock);
         {
             let mut table = self.sessions.table();
-            if table.len() >= self.options.most {
+            if table.len() + self.programs.count() >= self.options.most {
                 return Err(busy().into());
             }
             table.insert(live.id().to_owned(), live.clone());

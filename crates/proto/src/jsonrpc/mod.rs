@@ -27,7 +27,7 @@ pub use calls::{CallId, Calls};
 pub use classify::classify;
 pub use dialect::{CancelStyle, Dialect, DialectState, Handshake, ProgressStyle, Thing};
 pub use id::Id;
-pub use member::member;
+pub use member::{member, members};
 pub use outline::Outline;
 pub use rewrite::{DoubledMember, elements, locate};
 pub use sharing::{LevelRules, ListenRules, Sharing, SharingRules};

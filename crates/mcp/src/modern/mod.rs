@@ -1,0 +1,44 @@
+//! The protocol version 2026-07-28, in front of a program on stdio.
+//!
+//! This version has no sessions. Each POST is a request that says all about itself, and its response is JSON or an
+//! event stream. One [`ModernProgram`] is used by all requests of a client:
+//!
+//! ```text
+//!   POST ──▶ Era::of ──▶ ModernRequest ──▶ ModernProgram::post ──▶ outgoing ──▶ the program
+//!   response ◀── answer, next ◀── the call ◀── from_program ◀── a message of the program
+//! ```
+//!
+//! The program speaks this version or an earlier one, which is found out by asking it. For a program of an earlier
+//! version, requests and responses are translated.
+
+mod capabilities;
+mod head;
+mod json;
+mod program;
+mod request;
+mod schemas;
+
+pub use head::{METHOD, ModernHead, NAME};
+pub use program::{ModernAnswer, ModernLimits, ModernNext, ModernProgram, ProgramEra};
+pub use request::{Era, ModernRequest};
+pub use schemas::ToolHeaders;
+
+/// The protocol version.
+const MODERN_VERSION: &str = "2026-07-28";
+
+/// The names in `_meta`.
+mod meta {
+    pub(super) const PREFIX: &str = "io.modelcontextprotocol/";
+    pub(super) const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+    pub(super) const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+    pub(super) const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+    pub(super) const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
+    pub(super) const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+}
+
+/// A header differs from the body, or is missing.
+const HEADER_MISMATCH: i64 = -32020;
+/// The request needs a capability that the client did not declare.
+const MISSING_CAPABILITY: i64 = -32021;
+/// The protocol version is not supported.
+const UNSUPPORTED_VERSION: i64 = -32022;

@@ -1,0 +1,264 @@
+//! Requests of a program of an earlier version: the call whose turn it is gets `input_required`, and waits in the
+//! program until the client comes back with the answers.
+
+use std::time::Duration;
+
+use tieline_proto::jsonrpc::{
+    Dialect, Id, Request, Response, locate, member, write_error, write_notification, write_result,
+};
+
+use super::{ModernProgram, PROGRAM_ENDED};
+use crate::Refusal;
+use crate::modern::capabilities::Capabilities;
+use crate::modern::json::{is_object, object, quoted};
+use crate::modern::request::{ModernRequest, invalid_params};
+
+/// How many requests of a program may wait for the answers of one client.
+const MAX_ASKED: usize = 16;
+
+/// How long further requests of the program are waited for before the client is asked. Programs that ask several
+/// things at once write them at once.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// The call whose client the program may ask.
+#[derive(Debug)]
+pub(super) struct Turn {
+    /// Its number in the program.
+    pub(super) passed: u64,
+    /// The call that gets the response; `None` while the client is being asked.
+    pub(super) call: Option<u64>,
+    /// What the client may be asked for.
+    can: Capabilities,
+    /// What has to be the same when the client comes back.
+    subject: Vec<u8>,
+    /// What the program has asked, the oldest first.
+    asked: Vec<Asked>,
+    next_key: u64,
+    /// When the client is asked: programs may ask several things at once.
+    ask_at: Option<Duration>,
+    /// The state that the client has to show, and until when.
+    state: Option<(String, Duration)>,
+    /// The program's response, if it came while the client was being asked.
+    response: Option<Response>,
+}
+
+/// A request of the program.
+#[derive(Debug)]
+struct Asked {
+    id: Id,
+    key: String,
+    /// The request as the client gets it.
+    request: Vec<u8>,
+}
+
+impl Turn {
+    pub(super) fn new(number: u64, request: &ModernRequest) -> Self {
+        Self {
+            passed: number,
+            call: Some(number),
+            can: request.can,
+            subject: request.subject(),
+            asked: Vec::new(),
+            next_key: 1,
+            ask_at: None,
+            state: None,
+            response: None,
+        }
+    }
+
+    pub(super) fn held(&self) -> usize {
+        let asked: usize = self.asked.iter().map(|it| it.request.len()).sum();
+        let response = self.response.as_ref().map_or(0, |it| it.message().len());
+        self.subject.len() + asked + response
+    }
+
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        self.ask_at.or(self.state.as_ref().map(|(_, until)| *until))
+    }
+}
+
+impl ModernProgram {
+    /// Returns whether a request with this state continues a call of this program.
+    pub fn has_state(&self, state: &str) -> bool {
+        let turn = self.legacy.turn.as_ref().and_then(|turn| turn.state.as_ref());
+        turn.is_some_and(|(it, _)| it == state)
+    }
+
+    /// Returns whether a request would wait until another client has answered the program's questions.
+    pub fn is_occupied(&self, request: &ModernRequest) -> bool {
+        request.may_need_input() && self.legacy.is_waiting()
+    }
+
+    /// Handles a request of the program.
+    pub(super) fn asked(&mut self, now: Duration, request: &Request) {
+        let (method, params) = (request.method(), request.params().unwrap_or(b"{}"));
+        if method == "ping" {
+            return self.send(write_result(&Dialect::MCP, request.id(), b"{}"));
+        }
+        let turn = self.legacy.turn.as_mut();
+        let Some(turn) = turn.filter(|turn| turn.can.allow(&method, params)) else {
+            self.remember_denial(&method, params);
+            let why = "the client does not support this, or it is not known which client to ask";
+            return self.refuse_program(request.id(), why);
+        };
+        if turn.asked.len() >= MAX_ASKED {
+            return self.refuse_program(request.id(), "too many requests wait for the client");
+        }
+        let quoted = quoted(&method);
+        turn.asked.push(Asked {
+            id: request.id().into(),
+            key: format!("input-{}", turn.next_key),
+            request: object([("method", quoted.as_bytes()), ("params", params)]),
+        });
+        turn.next_key += 1;
+        if turn.call.is_some() && turn.ask_at.is_none() {
+            turn.ask_at = Some(now.saturating_add(GATHER));
+        }
+    }
+
+    /// Remembers for the only call that the program works on what its client cannot be asked for.
+    fn remember_denial(&mut self, method: &str, params: &[u8]) {
+        let Some(needed) = needed_for(method, params) else { return };
+        if let Some(call) = self.legacy.only_call().and_then(|passed| self.call_of(passed)) {
+            self.update(call, |call| call.denied = Some(needed));
+        }
+    }
+
+    /// Does what is due: asks the client, or gives up a call whose client did not come back.
+    pub(super) fn expire_turn(&mut self, now: Duration) {
+        let ask_at = self.legacy.turn.as_mut().and_then(|turn| turn.ask_at.take());
+        match ask_at {
+            Some(_) => self.ask(now),
+            None => self.forget_waiting(),
+        }
+    }
+
+    /// Asks the client of the current turn.
+    fn ask(&mut self, now: Duration) {
+        let until = now.saturating_add(self.limits.input_wait);
+        let Some(turn) = self.legacy.turn.as_mut() else { return };
+        let Some(number) = turn.call.filter(|_| !turn.asked.is_empty()) else { return };
+        let Some(state) = (self.tokens)() else {
+            self.cancel(number);
+            return self.fail_turn(number, "the system provides no random bytes; try again later");
+        };
+        let requests = object(turn.asked.iter().map(|it| (&*it.key, &it.request[..])));
+        let shown = quoted(&state);
+        let result = object([
+            ("resultType", &b"\"input_required\""[..]),
+            ("inputRequests", &requests),
+            ("requestState", shown.as_bytes()),
+        ]);
+        turn.state = Some((state, until));
+        let Some(call) = self.calls.get(&number) else { return };
+        let message = write_result(&Dialect::MCP, call.id(), &result);
+        self.respond(number, 200, message.into());
+        if let Some(turn) = self.legacy.turn.as_mut() {
+            turn.call = None;
+        }
+        // They would wait for a person.
+        self.send_elsewhere(|call| call.may_need_input && call.request().is_some());
+    }
+
+    /// Continues the call that waits for the input of its client.
+    pub(super) fn resume(
+        &mut self,
+        now: Duration,
+        number: u64,
+        state: &str,
+    ) -> Result<(), Refusal> {
+        let request = self.calls.get(&number).and_then(|call| call.request().cloned());
+        let (Some(request), Some(turn)) = (request, self.legacy.turn.as_mut()) else {
+            return Err(unknown_state());
+        };
+        if !turn.state.as_ref().is_some_and(|(it, until)| it == state && now < *until) {
+            return Err(unknown_state());
+        }
+        if turn.subject != request.subject() {
+            let text = "requestState belongs to a request with another method, name or arguments";
+            return Err(Refusal { status: 200, ..invalid_params(text.into()) });
+        }
+        (turn.state, turn.call, turn.can) = (None, Some(number), request.can);
+        turn.ask_at = None;
+        let responses = locate(request.params(), &["inputResponses"]).ok().flatten();
+        let responses = responses.unwrap_or_default();
+        let answer = |asked: &Asked| member(responses, &asked.key).filter(|it| is_object(it));
+        let (answered, open): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut turn.asked).into_iter().partition(|asked| answer(asked).is_some());
+        turn.asked = open;
+        let (is_complete, response) = (turn.asked.is_empty(), turn.response.take());
+        for asked in &answered {
+            if let Some(result) = answer(asked) {
+                self.send(write_result(&Dialect::MCP, &asked.id, result));
+            }
+        }
+        self.queued.retain(|it| *it != number);
+        self.update(number, |call| call.take_request());
+        if let Some(response) = response {
+            let passed = self.passed_as(number);
+            self.legacy_response(passed, &response);
+        } else if !is_complete {
+            self.ask(now);
+        }
+        Ok(())
+    }
+
+    /// Keeps the program's response for the client that is being asked.
+    pub(super) fn answered_meanwhile(&mut self, response: &Response) {
+        if let Some(turn) = self.legacy.turn.as_mut() {
+            turn.asked.clear();
+            turn.response = Some(response.clone());
+        }
+    }
+
+    /// Handles that the program does not wait for an answer any more.
+    pub(super) fn no_longer_asked(&mut self, id: &[u8]) {
+        if let Some(turn) = self.legacy.turn.as_mut() {
+            turn.asked.retain(|asked| *asked.id != *id);
+        }
+    }
+
+    /// Returns since when a call has been waiting for the input of its client, as the time at which it is given up.
+    pub fn waiting_until(&self) -> Option<Duration> {
+        let turn = self.legacy.turn.as_ref().filter(|turn| turn.call.is_none())?;
+        turn.state.as_ref().map(|(_, until)| *until)
+    }
+
+    /// Gives up the call whose client did not come back with the answers, if there is one.
+    pub fn forget_waiting(&mut self) {
+        let Some(turn) = self.legacy.turn.take_if(|turn| turn.call.is_none()) else { return };
+        for asked in &turn.asked {
+            let text = "the client did not answer in time";
+            self.send(write_error(&Dialect::MCP, &asked.id, PROGRAM_ENDED, text, None));
+        }
+        if turn.response.is_none() {
+            let id = turn.passed.to_string();
+            let params = object([("requestId", id.as_bytes())]);
+            self.send(write_notification(&Dialect::MCP, "notifications/cancelled", Some(&params)));
+        }
+        self.pump();
+    }
+}
+
+/// Returns the capability that a client must have declared for this request of a program: an object.
+fn needed_for(method: &str, params: &[u8]) -> Option<&'static [u8]> {
+    let has = |name| member(params, name).is_some();
+    Some(match method {
+        "elicitation/create" if member(params, "mode") == Some(b"\"url\"") => {
+            br#"{"elicitation":{"url":{}}}"#
+        }
+        "elicitation/create" => br#"{"elicitation":{}}"#,
+        "sampling/createMessage" if has("tools") || has("toolChoice") => {
+            br#"{"sampling":{"tools":{}}}"#
+        }
+        "sampling/createMessage" => br#"{"sampling":{}}"#,
+        "roots/list" => br#"{"roots":{}}"#,
+        _ => return None,
+    })
+}
+
+/// The refusal of a state that no call waits for.
+pub(super) fn unknown_state() -> Refusal {
+    let text = "requestState is unknown or has expired; send the request without it";
+    Refusal { status: 200, ..invalid_params(text.into()) }
+}

@@ -1,0 +1,149 @@
+//! Which versions a program speaks: it is asked with `server/discover`, and gets `initialize` if it does not know
+//! that.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tieline_proto::jsonrpc::{Dialect, elements, locate, member, write_notification};
+
+use super::{ModernProgram, PROGRAM_ENDED, ProgramEra, envelope};
+use crate::modern::json::{object, string};
+use crate::modern::{MODERN_VERSION, UNSUPPORTED_VERSION};
+
+/// How far it is known which versions a program speaks.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// It was asked with `server/discover`.
+    Probing {
+        id: u64,
+        until: Duration,
+    },
+    /// It was sent `initialize`.
+    Opening {
+        id: u64,
+        /// The number of the question that it got before.
+        probe: Option<u64>,
+        /// It has answered that question late.
+        is_modern: bool,
+    },
+    Modern,
+    Legacy,
+    /// The program is of no use any more. The era is what the next program should be taken for.
+    Over(Option<ProgramEra>),
+}
+
+impl Phase {
+    /// Returns whether the question which version it speaks may be what has ended it.
+    pub(super) fn is_undecided(&self) -> bool {
+        matches!(self, Self::Probing { .. } | Self::Opening { probe: Some(_), .. })
+    }
+
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        match self {
+            Self::Probing { until, .. } => Some(*until),
+            _ => None,
+        }
+    }
+}
+
+/// What programs of earlier versions may ask for. Which client can be asked for what is checked at each request.
+const CAPABILITIES: &str =
+    r#"{"elicitation":{"form":{},"url":{}},"roots":{},"sampling":{"tools":{}}}"#;
+
+impl ModernProgram {
+    pub(super) fn begin(&mut self, now: Duration, era: Option<ProgramEra>) {
+        match era {
+            Some(ProgramEra::Modern) => self.phase = Phase::Modern,
+            Some(ProgramEra::Legacy) => self.initialize(None),
+            None => {
+                let params = object([("_meta", &envelope()[..])]);
+                let id = self.send_request("server/discover", &params);
+                let until = now.saturating_add(self.limits.probe_wait);
+                self.phase = Phase::Probing { id, until };
+            }
+        }
+    }
+
+    fn initialize(&mut self, probe: Option<u64>) {
+        let version = env!("CARGO_PKG_VERSION");
+        let params = format!(
+            r#"{{"protocolVersion":"2025-11-25","capabilities":{CAPABILITIES},"clientInfo":{{"name":"tieline","version":"{version}"}}}}"#
+        );
+        let id = self.send_request("initialize", params.as_bytes());
+        self.phase = Phase::Opening { id, probe, is_modern: false };
+    }
+
+    /// Handles that the program does not answer the question. It may have to be initialized first.
+    pub(super) fn probe_expired(&mut self) {
+        if let Phase::Probing { id, .. } = self.phase {
+            self.initialize(Some(id));
+        }
+    }
+
+    /// Returns whether this is the number of a request of the handshake.
+    pub(super) fn is_of_handshake(&self, number: u64) -> bool {
+        match self.phase {
+            Phase::Probing { id, .. } => number == id,
+            Phase::Opening { id, probe, .. } => number == id || probe == Some(number),
+            _ => false,
+        }
+    }
+
+    pub(super) fn handshake_answered(&mut self, number: u64, outcome: Result<&[u8], &[u8]>) {
+        match (&mut self.phase, outcome) {
+            (Phase::Probing { id, .. }, outcome) => {
+                let id = *id;
+                match outcome {
+                    Ok(result) if has_modern_version(result, "supportedVersions") => {
+                        self.phase = Phase::Modern;
+                    }
+                    // A program of the modern era, but of another version.
+                    Err(error) if is_unsupported(error) => self.refuse_all(error),
+                    _ => self.initialize(Some(id)),
+                }
+            }
+            (Phase::Opening { id, is_modern, .. }, outcome) if *id != number => {
+                *is_modern = outcome.is_ok_and(|it| has_modern_version(it, "supportedVersions"));
+            }
+            (Phase::Opening { .. }, Ok(result)) => {
+                self.initialized(Bytes::copy_from_slice(result));
+                self.phase = Phase::Legacy;
+                let method = "notifications/initialized";
+                self.send(write_notification(&Dialect::MCP, method, None));
+            }
+            (Phase::Opening { probe, is_modern, .. }, Err(error)) => {
+                let supported = locate(error, &["data"]).ok().flatten().unwrap_or_default();
+                let era = match is_unsupported(error) && has_modern_version(supported, "supported")
+                {
+                    true => ProgramEra::Modern,
+                    false if *is_modern => ProgramEra::Modern,
+                    // Perhaps because of the question before.
+                    false if probe.is_some() => ProgramEra::Legacy,
+                    false => return self.refuse_all(error),
+                };
+                self.phase = Phase::Over(Some(era));
+                self.send_elsewhere(|_| true);
+            }
+            _ => {}
+        }
+    }
+
+    fn refuse_all(&mut self, error: &[u8]) {
+        self.phase = Phase::Over(None);
+        let message = member(error, "message").and_then(string).unwrap_or_default();
+        let text = format!("the program cannot be used with this protocol version: {message}");
+        let open: Vec<_> = self.calls.keys().copied().collect();
+        open.into_iter().for_each(|number| self.fail(number, 502, PROGRAM_ENDED, &text));
+    }
+}
+
+fn is_unsupported(error: &[u8]) -> bool {
+    let code = member(error, "code").and_then(|code| std::str::from_utf8(code).ok());
+    code.and_then(|code| code.parse().ok()) == Some(UNSUPPORTED_VERSION)
+}
+
+fn has_modern_version(value: &[u8], list: &str) -> bool {
+    let versions = member(value, list).map(Bytes::copy_from_slice);
+    let versions = versions.as_ref().and_then(elements).unwrap_or_default();
+    versions.iter().any(|version| string(version).as_deref() == Some(MODERN_VERSION))
+}

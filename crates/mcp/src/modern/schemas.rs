@@ -1,0 +1,144 @@
+//! Which arguments of which tools are repeated in headers, as the program's list of tools says.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tieline_proto::jsonrpc::{elements, locate, member, members};
+
+use super::head::{PARAM, Repeated};
+use super::json::{is_object, string};
+use super::request::{ModernRequest, mismatch};
+use crate::Refusal;
+
+/// The most tools with such arguments that are remembered, and the most arguments of one tool.
+const MAX_TOOLS: usize = 1024;
+const MAX_ARGUMENTS: usize = 32;
+/// How deep in the arguments such an argument may be.
+const MAX_DEPTH: usize = 8;
+/// How many nested schemas of a tool may wait to be read.
+const MAX_OPEN: usize = 256;
+/// The longest name of a tool, an argument or a header.
+const MAX_NAME: usize = 256;
+
+/// Which arguments of tools clients repeat in headers. Clones share what they have learned, so that all programs of
+/// a server do.
+#[derive(Clone, Debug, Default)]
+pub struct ToolHeaders(Arc<Mutex<HashMap<String, Vec<Repetition>>>>);
+
+/// An argument that is repeated in a header.
+#[derive(Debug, PartialEq, Eq)]
+struct Repetition {
+    /// The header's name in lower case.
+    header: String,
+    path: Vec<String>,
+}
+
+impl ToolHeaders {
+    /// Learns from the result of `tools/list`. The first page replaces what is known.
+    pub(super) fn learn(&self, result: &[u8], is_first_page: bool) {
+        let mut known = self.known();
+        if is_first_page {
+            known.clear();
+        }
+        let tools = member(result, "tools").map(Bytes::copy_from_slice);
+        for tool in tools.as_ref().and_then(elements).unwrap_or_default() {
+            let name = member(&tool, "name").and_then(string);
+            let name = name.filter(|name| name.len() <= MAX_NAME);
+            let (Some(name), Some(schema)) = (name, member(&tool, "inputSchema")) else { continue };
+            known.remove(&*name);
+            let repetitions = repetitions(schema);
+            if !repetitions.is_empty() && known.len() < MAX_TOOLS {
+                known.insert(name.into_owned(), repetitions);
+            }
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Vec<Repetition>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Checks the headers of a call, as far as the tool is known.
+    pub(super) fn check(&self, request: &ModernRequest) -> Result<(), Refusal> {
+        let known = self.known();
+        if known.is_empty() || request.method() != "tools/call" {
+            return Ok(());
+        }
+        let name = member(request.params(), "name").and_then(string);
+        let repetitions = name.and_then(|name| known.get(&*name));
+        for Repetition { header, path } in repetitions.into_iter().flatten() {
+            let whole: Vec<&str> =
+                std::iter::once("arguments").chain(path.iter().map(String::as_str)).collect();
+            let value = locate(request.params(), &whole).ok().flatten();
+            let Some(value) = value.filter(|value| *value != b"null") else { continue };
+            let found = request.head().param(header);
+            if !found.decoded().is_some_and(|text| is_same(value, &text)) {
+                let problem = match found {
+                    // The text in base64 is broken.
+                    Repeated::Is(_) if found.decoded().is_none() => &Repeated::Malformed,
+                    found => found,
+                };
+                return Err(mismatch(header, problem, &format!("params.{}", whole.join("."))));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns whether a header's text repeats this JSON value.
+fn is_same(value: &[u8], text: &str) -> bool {
+    if let Some(string) = string(value) {
+        return string == text;
+    }
+    let raw = std::str::from_utf8(value).unwrap_or_default();
+    let is_number = |text: &str| {
+        text.bytes().all(|it| matches!(it, b'0'..=b'9' | b'-' | b'.' | b'e' | b'E' | b'+'))
+    };
+    raw == text
+        || (is_number(raw)
+            && is_number(text)
+            && matches!((raw.parse::<f64>(), text.parse::<f64>()), (Ok(one), Ok(other)) if one == other))
+}
+
+/// Finds the annotated properties that are reached through `properties` only. Others are not enforced.
+fn repetitions(schema: &[u8]) -> Vec<Repetition> {
+    let mut found: Vec<Repetition> = Vec::new();
+    let mut open: Vec<(Vec<String>, &[u8])> = vec![(Vec::new(), schema)];
+    while let Some((path, schema)) = open.pop() {
+        let properties = member(schema, "properties").and_then(members).unwrap_or_default();
+        for (name, property) in properties {
+            if name.len() > MAX_NAME || !is_object(property) {
+                continue;
+            }
+            let mut path = path.clone();
+            path.push(name.into_owned());
+            let annotation = member(property, "x-mcp-header").and_then(string);
+            let kind = member(property, "type").and_then(string);
+            match (annotation, kind.as_deref()) {
+                (Some(suffix), Some("string" | "integer" | "number" | "boolean"))
+                    if is_token(&suffix) && found.len() < MAX_ARGUMENTS =>
+                {
+                    let header = format!("{PARAM}{}", suffix.to_ascii_lowercase());
+                    found.push(Repetition { header, path });
+                }
+                _ if path.len() < MAX_DEPTH
+                    && open.len() < MAX_OPEN
+                    && member(property, "properties").is_some() =>
+                {
+                    open.push((path, property));
+                }
+                _ => {}
+            }
+        }
+    }
+    let is_unique = |at: usize, header: &str| !found.iter().take(at).any(|it| it.header == header);
+    let all_unique = found.iter().enumerate().all(|(at, it)| is_unique(at, &it.header));
+    // With two arguments for one header the annotations are not valid.
+    if all_unique { found } else { Vec::new() }
+}
+
+/// Returns whether the text can be part of the name of a header (RFC 9110, section 5.6.2).
+fn is_token(text: &str) -> bool {
+    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.len() <= MAX_NAME && text.bytes().all(is_tchar)
+}
