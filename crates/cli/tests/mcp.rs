@@ -4,15 +4,14 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::process::Command;
 
 use serde_json::Value;
+use support::mcp::{ACCEPT, Stream, bearer, post_with, wait_none_left};
 use support::site::{Site, TOKEN, status_of};
-use support::{LIMIT, Program, children_of, mcp_sdk, server_everything, tieline, until};
-
-const ACCEPT: &str = "Accept: application/json, text/event-stream\r\n";
+use support::{Program, children_of, mcp_sdk, server_everything, tieline, until};
 
 /// An MCP server in a few lines. It answers `ping`, exits on `exit`, and answers `slow` after it has
 /// received `go`.
@@ -35,21 +34,8 @@ fn notification(method: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#)
 }
 
-fn bearer() -> String {
-    format!("Authorization: Bearer {TOKEN}\r\n")
-}
-
 fn site(args: &[&str]) -> Site {
     Site::start(&[args, &["--", "sh", "-c", SERVER]].concat())
-}
-
-/// Returns a POST request with this body.
-fn post_with(headers: &str, body: &str) -> String {
-    let length = body.len();
-    format!(
-        "POST /mcp HTTP/1.1\r\nHost: @\r\n{headers}Content-Type: application/json\r\n\
-         Content-Length: {length}\r\n\r\n{body}"
-    )
 }
 
 /// A client of one session.
@@ -78,42 +64,10 @@ impl<'a> Session<'a> {
         self.site.ask(&format!("{method} /mcp HTTP/1.1\r\nHost: @\r\n{headers}{more}\r\n"))
     }
 
-    /// Sends a request whose response is a stream.
-    fn stream(&self, request: &str) -> Stream {
-        let mut socket = TcpStream::connect(self.site.authority()).unwrap();
-        socket.set_read_timeout(Some(LIMIT)).unwrap();
-        socket.write_all(request.replace('@', self.site.authority()).as_bytes()).unwrap();
-        Stream { socket, text: String::new() }
-    }
-
     fn get(&self, more: &str) -> Stream {
         let headers = &self.headers;
-        self.stream(&format!("GET /mcp HTTP/1.1\r\nHost: @\r\n{headers}{more}\r\n"))
+        Stream::open(self.site, &format!("GET /mcp HTTP/1.1\r\nHost: @\r\n{headers}{more}\r\n"))
     }
-}
-
-/// A response that is read while it arrives.
-struct Stream {
-    socket: TcpStream,
-    text: String,
-}
-
-impl Stream {
-    /// Reads until the text has arrived.
-    #[track_caller]
-    fn wait(&mut self, text: &str) {
-        let mut bytes = [0; 4096];
-        while !self.text.contains(text) {
-            let read = self.socket.read(&mut bytes).unwrap();
-            assert_ne!(read, 0, "no {text:?} in {}", self.text);
-            self.text.push_str(&String::from_utf8_lossy(&bytes[..read]));
-        }
-    }
-}
-
-/// Waits until no program is left.
-fn wait_none_left(site: &Site) {
-    until("the program has ended", || children_of(site.program.pid()).is_empty());
 }
 
 /// The official client uses `server-everything`: it tests calls, progress, sampling, and many calls at
@@ -274,7 +228,7 @@ fn a_call_in_flight_is_answered_when_its_program_exits() {
 fn a_stream_is_resumed_on_a_new_connection() {
     let site = site(&[]);
     let session = Session::open(&site);
-    let mut stream = session.stream(&post_with(&session.headers, &request(5, "slow")));
+    let mut stream = Stream::open(session.site, &post_with(&session.headers, &request(5, "slow")));
     stream.wait("began");
     assert!(stream.text.contains("content-type: text/event-stream"), "{}", stream.text);
     assert!(stream.text.contains("id: 2.0\nretry: 1000\ndata: \n\n"), "{}", stream.text);

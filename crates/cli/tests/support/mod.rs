@@ -6,6 +6,8 @@ mod browser;
 mod client;
 mod fixtures;
 #[cfg(unix)]
+pub(crate) mod mcp;
+#[cfg(unix)]
 mod prefix;
 mod proc;
 mod program;
