@@ -10,6 +10,7 @@ mod from_modern;
 mod handshake;
 mod legacy;
 mod listening;
+mod output;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -17,15 +18,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tieline_proto::json::Limits;
-use tieline_proto::jsonrpc::{
-    Answers, Dialect, Message, classify, elements, write_error, write_notification, write_request,
-};
+use tieline_proto::jsonrpc::{Answers, Dialect, Message, classify, elements};
 use tieline_proto::sse::Encoder;
 
 use self::call::Call;
 use self::handshake::Phase;
 use self::legacy::Legacy;
-use super::request::{ModernRequest, on_one_line};
+use super::request::ModernRequest;
 use super::schemas::ToolHeaders;
 use super::{MODERN_VERSION, meta};
 use crate::Refusal;
@@ -374,6 +373,7 @@ impl ModernProgram {
     }
 
     fn remove(&mut self, number: u64) {
+        self.stop_listening(number);
         if let Some(call) = self.calls.remove(&number) {
             self.held -= call.held();
             self.lost += call.waiting();
@@ -445,83 +445,6 @@ impl ModernProgram {
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next - 1
-    }
-
-    fn send(&mut self, message: impl Into<Bytes>) {
-        let message = on_one_line(message.into());
-        self.outgoing_bytes += message.len();
-        self.outgoing.push_back(message);
-    }
-
-    /// Sends a request of our own. Returns its number.
-    fn send_request(&mut self, method: &str, params: &[u8]) -> u64 {
-        let number = self.number();
-        let id = number.to_string();
-        self.send(write_request(&Dialect::MCP, id.as_bytes(), method, Some(params)));
-        number
-    }
-
-    fn refuse_program(&mut self, id: &[u8], why: &str) {
-        let code = tieline_proto::jsonrpc::METHOD_NOT_FOUND;
-        self.send(write_error(&Dialect::MCP, id, code, why, None));
-    }
-
-    /// Gives a call a message that is not its response.
-    fn push(&mut self, number: u64, message: Bytes) {
-        let limit = self.limits.waiting_bytes;
-        match self.calls.get(&number) {
-            Some(call) if call.is_done() => {}
-            Some(call) if call.held() + message.len() > limit => self.give_up(number),
-            Some(_) => {
-                self.update(number, |call| call.push(message));
-                self.touched.push(number);
-            }
-            None => {}
-        }
-    }
-
-    /// Gives a call its response.
-    fn respond(&mut self, number: u64, status: u16, message: Bytes) {
-        if self.calls.get(&number).is_some_and(|call| !call.is_done()) {
-            self.update(number, |call| call.respond(status, message));
-            self.touched.push(number);
-        }
-    }
-
-    fn fail(&mut self, number: u64, status: u16, code: i64, text: &str) {
-        let Some(call) = self.calls.get(&number) else { return };
-        let error = write_error(&Dialect::MCP, call.id(), code, text, None);
-        self.respond(number, status, error.into());
-    }
-
-    /// Ends a call without a response: its client does not read.
-    fn give_up(&mut self, number: u64) {
-        self.cancel(number);
-        self.lost += self.calls.get(&number).map_or(0, Call::waiting);
-        self.update(number, Call::give_up);
-        self.touched.push(number);
-        self.queued.retain(|it| *it != number);
-    }
-
-    /// Cancels the request of a call, if the program has it.
-    fn cancel(&mut self, number: u64) {
-        if !self.calls.get(&number).is_some_and(Call::is_in_flight) {
-            return;
-        }
-        if self.stop_listening(number) {
-            return;
-        }
-        let passed = self.passed_as(number);
-        let id = passed.to_string();
-        let mut members = vec![("requestId", id.as_bytes())];
-        let claim = envelope();
-        if matches!(self.phase, Phase::Modern) {
-            members.push(("_meta", &claim));
-        }
-        members.push(("reason", br#""the client has disconnected""#));
-        let params = super::json::object(members);
-        self.send(write_notification(&Dialect::MCP, "notifications/cancelled", Some(&params)));
-        self.settled(passed);
     }
 }
 

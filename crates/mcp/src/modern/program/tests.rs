@@ -2,6 +2,7 @@
 
 mod legacy;
 mod modern;
+mod random;
 
 use std::time::Duration;
 

@@ -1,0 +1,89 @@
+//! What the program and the connections of the calls get.
+
+use bytes::Bytes;
+use tieline_proto::jsonrpc::{
+    Dialect, METHOD_NOT_FOUND, write_error, write_notification, write_request,
+};
+
+use super::call::Call;
+use super::{ModernProgram, Phase, envelope};
+use crate::modern::json::object;
+use crate::modern::request::on_one_line;
+
+impl ModernProgram {
+    pub(super) fn send(&mut self, message: impl Into<Bytes>) {
+        let message = on_one_line(message.into());
+        self.outgoing_bytes += message.len();
+        self.outgoing.push_back(message);
+    }
+
+    /// Sends a request of our own. Returns its number.
+    pub(super) fn send_request(&mut self, method: &str, params: &[u8]) -> u64 {
+        let number = self.number();
+        let id = number.to_string();
+        self.send(write_request(&Dialect::MCP, id.as_bytes(), method, Some(params)));
+        number
+    }
+
+    pub(super) fn refuse_program(&mut self, id: &[u8], why: &str) {
+        self.send(write_error(&Dialect::MCP, id, METHOD_NOT_FOUND, why, None));
+    }
+
+    /// Gives a call a message that is not its response.
+    pub(super) fn push(&mut self, number: u64, message: Bytes) {
+        let limit = self.limits.waiting_bytes;
+        match self.calls.get(&number) {
+            Some(call) if call.is_done() => {}
+            Some(call) if call.held() + message.len() > limit => self.give_up(number),
+            Some(_) => {
+                self.update(number, |call| call.push(message));
+                self.touched.push(number);
+            }
+            None => {}
+        }
+    }
+
+    /// Gives a call its response.
+    pub(super) fn respond(&mut self, number: u64, status: u16, message: Bytes) {
+        if self.calls.get(&number).is_some_and(|call| !call.is_done()) {
+            self.update(number, |call| call.respond(status, message));
+            self.touched.push(number);
+        }
+    }
+
+    pub(super) fn fail(&mut self, number: u64, status: u16, code: i64, text: &str) {
+        let Some(call) = self.calls.get(&number) else { return };
+        let error = write_error(&Dialect::MCP, call.id(), code, text, None);
+        self.respond(number, status, error.into());
+    }
+
+    /// Ends a call without a response: its client does not read.
+    pub(super) fn give_up(&mut self, number: u64) {
+        self.cancel(number);
+        self.lost += self.calls.get(&number).map_or(0, Call::waiting);
+        self.update(number, Call::give_up);
+        self.touched.push(number);
+        self.queued.retain(|it| *it != number);
+    }
+
+    /// Cancels the request of a call, if the program has it.
+    pub(super) fn cancel(&mut self, number: u64) {
+        if !self.calls.get(&number).is_some_and(Call::is_in_flight) {
+            return;
+        }
+        if self.stop_listening(number) {
+            return;
+        }
+        let passed = self.passed_as(number);
+        let id = passed.to_string();
+        let mut members = vec![("requestId", id.as_bytes())];
+        let claim = envelope();
+        if matches!(self.phase, Phase::Modern) {
+            members.push(("_meta", &claim));
+        }
+        members.push(("reason", br#""the client has disconnected""#));
+        let params = object(members);
+        self.send(write_notification(&Dialect::MCP, "notifications/cancelled", Some(&params)));
+        self.settled(passed);
+    }
+}
