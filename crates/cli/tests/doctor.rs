@@ -125,7 +125,7 @@ fn low_limits_are_found_without_a_crash() {
     assert_eq!(few.code, Some(0), "{few:?}");
     let soft = limited("ulimit -S -n 200");
     assert!(finding(&soft, "open files").1.contains("raise it with ulimit -n"), "{soft:?}");
-    // With so few descriptors nothing can be started, so the checks that need descriptors are skipped.
+    // With so few descriptors, nothing can be started, so the checks that need descriptors are skipped.
     let none = limited("ulimit -n 8");
     assert_eq!(none.code, Some(1), "{none:?}");
     assert_eq!(finding(&none, "open files").0, "problem");

@@ -94,7 +94,7 @@ fn the_socket_of_a_content_length_program_detects_the_framing_of_its_client() {
     one.send_raw(with_length("[2]").as_bytes());
     assert_eq!(next(&mut one), "[2]");
     drop((one, other));
-    // With an explicit lines+, the framing is not detected.
+    // With an explicit `lines+` prefix, the framing is not detected.
     let serve = Serve::in_framings(&["lines+"], ["--framing", "content-length", "--", "cat"]);
     let mut client = serve.client();
     client.send_raw(with_length("{}").as_bytes());
@@ -141,8 +141,8 @@ impl Listeners {
     }
 }
 
-/// Returns what a client is told; nothing if it is served.
-fn told(listener: &str, client: &str, program: &str) -> Vec<String> {
+/// Returns the texts that the error of a client must contain, or none if the client is served.
+fn error_texts(listener: &str, client: &str, program: &str) -> Vec<String> {
     let name = |prefix: &'static str| match prefix.trim_end_matches('+') {
         "" => "lines",
         name => name,
@@ -165,9 +165,9 @@ fn told(listener: &str, client: &str, program: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_client_is_served_or_told_what_to_write_instead() {
+fn every_client_is_served_or_gets_an_error_with_a_remedy() {
     let small = "{\"a\":1}\n{\"b\":2}\n".to_owned();
-    // More than fits into a socket.
+    // This is more than fits into a socket's buffers.
     let large = format!("[\"{}\"]\n", "x".repeat(1 << 20));
     for framing in ["lines", "content-length", "length-prefix"] {
         let mut server = Listeners::start(framing);
@@ -181,16 +181,16 @@ fn every_client_is_served_or_told_what_to_write_instead() {
                             let case = format!("{endpoint} at {listener} for {framing}");
                             let finished =
                                 Program::run(&mut tieline(["connect", &endpoint]), input);
-                            let told = told(listener, client, framing);
+                            let texts = error_texts(listener, client, framing);
                             let stderr = &finished.stderr;
-                            if told.is_empty() {
+                            if texts.is_empty() {
                                 assert_eq!(finished.code, Some(0), "{case}: {stderr}");
                                 assert!(finished.stdout == *input, "{case}: {stderr}");
                             } else {
                                 assert_eq!(finished.code, Some(1), "{case}: {stderr}");
                                 assert_eq!(finished.stdout, "", "{case}");
                             }
-                            for text in told {
+                            for text in texts {
                                 assert!(stderr.contains(&text), "{case}: {stderr}");
                             }
                         }
@@ -213,7 +213,7 @@ fn framed(framing: &str, message: &str) -> Vec<u8> {
 }
 
 #[test]
-fn program_or_host_with_another_framing_is_named() {
+fn the_error_names_the_framing_of_the_program_or_host() {
     let directory = tempfile::tempdir().unwrap();
     let frameworks = ["lines", "content-length", "length-prefix"];
     for (theirs, ours) in frameworks.iter().flat_map(|one| frameworks.map(|other| (*one, other))) {
@@ -245,7 +245,7 @@ fn prefixed(message: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn length_prefix_socket_answers_any_text_with_a_line_for_people() {
+fn a_length_prefix_socket_answers_any_text_with_a_readable_line() {
     let serve = Serve::in_framings(&["length-prefix+"], ["--", "cat"]);
     for text in [format!("{REQUEST}\n"), with_length(REQUEST), "5\n".into(), "hello\r\n".into()] {
         let mut client = serve.client();

@@ -169,7 +169,7 @@ fn a_side_stopped_for_a_minute_is_resumed_once_at_most() {
 }
 
 #[test]
-fn a_client_whose_stdout_is_not_read_stalls_alone() {
+fn a_client_whose_stdout_is_not_read_does_not_affect_others() {
     const FLOOD: usize = 256 << 20;
     let serve = Serve::start(["--resume=1s", "--", "cat"]);
     let mut deaf = tieline(["connect", "--resume", serve.endpoint()]);

@@ -177,8 +177,8 @@ impl WebConnector {
         self.content != Content::Carrier
     }
 
-    /// Checks that the response accepts the upgrade and chooses only what was offered. Returns whether
-    /// it accepts half-close.
+    /// Checks that the response accepts the upgrade and chooses only subprotocols and extensions that
+    /// were offered. Returns whether it accepts half-close.
     fn check(&self, response: &Response<Incoming>, key: &str) -> Result<bool, TransportError> {
         let status = response.status();
         if status != StatusCode::SWITCHING_PROTOCOLS {

@@ -22,7 +22,7 @@ pub struct ClientConfig {
     /// Allows sending the token, the password and [secret headers](RequestHeader::is_credential) to
     /// other machines without TLS, where they can be read on the network. By default, this is
     /// [refused](tieline_transport::ErrorKind::CleartextCredential). Only `localhost` and loopback
-    /// addresses count as this machine.
+    /// addresses are considered to be on this machine.
     pub send_token_without_tls: bool,
     /// The proxies through which servers are reached. None by default: environment variables are read
     /// only by [`Proxies::from_env`].

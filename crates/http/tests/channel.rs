@@ -223,7 +223,7 @@ async fn anything_but_json_is_a_fault_if_json_is_required() {
 }
 
 #[tokio::test]
-async fn a_message_that_cannot_be_sent_costs_only_itself() {
+async fn a_message_that_cannot_be_sent_does_not_end_the_line() {
     let mut config = config();
     config.web_socket.channel.max_message = ByteSize::kib(1);
     let mut served = serve(config).await;

@@ -163,8 +163,8 @@ async fn stream_waits_for_its_client_and_detects_its_disconnection() {
     assert!(text.starts_with(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"));
     drop(stream);
     let Seen::Gone(events) = opened(&mut seen).await else { panic!() };
-    // The number is at least what the client has read, and at most this plus what the sockets and the
-    // queue hold.
+    // The number is at least that of the events that the client has read, and at most that plus the
+    // number of events in the sockets and the queue.
     assert!((290..100_000).contains(&events), "{events}");
 }
 

@@ -235,7 +235,7 @@ async fn slightly_invalid_responses_complete_their_request() {
 }
 
 #[tokio::test]
-async fn a_notification_counts_as_a_call_until_its_line_ends() {
+async fn a_notification_is_counted_as_a_call_until_its_line_ends() {
     let mut config = config();
     config.limits.rpc_calls = 1;
     let mut served = serve(config).await;

@@ -118,6 +118,6 @@ async fn a_page_that_is_reloaded_repeatedly_loses_and_duplicates_nothing() {
 }
 
 #[tokio::test]
-async fn a_page_is_told_which_messages_were_lost_with_an_unknown_session() {
+async fn a_page_learns_which_messages_were_lost_with_an_unknown_session() {
     assert_eq!(run("lost").await.0, 1);
 }

@@ -1,4 +1,5 @@
-//! Finds what a command runs, for a default name: the script, package or image, not the interpreter.
+//! Finds the name of the script, package or image that a command runs, from which the default name of a
+//! server is made.
 
 mod tools;
 
@@ -29,7 +30,7 @@ pub(super) fn subject(command: &[OsString], directory: &Path) -> String {
     }
 }
 
-/// The thing that a program runs.
+/// The code or command that a program runs.
 enum Run<'a> {
     Subject(String),
     /// Another command.

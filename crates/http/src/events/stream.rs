@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn taken_bytes_count_as_written_after_the_flush() {
+    fn taken_bytes_are_counted_as_written_after_the_flush() {
         let progress = Arc::new(Progress::default());
         // An earlier response on the same connection.
         progress.given.fetch_add(7, Relaxed);

@@ -1,7 +1,7 @@
 //! Routes that the user of the library adds to a server.
 //!
-//! The server checks Host, Origin and token before it calls a handler, and bounds what the handler reads and
-//! writes.
+//! The server checks Host, Origin and token before it calls a handler, and limits the memory for the
+//! bodies that the handler reads and writes.
 
 use std::fmt;
 use std::pin::Pin;

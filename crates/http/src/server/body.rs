@@ -255,7 +255,7 @@ async fn gather(
             granted += more as usize;
         }
         if kept.capacity() < needed {
-            // The buffer is never larger than what was granted.
+            // The buffer is never larger than the memory that was granted.
             let grown = granted.min(max_needed).max(needed);
             let granted = poll_fn(|cx| held.account.poll_set(grown, cx)).await;
             granted.map_err(|MemoryRefused { .. }| Unread::NoRoom)?;

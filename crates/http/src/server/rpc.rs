@@ -266,7 +266,7 @@ impl Waiting {
         Some(self.open.swap_remove(place))
     }
 
-    /// Creates the response, whose body counts as held memory until the client has taken it.
+    /// Creates the response, whose body is counted as held memory until the client has taken it.
     fn into_response(mut self, status: StatusCode) -> Response<Body> {
         let answers: Vec<&[u8]> = self.answers.iter().map(|it| &**it).collect();
         let joined = answers.join(&b","[..]);

@@ -261,7 +261,7 @@ mod tests {
         let whole = async {
             let (_sender, mut receiver) = plain.accept().await.unwrap().split();
             assert_eq!(close_code(&mut client).await, 1001);
-            // The same close frame from the client, masked with zeros.
+            // The client sends the same close frame, masked with zeros.
             client.write_all(b"\x88\x82\0\0\0\0\x03\xe9").await.unwrap();
             assert!(matches!(receiver.recv().await, Incoming::End(CloseReason::ByUs)));
         };

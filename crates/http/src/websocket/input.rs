@@ -33,8 +33,8 @@ impl WebReceiver {
         self.reader.as_ref().map_or(self.kind, |reader| reader.kind())
     }
 
-    /// Returns the end again. After this side's close frame, waits for the answer first, because closing
-    /// a connection with unread bytes could discard sent messages.
+    /// Reports the end of the line once more. After this side's close frame, waits for the answer first,
+    /// because closing a connection with unread bytes could discard sent messages.
     #[cold]
     fn poll_end(&self, cx: &Context<'_>) -> Poll<Incoming> {
         // Register before the check, because the task may end the line in between.

@@ -30,7 +30,7 @@ pub const TOKEN: &str = "the-token-of-these-tests";
 /// A header line with the token.
 pub const BEARER: &str = "Authorization: Bearer the-token-of-these-tests\r\n";
 
-/// A time limit that no working test reaches on any machine, and that ends a hanging one.
+/// The time after which a hanging test fails. No working test takes this long on any machine.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
 pub struct Served {

@@ -48,7 +48,7 @@ pub struct SessionLimits {
     /// How long a POST with `initialize` waits for the response, because a program may need time to
     /// start; 20 s by default.
     pub initialize_wait: Duration,
-    /// How long clients are told to wait before they reconnect; 1 s by default.
+    /// How long clients are asked to wait before they reconnect; 1 s by default.
     pub retry: Duration,
 }
 

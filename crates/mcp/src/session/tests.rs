@@ -191,7 +191,7 @@ fn every_message_of_the_program_goes_to_one_stream() {
 }
 
 #[test]
-fn cancellation_by_the_program_follows_its_request() {
+fn cancellation_by_the_program_goes_to_the_stream_of_its_request() {
     let mut client = Client::open();
     client.stream(&request("1", "tools/call"));
     assert_eq!(client.program(&request("9", "elicitation/create")), [2]);
@@ -466,7 +466,7 @@ proptest! {
     /// Asserts that the counts remain right and kept messages remain bounded for any actions of both
     /// sides in any order.
     #[test]
-    fn accounts_are_exact(steps in steps()) {
+    fn counters_stay_exact_after_any_steps(steps in steps()) {
         let limits = SessionLimits {
             kept_bytes: 600, waiting_bytes: 400, finished: 2, calls: 4, ..SessionLimits::default()
         };
