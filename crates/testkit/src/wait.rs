@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// The longest time to wait, which is longer than any event takes on any machine.
+/// The longest time to wait. No event takes this long on any machine.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// Returns the outcome of `event`. Panics if it takes longer than [`LIMIT`].
@@ -78,7 +78,7 @@ pub async fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-/// Waits until the process no longer exists, even as a zombie.
+/// Waits until the process has ended and was reaped, so that it no longer exists even as a zombie.
 #[cfg(target_os = "linux")]
 #[track_caller]
 pub fn until_reaped(pid: u32) {

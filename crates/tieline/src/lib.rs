@@ -1,4 +1,4 @@
-//! One line between two processes: it carries whole messages over any transport.
+//! A line between two processes, which carries whole messages over any transport.
 //!
 //! ```text
 //!            connect("exec:my-agent")                      listen("unix:/run/me/agent.sock")
@@ -12,7 +12,7 @@
 //! An [`Endpoint`] is an address that can be written as text. Every endpoint leads to the same kind of
 //! [`Channel`], with the same limits, the same errors and the same reasons for its end:
 //!
-//! | endpoint | what it is |
+//! | endpoint | meaning |
 //! |---|---|
 //! | `unix:/run/agent.sock` | a Unix socket, accessible to its owner only |
 //! | `pipe:agent` | a Windows named pipe, accessible to its owner only |
@@ -73,7 +73,7 @@
 //!
 //! # JSON-RPC
 //!
-//! [`rpc::Peer`] speaks JSON-RPC 2.0 over any channel, in both directions:
+//! [`rpc::Peer`] uses JSON-RPC 2.0 over any channel, in both directions:
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -157,7 +157,7 @@
 //!
 //! # Features
 //!
-//! | feature | what it adds | default |
+//! | feature | contents | default |
 //! |---|---|---|
 //! | `rpc` | the module `rpc`: JSON-RPC 2.0 | yes |
 //! | `process` | the module `process`, and the scheme `exec` | yes |

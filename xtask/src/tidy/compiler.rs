@@ -1,4 +1,4 @@
-//! Checks that cargo and its tools make. Their messages precede the findings, which name the command to
+//! The checks by cargo and its tools. Their messages precede the findings, which name the command to
 //! repeat.
 
 use std::path::Path;

@@ -74,7 +74,7 @@ fn first_answer(folder: &Path) -> Result<f64> {
             .spawn()?,
     );
     let stdout = server.0.stdout.take().ok_or("the program has no stdout")?;
-    // It prints the endpoint once it is listening.
+    // The program prints the endpoint once it is listening.
     BufReader::new(stdout).read_line(&mut String::new())?;
     let mut stream = UnixStream::connect(&socket)?;
     stream.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"echo\",\"params\":[\"x\"]}\n")?;

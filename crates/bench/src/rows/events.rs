@@ -146,7 +146,7 @@ impl Reader {
     }
 
     /// Returns whether more of a chunk is available (RFC 9112, section 7.1). Consumes the line ending
-    /// after it.
+    /// after a complete chunk.
     fn take_from_chunk(&mut self) -> Result<bool> {
         const END: usize = 2;
         if self.left == 0 {

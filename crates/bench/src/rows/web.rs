@@ -7,7 +7,7 @@ use tieline_http::{Access, HttpServer, Place, ServerConfig, WebAcceptor};
 use crate::compare::Result;
 use crate::peer::{Peer, announce};
 
-/// More connections than any row opens.
+/// The limit on connections, which exceeds the number that any row opens.
 pub(super) const MANY: usize = 100_000;
 
 /// Listens without authentication, with the defaults except for the number of connections, and reports

@@ -1,4 +1,4 @@
-//! Checks of how a message line ends.
+//! Checks of the end of a message line.
 
 use std::time::Duration;
 

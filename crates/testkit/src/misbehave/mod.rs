@@ -66,7 +66,7 @@ pub fn own_group() -> Option<PathBuf> {
     Some(Path::new(mount).join(own))
 }
 
-/// Returns the names of the groups in our own group that these guardians created.
+/// Returns the names of the groups that these guardians created in this process's own group.
 pub fn groups_of(guardians: &[u32]) -> Vec<String> {
     let Some(own) = own_group() else { return Vec::new() };
     let names = fs::read_dir(own).unwrap().flatten();

@@ -46,7 +46,7 @@ impl World<'_> {
         Ok(true)
     }
 
-    /// Checks that the statements that the ends would make about their sessions now are true.
+    /// Checks the statements that the ends would make about their sessions at this time.
     pub(super) fn check_words(&self) -> Result<(), String> {
         self.client.check_words(&self.records)?;
         let mut served = self.table.iter().flatten();

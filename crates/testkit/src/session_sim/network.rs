@@ -65,8 +65,7 @@ pub(super) enum Event {
     Produce(Who),
     Commit(Who),
     Fault,
-    /// A process whose output was blocked is restarted with its memory of the moment when it was
-    /// blocked.
+    /// A process whose output was blocked is restarted with the memory that it had when it was blocked.
     Thaw(Side),
     /// A session has been without a connection since this time.
     Expire(usize, Time),
@@ -113,7 +112,7 @@ pub(super) struct Pipe {
     pub(super) is_dead: bool,
 }
 
-/// The server's state of a connection.
+/// The state of a connection at the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Accepted {
     Greeting,

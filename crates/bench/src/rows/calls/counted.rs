@@ -16,7 +16,7 @@ use crate::report::{TableLine, Unit};
 use crate::running::Running;
 use crate::valgrind::{self, Count, Counting};
 
-/// A multiple of the number of tasks.
+/// The number of calls, which is a multiple of the number of tasks.
 const CALLS: usize = 50 * IN_FLIGHT as usize;
 const PATTERNS: [(u32, &str); 2] = [(1, "one at a time"), (IN_FLIGHT, "64 in flight")];
 

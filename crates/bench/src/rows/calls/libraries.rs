@@ -13,7 +13,7 @@ use crate::running::Running;
 /// The environment variable that contains the path of the fixture's program.
 const PROGRAM: &str = "TIELINE_PEERS";
 
-/// A library to compare with.
+/// A library with which tieline is compared.
 pub(super) struct Library {
     name: &'static str,
     pub(super) against: &'static str,
@@ -67,7 +67,7 @@ impl Server {
         self.process.pid()
     }
 
-    /// Returns the address to connect to.
+    /// Returns the address for clients.
     pub(in crate::rows) fn address(&self) -> &str {
         &self.address
     }
