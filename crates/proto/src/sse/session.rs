@@ -97,7 +97,7 @@ impl fmt::Display for Stale {
                 write!(f, "the events after {last} and before {oldest} are no longer kept")
             }
             Self::NeverSent => f.write_str("no event with this number was sent"),
-            Self::Over => f.write_str("the session is over, and all of it was received"),
+            Self::Over => f.write_str("the session is over, and all its events were received"),
         }
     }
 }

@@ -344,7 +344,7 @@ pub trait ReceiverExt: Receiver {
                     Incoming::Fault(fault) => tracing::debug!("skipped a message: {fault}"),
                     Incoming::Reset(reset) => {
                         tracing::warn!(
-                            "the line was replaced, messages may be lost: {}",
+                            "the line was replaced, so messages may be lost: {}",
                             reset.cause
                         );
                     }
