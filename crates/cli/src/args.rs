@@ -22,7 +22,7 @@ mod values;
 mod web;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use tieline_transport::redact;
 
@@ -156,17 +156,16 @@ Examples:
 }
 
 impl Args {
-    /// Parses the command line; on a usage error, prints it and exits.
-    pub(crate) fn parse_or_exit() -> Self {
-        Self::try_parse().unwrap_or_else(|error| with_tip(without_secrets(error)).exit())
-    }
-}
-
-/// Logs a warning for each option that was given by its old name.
-pub(crate) fn warn_of_old_names() {
-    let typed: Vec<_> = std::env::args_os().collect();
-    for warning in renamed::warnings(&Args::command(), &typed) {
-        tracing::warn!("{warning}");
+    /// Parses the command line; on a usage error, prints it and exits. Also returns a warning for each option that
+    /// was given by its old name.
+    pub(crate) fn parse_or_exit() -> (Self, Vec<String>) {
+        let typed: Vec<_> = std::env::args_os().collect();
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(&typed);
+        match matches.and_then(|mut matches| Self::from_arg_matches_mut(&mut matches)) {
+            Ok(args) => (args, renamed::warnings(&command, &typed)),
+            Err(error) => with_tip(without_secrets(error.format(&mut command))).exit(),
+        }
     }
 }
 

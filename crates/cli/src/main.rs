@@ -60,9 +60,11 @@ fn main() -> ExitCode {
         stderr::flush(STDERR_TIMEOUT);
         return failure.status();
     }
-    let args = Args::parse_or_exit();
+    let (args, warnings) = Args::parse_or_exit();
     logging::start(&args.logging);
-    args::warn_of_old_names();
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     adopt_orphans();
     let format = args.logging.log_format;
     let status = match run(args) {
