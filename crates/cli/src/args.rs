@@ -13,6 +13,7 @@ mod logging;
 mod memory;
 mod processes;
 mod renamed;
+mod secrets;
 mod serve;
 mod status;
 #[cfg_attr(windows, path = "args/windows.rs")]

@@ -15,12 +15,12 @@ use tieline_transport::{
 use crate::address::WebAddress;
 use crate::client_config::ClientConfig;
 use crate::credentials::unsendable;
-use crate::dial_error::{gone, no_session};
+use crate::dial_error::no_session;
 use crate::dialer::{Client, Dialer};
 use crate::events::EventStreams;
 use crate::handshake::{HALF_CLOSE, RESUMABLE, accept, has_word, key, one};
 use crate::subprotocol::Subprotocol;
-use crate::switch::{Empty, switch};
+use crate::switch::{Empty, gone, switch};
 use crate::websocket::{Content, Made, WebChannel, WebSocketConfig};
 
 /// Registers `ws:`, `wss:` and `ws-unix:` for WebSockets, and `http:`, `https:` and `http-unix:` for events and

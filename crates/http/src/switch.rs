@@ -1,6 +1,7 @@
 //! A request that takes over its connection: the upgrade to a WebSocket, and a tunnel through a proxy.
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
@@ -8,10 +9,11 @@ use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Request, Response};
-use tieline_transport::TransportError;
+use tieline_transport::{ErrorKind, TransportError};
 
-use crate::dial_error::lost;
+use crate::dial_error::{failed, lost};
 use crate::stream::{Hyper, Stream};
+use crate::tls::is_tls_error;
 
 /// The maximum size of a response's headers.
 pub(crate) const MAX_HEADERS: usize = 16 * 1024;
@@ -55,9 +57,23 @@ pub(crate) async fn switch<T>(
         _ = &mut connection => upgrade.await,
     };
     let parts = upgraded.map_err(&failed)?.downcast::<Hyper>().map_err(|_| {
-        lost(std::io::Error::other("the connection after the response has an unexpected type"))
+        lost(io::Error::other("the connection after the response has an unexpected type"))
     })?;
     Ok(Switched { stream: parts.io.stream, read: BytesMut::from(parts.read_buf), checked })
+}
+
+/// Returns a function that converts a failed handshake into an error. If the response is not HTTP,
+/// `what` creates the error.
+pub(crate) fn gone(what: fn(String) -> TransportError) -> impl Fn(hyper::Error) -> TransportError {
+    move |error| {
+        if error.is_parse() {
+            return what(format!("the server's response is not HTTP ({error})"));
+        }
+        match is_tls_error(&error) {
+            true => failed(ErrorKind::Tls).because(io::Error::other(error)),
+            false => lost(io::Error::other(error)),
+        }
+    }
 }
 
 /// An empty body.

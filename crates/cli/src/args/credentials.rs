@@ -1,14 +1,13 @@
 //! Options for the headers and credentials of outgoing web lines. Values can come from a file or the
 //! environment, because the process list shows the command line.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args as Group;
 use tieline_http::{BasicAuth, ClientConfig, RequestHeader};
 use tieline_transport::ConfigError;
 
-use super::web::{Tokens, variable};
+use super::secrets::{Tokens, read, variable};
 use crate::children::{HEADERS, PASSWORD};
 use crate::report::Failure;
 
@@ -122,19 +121,6 @@ fn secret_headers(place: &str, text: &str) -> Result<Vec<RequestHeader>, Failure
         header.map(RequestHeader::credential)
     });
     parsed.collect()
-}
-
-/// Reads a file with a secret, without the line break at its end.
-pub(super) fn read(option: &str, file: &Path, longest: u64) -> Result<String, Failure> {
-    let failed = |why: String| Failure::other(format!("{option} {}: {why}", file.display()));
-    let mut text = String::new();
-    let opened = tieline_transport::open_secret(file).map_err(|error| failed(error.to_string()))?;
-    let length = opened.take(longest + 1).read_to_string(&mut text);
-    let length = length.map_err(|error| failed(error.to_string()))?;
-    if length as u64 > longest {
-        return Err(failed(format!("the file has more than {longest} bytes")));
-    }
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 fn header(text: &str) -> Result<RequestHeader, String> {

@@ -27,12 +27,12 @@ use super::reference::resolve;
 use super::{BINARY, END, ENDPOINT, EVENT_STREAM, HALF_CLOSE, PROTOCOL, YES};
 use crate::address::WebAddress;
 use crate::credentials::unsendable;
-use crate::dial_error::{gone, lost, no_session};
+use crate::dial_error::{lost, no_session};
 use crate::dialer::{Client, Dialer};
 use crate::handshake::one;
 use crate::handshake::{PLAIN, RESUMABLE};
 use crate::stream::Hyper;
-use crate::switch::MAX_HEADERS;
+use crate::switch::{MAX_HEADERS, gone};
 use crate::task::Task;
 use crate::websocket::reason_of;
 

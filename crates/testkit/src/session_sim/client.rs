@@ -2,7 +2,8 @@
 
 use tieline_proto::session::{Frame, Refusal, Ticket, Welcome};
 
-use super::network::{Direction, Event, MILLISECOND, SECOND, Who};
+use super::direction::Direction;
+use super::network::{Event, MILLISECOND, SECOND, Who};
 use super::world::{Kind, World};
 
 impl World<'_> {

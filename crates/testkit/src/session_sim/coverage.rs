@@ -4,7 +4,7 @@ use std::fmt;
 
 use tieline_proto::session::{Frame, Hello};
 
-use super::network::Direction;
+use super::direction::Direction;
 
 /// A kind of frame. Each kind has its own length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tieline_proto::session::{Delivered, SessionConfig, SessionId, SessionMachine};
 
+use super::direction::Side;
 use super::messages::{Mark, Messages};
-use super::network::{MILLISECOND, Side, Time};
+use super::network::{MILLISECOND, Time};
 use crate::random::Random;
 
 /// The events that really happened in a session, whether or not the ends remember them.

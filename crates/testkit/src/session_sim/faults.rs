@@ -3,9 +3,11 @@
 use tieline_proto::session::{Farewell, Frame};
 
 use super::coverage;
+use super::direction::{Direction, Side};
 use super::end::End;
-use super::network::{Accepted, Cut, Direction, Event, MILLISECOND, SECOND, Side, Who};
-use super::world::{Kind, Memory, World};
+use super::memory::Memory;
+use super::network::{Accepted, Cut, Event, MILLISECOND, SECOND, Who};
+use super::world::{Kind, World};
 
 impl World<'_> {
     /// Plans the cuts of the next connection.

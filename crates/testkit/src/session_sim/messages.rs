@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::network::Direction;
+use super::direction::Direction;
 
 /// The number of lives of an end that can be distinguished.
 const LIVES: usize = 8;

@@ -19,11 +19,12 @@
 mod checks;
 mod client;
 mod coverage;
+mod direction;
 mod end;
 mod faults;
+mod memory;
 mod messages;
 mod network;
-
 mod server;
 mod world;
 

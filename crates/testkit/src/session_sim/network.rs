@@ -8,41 +8,13 @@ use tieline_proto::session::Frame;
 use tieline_proto::{Framing, LengthPrefix, WriteBuf};
 
 use super::coverage::{Coverage, Kind};
+use super::direction::{Direction, Side};
 use crate::random::Random;
 
 /// Microseconds of virtual time.
 pub(super) type Time = u64;
 pub(super) const MILLISECOND: Time = 1000;
 pub(super) const SECOND: Time = 1_000_000;
-
-/// One of the two sides of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Side {
-    Client,
-    Server,
-}
-
-impl Side {
-    pub(super) fn other(self) -> Self {
-        if self == Self::Client { Self::Server } else { Self::Client }
-    }
-
-    pub(super) fn sends(self) -> Direction {
-        if self == Self::Client { Direction::ToServer } else { Direction::ToClient }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Direction {
-    ToServer,
-    ToClient,
-}
-
-impl Direction {
-    pub(super) fn receiver(self) -> Side {
-        if self == Self::ToServer { Side::Server } else { Side::Client }
-    }
-}
 
 /// The client, or the server's end of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,22 +2,14 @@
 
 use tieline_proto::session::{Frame, Hello, Lease, Refusal, Secret, SessionId};
 
+use super::direction::{Direction, Side};
 use super::end::{End, Record};
-use super::network::{Accepted, Direction, Event, MILLISECOND, SECOND, Side, Who};
+use super::memory::Served;
+use super::network::{Accepted, Event, MILLISECOND, SECOND, Who};
 use super::world::{Kind, World};
 
 /// The time for which a session is kept without a connection.
 pub(super) const GRACE: u64 = 120 * SECOND;
-
-#[derive(Clone, Debug)]
-pub(super) struct Served {
-    pub(super) end: End,
-    lease: Lease<()>,
-    /// The greeting that opened the current connection.
-    opened_by: Option<Hello>,
-    is_seen: bool,
-    pub(super) detached: Option<u64>,
-}
 
 impl World<'_> {
     /// Handles the first frame of a connection.

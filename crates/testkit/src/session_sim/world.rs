@@ -5,12 +5,11 @@ use std::time::Duration;
 use tieline_proto::session::{Frame, Received, Ticket};
 
 use super::coverage::{Coverage, Totals};
+use super::direction::{Direction, Side};
 use super::end::{End, Record};
+use super::memory::{Remembered, Served};
 use super::messages::Messages;
-use super::network::{
-    Accepted, Direction, Event, Events, MILLISECOND, Network, SECOND, Side, Time, Who,
-};
-use super::server::Served;
+use super::network::{Accepted, Event, Events, MILLISECOND, Network, SECOND, Time, Who};
 use crate::random::Random;
 
 /// A limit that exceeds the number of events of any run.
@@ -25,36 +24,6 @@ pub(super) enum Kind {
     RolledBack,
     /// The end may forget its entire state.
     Lost,
-}
-
-/// The memory of a process.
-#[derive(Clone, Debug)]
-pub(super) struct Remembered {
-    pub(super) client: End,
-    pub(super) ticket: Option<Ticket>,
-    pub(super) table: Vec<Option<Served>>,
-}
-
-/// The memory of a restarted process.
-pub(super) enum Memory {
-    /// The memory at the moment of the crash.
-    Kept,
-    /// The memory at an earlier moment, after which no data was sent.
-    Durable(Box<Remembered>),
-    /// The memory at an earlier moment.
-    Earlier(Box<Remembered>),
-    Lost,
-}
-
-impl Memory {
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Kept => "kept",
-            Self::Durable(_) => "durable",
-            Self::Earlier(_) => "of earlier",
-            Self::Lost => "lost",
-        }
-    }
 }
 
 pub(super) struct World<'a> {

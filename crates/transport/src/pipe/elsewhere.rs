@@ -2,7 +2,7 @@
 
 use tokio::io::DuplexStream;
 
-use super::PipeConfig;
+use super::config::PipeConfig;
 use crate::connection::IoConnection;
 use crate::endpoint::Endpoint;
 use crate::error::{ErrorKind, Operation, TransportError};

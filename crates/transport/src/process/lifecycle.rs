@@ -89,7 +89,7 @@ struct Life {
 }
 
 impl Lifecycle {
-    pub(crate) fn new(held: Held, config: &ProcessConfig) -> io::Result<Self> {
+    pub(super) fn new(held: Held, config: &ProcessConfig) -> io::Result<Self> {
         let Some(pid) = held.pid() else {
             held.end(None);
             return Err(io::ErrorKind::InvalidData.into());

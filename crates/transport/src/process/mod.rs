@@ -6,8 +6,8 @@
 //! reaps it. Windows replaces the `cfg(unix)` modules with those in `windows/process`.
 
 mod become_guardian;
-mod config;
-mod end;
+pub(crate) mod config;
+pub(crate) mod end;
 #[cfg(unix)]
 mod ended;
 #[cfg(target_os = "linux")]
@@ -17,7 +17,7 @@ mod held;
 #[cfg(unix)]
 mod inherited;
 mod launch;
-mod lifecycle;
+pub(crate) mod lifecycle;
 #[cfg(unix)]
 mod pipes;
 #[cfg(unix)]
@@ -42,15 +42,11 @@ use crate::transport::{NoListener, Transport};
 use crate::windows::process::{held, pipes, reaper, resolve, start};
 
 pub use self::config::ProcessConfig;
-#[cfg(windows)]
-pub(crate) use self::end::End;
 #[cfg(target_os = "linux")]
 pub use self::guardian::group::check_cgroup;
 #[cfg(unix)]
 pub use self::inherited::{is_signal_ignored, reset_inherited, was_started_without_stdout};
 pub use self::launch::ProcessConnection;
-#[cfg(windows)]
-pub(crate) use self::lifecycle::Lifecycle;
 pub use self::pipes::ChildStdout;
 pub use self::reaper::until_children_are_gone;
 #[cfg(target_os = "linux")]

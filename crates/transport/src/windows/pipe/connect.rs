@@ -12,7 +12,7 @@ use windows_sys::Win32::Storage::FileSystem::SECURITY_IDENTIFICATION;
 use super::{End, PipeConnection, connection, path};
 use crate::endpoint::Endpoint;
 use crate::error::{ErrorKind, Operation, TransportError, common_kind};
-use crate::pipe::PipeConfig;
+use crate::pipe::config::PipeConfig;
 use crate::windows::{is_code, security};
 
 /// The first and the longest pause between attempts while every instance is busy. The system's function

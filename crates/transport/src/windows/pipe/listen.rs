@@ -14,7 +14,7 @@ use super::{End, PipeConnection, connection, path};
 use crate::control::BoxFuture;
 use crate::endpoint::Endpoint;
 use crate::error::{ConfigError, ErrorKind, Operation, TransportError, common_kind};
-use crate::pipe::PipeConfig;
+use crate::pipe::config::PipeConfig;
 use crate::transport::Listener;
 use crate::windows::is_code;
 use crate::windows::security::{self, Descriptor, Sid};

@@ -21,7 +21,7 @@ use crate::connection::IoConnection;
 use crate::control::ControlBuilder;
 use crate::endpoint::Endpoint;
 use crate::info::{Capabilities, TransportKind};
-use crate::pipe::{PROFILE, PipeConfig};
+use crate::pipe::config::{PROFILE, PipeConfig};
 
 /// A connection over a named pipe.
 pub type PipeConnection = IoConnection<PipeReadHalf, PipeWriteHalf>;

@@ -10,7 +10,7 @@ use super::job::{self, Job, KILLED};
 use super::reaper::{self, Reaped};
 use super::wait;
 use crate::control::BoxFuture;
-use crate::process::End;
+use crate::process::end::End;
 
 /// A child and its job. Dropping it kills all processes in the job.
 pub(crate) struct Held {

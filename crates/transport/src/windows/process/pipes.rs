@@ -18,7 +18,7 @@ use windows_sys::Win32::Foundation::{ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED
 use windows_sys::Win32::Storage::FileSystem::SECURITY_IDENTIFICATION;
 
 use crate::control::BoxFuture;
-use crate::process::Lifecycle;
+use crate::process::lifecycle::Lifecycle;
 use crate::windows::ended::has_ended;
 use crate::windows::is_code;
 use crate::windows::security::{self, Descriptor};

@@ -12,8 +12,8 @@ use super::held::Held;
 use super::job::{self, Job};
 use super::pipes::{self, Output, ToChild};
 use super::spawn::{Command, shell, spawn};
-use crate::ProcessConfig;
 use crate::error::{ErrorKind, Operation, TransportError};
+use crate::process::config::ProcessConfig;
 
 /// A running child, and our ends of its pipes.
 pub(crate) struct Started {
