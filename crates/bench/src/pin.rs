@@ -5,9 +5,10 @@ use crate::compare::Result;
 
 /// A guard that pins this process and its children to one core until it is dropped.
 ///
-/// Whether two processes that wait for each other share a core affects a round trip more than any
-/// difference measured here, and the scheduler moves processes from time to time. On one core, a round
-/// trip consists of the work of both ends and two context switches, on every side.
+/// A round trip takes much longer if the two processes that wait for each other do not share a core, and
+/// the scheduler moves processes from time to time. This effect is larger than any difference measured
+/// here. On one core, a round trip consists of the work of both ends and two context switches, on every
+/// side.
 pub(crate) struct Pinned {
     before: imp::Cores,
 }

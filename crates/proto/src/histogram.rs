@@ -12,7 +12,7 @@ const LARGEST: u64 = (1 << 32) - 1;
 
 /// A histogram of durations from 1 µs to about 71 minutes, with an error of at most 3 %.
 ///
-/// It uses 8 bytes for each bucket up to the one of the largest recorded value, at most 7 KiB.
+/// It uses 8 bytes for each bucket up to that of the largest recorded value, at most 7 KiB.
 #[derive(Clone, Debug, Default)]
 pub struct Histogram {
     buckets: Vec<u64>,

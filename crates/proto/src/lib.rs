@@ -14,8 +14,8 @@
 //!
 //! Besides framing, [JSON-RPC](jsonrpc), [sessions](session), [server-sent events](sse) and
 //! [WebSocket](websocket), the crate contains the state machines that decide when to retry ([`Backoff`],
-//! [`Restarts`]), whether to call at all ([`Breaker`], [`RetryBudget`]) and whether the peer is still
-//! alive ([`Heartbeat`]).
+//! [`Restarts`]), whether a call may be made ([`Breaker`], [`RetryBudget`]) and whether the peer is
+//! still alive ([`Heartbeat`]).
 //!
 //! # Example
 //!

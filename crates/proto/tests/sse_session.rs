@@ -23,7 +23,7 @@ enum Step {
     Write(usize),
     /// This many of the written events reach the client.
     Arrive(usize),
-    /// The client proves what it has received.
+    /// The client proves which events it has received.
     Prove,
     /// The client posts a message.
     Post,

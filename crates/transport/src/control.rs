@@ -113,7 +113,7 @@ pub struct ControlBuilder {
     pub endpoint: Endpoint,
     /// The peer's identity.
     pub peer: Option<PeerIdentity>,
-    /// What the connection can do.
+    /// The capabilities of the connection.
     pub capabilities: Capabilities,
     /// The transport's expected performance.
     pub profile: PerformanceProfile,
@@ -196,7 +196,7 @@ impl Control {
         self.0.backing.child()
     }
 
-    /// Returns what the line can do.
+    /// Returns the capabilities of the line.
     pub fn capabilities(&self) -> Capabilities {
         self.0.capabilities
     }
@@ -318,8 +318,9 @@ impl Control {
         self.0.reported.get().cloned().or_else(|| self.close_reason())
     }
 
-    /// Refuses a client because its first bytes, or its first message, cannot be accepted. When this side closes and
-    /// has sent nothing before, the client gets the reason ([`FrameError::refusal`]).
+    /// Refuses a client because its first bytes, or its first message, cannot be accepted. If this side
+    /// closes without having sent any messages, the client receives the reason
+    /// ([`FrameError::refusal`]).
     ///
     /// The line's own receiver does this for the errors that it finds. This has no effect on lines that were not
     /// accepted by a listener or are not divided into messages by a framing.
@@ -336,12 +337,13 @@ impl Control {
         }
     }
 
-    /// Returns true if the client is [refused](Self::refuse) and gets the reason when this side closes.
+    /// Returns true if the client is [refused](Self::refuse) and receives the reason when this side
+    /// closes.
     pub fn is_refused(&self) -> bool {
         self.refusal().is_some()
     }
 
-    /// Returns the bytes that refuse the client, unless something was sent before.
+    /// Returns the bytes that refuse the client, unless a message was sent before.
     pub(crate) fn refusal(&self) -> Option<&Bytes> {
         self.0.refusal.get().filter(|_| self.meter().messages_out.get() == 0)
     }

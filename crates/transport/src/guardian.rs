@@ -38,7 +38,7 @@ pub struct Guardian {
 pub enum Hold {
     /// Contains descendants like [`Cgroup`](Self::Cgroup) if possible, and otherwise like
     /// [`Descent`](Self::Descent). For ordinary users, cgroups are often unavailable; a debug log line
-    /// names the one in use.
+    /// names the method in use.
     #[default]
     Auto,
     /// Contains descendants by descent: the guardian adopts those that lose their parent, and kills
@@ -67,7 +67,7 @@ impl Guardian {
         Self { program: program.into(), args: Vec::new(), hold: Hold::Auto }
     }
 
-    /// Appends arguments after the one that makes the program a guardian.
+    /// Appends arguments after the argument that makes the program a guardian.
     #[must_use]
     pub fn with_args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));

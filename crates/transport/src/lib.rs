@@ -40,7 +40,7 @@
 //!
 //! # Guarantees
 //! - A channel is passive: no bytes move unless the caller sends or receives, and no background task
-//!   runs for it, except the one that reads a child's stderr.
+//!   runs for it, except the task that reads a child's stderr.
 //! - Every queue is bounded. A `recv` that is dropped before it completes loses nothing; a `send` that
 //!   is dropped before it completes has queued either the whole message or nothing.
 //! - Dropping both halves ends the line at once, together with its child process or socket, and needs

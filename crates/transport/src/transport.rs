@@ -99,7 +99,7 @@ pub trait Listener: Send + 'static {
 pub struct RefusalNotice {
     /// The bytes.
     pub bytes: Bytes,
-    /// True if the notice is sent only after the peer has sent something, because a response before its
+    /// True if the notice is sent only after the peer has sent some bytes, because a response before its
     /// request would be an error.
     pub is_response: bool,
 }

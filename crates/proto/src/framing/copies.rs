@@ -33,7 +33,7 @@ pub(super) fn block(bytes: &[u8]) -> Bytes {
         place.reserve(BLOCK);
     } else if !place.try_reclaim(BLOCK) && place.capacity() < bytes.len() {
         // Messages of the last block are still held. With an exact copy, a caller that holds all
-        // messages does not also hold the unused rest of each block. The next block is allocated again.
+        // messages does not also hold the unused rest of each block. A new block is allocated next time.
         return Bytes::copy_from_slice(bytes);
     }
     place.extend_from_slice(bytes);

@@ -1,4 +1,5 @@
-//! Replacing single values in a message. All other bytes stay as they are, and nothing is parsed into values.
+//! Replacing single values in a message. All other bytes are kept unchanged, and no JSON values are
+//! built.
 
 use std::fmt;
 use std::ops::Range;

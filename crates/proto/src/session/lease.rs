@@ -36,7 +36,7 @@ impl<P: PartialEq> Lease<P> {
         )
     }
 
-    /// Checks whether this greeting may resume the session, without changing anything.
+    /// Checks whether this greeting may resume the session. Changes no state.
     ///
     /// # Errors
     /// The reason for refusing the greeting.

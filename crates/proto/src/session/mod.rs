@@ -117,7 +117,7 @@ pub struct Delivered {
 /// The state of one end of a session, independent of the connection that carries it.
 ///
 /// After an error from [`receive`](Self::receive) or [`resume`](Self::resume), the session is over: the
-/// other end is not the one with which the session began, or it is faulty.
+/// other end is not the end with which the session began, or it is faulty.
 #[derive(Clone, Debug)]
 pub struct SessionMachine {
     outgoing: Outgoing,

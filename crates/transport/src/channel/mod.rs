@@ -106,7 +106,7 @@ pub trait Sender: Send + 'static {
     /// be received where the transport supports [half-close](crate::Capabilities::half_close).
     ///
     /// # Errors
-    /// [`SendError::Closed`] if the line ended before everything was flushed.
+    /// [`SendError::Closed`] if the line ended before all messages were flushed.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>>;
 
     /// Returns how many bytes of the sent messages have not reached the operating system: they are still
@@ -311,7 +311,7 @@ pub trait SenderExt: Sender {
     /// Flushes and ends this direction ([`Sender::poll_close`]). Cancel-safe: call it again.
     ///
     /// # Errors
-    /// [`SendError::Closed`] if the line ended before everything was flushed.
+    /// [`SendError::Closed`] if the line ended before all messages were flushed.
     fn close(&mut self) -> impl Future<Output = Result<(), SendError>> + Send {
         std::future::poll_fn(|cx| self.poll_close(cx))
     }

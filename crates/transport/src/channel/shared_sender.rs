@@ -30,7 +30,7 @@ impl<S: Sender> SharedSender<S> {
     /// Flushes and ends this direction for all clones ([`Sender::poll_close`]).
     ///
     /// # Errors
-    /// [`SendError::Closed`] if the line ended before everything was flushed.
+    /// [`SendError::Closed`] if the line ended before all messages were flushed.
     pub async fn close(&self) -> Result<(), SendError> {
         self.0.lock().await.close().await
     }

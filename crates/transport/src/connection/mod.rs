@@ -37,7 +37,7 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
         self.control().info()
     }
 
-    /// Returns what the connection can do.
+    /// Returns the capabilities of the connection.
     fn capabilities(&self) -> Capabilities {
         self.control().capabilities()
     }
@@ -139,7 +139,7 @@ pub trait ConnectionExt: Connection {
                 drop(write);
                 control.stop().await
             };
-            // A peer whose output is not read may stop reading, too.
+            // A peer whose output is not read may also stop reading.
             let mut sink = tokio::io::sink();
             let drain = async {
                 let _ = tokio::io::copy(&mut read, &mut sink).await;

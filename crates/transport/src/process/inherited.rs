@@ -24,8 +24,8 @@ const MAX_DESCRIPTORS: c_int = 65_536;
 /// because threads inherit the signal mask of the thread that starts them.
 ///
 /// - All signals are unblocked.
-/// - SIGCHLD gets its default action if it was ignored. While it is ignored, the kernel reaps children
-///   itself, and no child can be started: [`LaunchFailed`](crate::ErrorKind::LaunchFailed).
+/// - SIGCHLD is reset to its default action if it was ignored. While it is ignored, the kernel reaps
+///   children itself, and no child can be started: [`LaunchFailed`](crate::ErrorKind::LaunchFailed).
 /// - SIGXFSZ no longer kills this process: a write beyond the file size limit (`ulimit -f`) fails
 ///   instead. Programs that this process starts have the default action.
 /// - Ignored SIGHUP and SIGINT stay ignored, as `nohup` and a shell's `&` expect; check
@@ -144,8 +144,8 @@ impl Program {
     /// Makes `command` start this program in place of the program, arguments and environment that it was
     /// created with.
     pub(super) fn start_by(self, command: &mut Command) {
-        // SAFETY: between fork and exec the closure makes only system calls: it takes no lock and neither
-        // allocates nor frees memory, because everything it needs was created before.
+        // SAFETY: between fork and exec the closure makes only system calls: it takes no lock and
+        // neither allocates nor frees memory, because all data that it needs was created before.
         unsafe { command.pre_exec(move || self.replace_child()) };
     }
 }

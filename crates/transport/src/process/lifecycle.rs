@@ -63,7 +63,7 @@ impl StopStage {
     }
 }
 
-/// A child and everything that belongs to it.
+/// The state of a child: its processes, the stage of stopping it, and its end.
 pub(crate) struct Lifecycle(Arc<Life>);
 
 struct Life {

@@ -15,7 +15,7 @@ use crate::control::BoxFuture;
 pub(super) type ToChild = pipe::Sender;
 
 /// How many bytes are still read from the pipe after [`Phase::Over`](super::lifecycle::Phase::Over): at
-/// most what a pipe can hold.
+/// most the capacity of a pipe.
 const LEFT_IN_PIPE: usize = 1 << 20;
 
 /// How many reads in a row may succeed before the phase is checked. Without this limit, a process that

@@ -65,11 +65,11 @@ fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(fd, 3)?)
 }
 
-/// How long to wait for a read that has begun. It does not block, because there was something to read.
+/// How long to wait for a read that has begun. The read does not block, because there was input.
 pub(super) const READ: Duration = Duration::from_secs(1);
 
 impl Source {
-    /// Waits until there is something to read. Returns false when stopped.
+    /// Waits until there is input. Returns false when stopped.
     pub(super) fn wait(&self, stopped: &Stopped) -> io::Result<bool> {
         is_ready(&self.0, PollFlags::IN, stopped)
     }

@@ -117,7 +117,7 @@ fn bind(
 ) -> Result<(SocketLock, SocketFile, OwnedFd), TransportError> {
     let address = socket_address(config, Operation::Listen)?;
     refuse_missing_directory(directory(path))?;
-    // A path that is obviously not a socket should not get a lock file.
+    // No lock file is created for a path that is obviously not a socket.
     refuse_non_socket(path)?;
     let lock = SocketLock::take(path)?;
     remove_if_dead(path, &address)?;
@@ -194,8 +194,8 @@ fn may_be_alive(path: &Path, address: &rustix::net::SocketAddrUnix) -> bool {
     match super::held::find(path) {
         None => false,
         Some(super::held::Held::Bound) => true,
-        // If the listening socket is the one at `path`, it accepts connections now. Otherwise it only
-        // has the same name.
+        // If the listening socket is that at `path`, it accepts connections now. Otherwise, it only has
+        // the same name.
         Some(super::held::Held::Listening) => {
             !matches!(connect_once(address), Err(Errno::CONNREFUSED))
         }

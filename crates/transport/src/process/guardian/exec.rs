@@ -34,7 +34,7 @@ pub(super) fn tie(command: &mut Command, request: &Request) -> io::Result<()> {
         program.replace_child()
     };
     // SAFETY: between fork and exec the closure makes only system calls: it takes no lock and neither
-    // allocates nor frees memory, because everything it needs was created before.
+    // allocates nor frees memory, because all data that it needs was created before.
     unsafe { command.pre_exec(become_program) };
     Ok(())
 }

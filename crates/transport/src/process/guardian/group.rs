@@ -40,7 +40,7 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Creates a cgroup below the one of this process.
+    /// Creates a cgroup below the cgroup of this process.
     ///
     /// # Errors
     /// There is no cgroup2 file system, permission is denied, or the kernel lacks `cgroup.kill` (before
@@ -66,12 +66,12 @@ impl Group {
         Err(Errno::EXIST.into())
     }
 
-    /// Returns the directory, to start a process in it.
+    /// Returns the directory, in which a process can be started.
     pub(super) fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
 
-    /// Sends SIGKILL to all members, including those that join while the kernel does that.
+    /// Sends SIGKILL to all members, including those that join during the call.
     pub(super) fn kill(&self) {
         // The cgroup may have been removed.
         let _ = rustix::io::write(&self.kill, b"1");

@@ -37,7 +37,7 @@ pub(in super::super) fn children() -> Vec<Pid> {
 /// outer namespace is visible, in which every process has a different ID.
 enum Numbering {
     Ours,
-    /// Each process has an ID in each namespace. This is the position of the one in our namespace.
+    /// Each process has an ID in each namespace. This is the position of its ID in our namespace.
     Foreign(usize),
 }
 

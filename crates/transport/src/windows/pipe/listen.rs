@@ -91,7 +91,7 @@ impl PipeListener {
         Ok(())
     }
 
-    /// Creates the missing instances. Fails only if there are no instances at all.
+    /// Creates the missing instances. Fails only if there are no instances.
     fn fill(&mut self) -> io::Result<()> {
         while self.waiting.len() < self.backlog {
             match self.make_instance(false) {
