@@ -15,6 +15,7 @@ pub(crate) fn no_session(problem: String) -> TransportError {
 /// Creates the error for a connection that was lost before the response arrived; a retry may succeed.
 pub(crate) fn lost(reason: impl Into<CloseReason>) -> TransportError {
     failed(ErrorKind::Closed(reason.into())).with_hint(
-        "the connection ended during the handshake: try again, or check the server's log",
+        "the connection ended during the handshake: try again, or check the server's log, and whether a web \
+         server listens there",
     )
 }

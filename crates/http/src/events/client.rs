@@ -200,7 +200,7 @@ impl EventConnector {
 
 fn no_events(problem: String) -> TransportError {
     TransportError::handshake("server-sent events", problem).with_hint(
-        "check the path (/sse on a tieline server), and that the server sends events there",
+        "check the path (/sse on a tieline server), that the server sends events there, and whether it expects TLS",
     )
 }
 

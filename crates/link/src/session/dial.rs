@@ -77,6 +77,16 @@ impl Dialing {
                 return Err(error(ErrorKind::TimedOut(limit)).with_hint(hint));
             }
             Ok(Incoming::Message(answer)) => answer,
+            Ok(Incoming::End(CloseReason::Protocol(FrameError::OtherFraming {
+                theirs, ..
+            }))) => {
+                return Err(no_session(format!("the other side uses the framing {theirs}")));
+            }
+            Ok(Incoming::End(CloseReason::Protocol(
+                other @ (FrameError::UnexpectedHttp | FrameError::UnexpectedTls),
+            ))) => {
+                return Err(TransportError::handshake("session", other.to_string()).at(&endpoint));
+            }
             Ok(Incoming::End(reason @ CloseReason::Protocol(_))) => {
                 return Err(no_session(format!("the response is not a session frame: {reason}")));
             }

@@ -174,11 +174,15 @@ pub(super) fn expect_headers(first: &[u8]) -> Result<bool, FrameError> {
     }
 }
 
-/// Fails if the peer does not send a length before each message, or sends frames of a session. Returns whether
-/// there were enough bytes to decide.
-pub(super) fn expect_lengths(first: &[u8], limit: ByteSize) -> Result<bool, FrameError> {
+/// Fails if the peer does not send a length before each message, or sends frames of a session although the line
+/// does not carry one. Returns whether there were enough bytes to decide.
+pub(super) fn expect_lengths(
+    first: &[u8],
+    limit: ByteSize,
+    is_session: bool,
+) -> Result<bool, FrameError> {
     let ours = FramingKind::LengthPrefix;
-    let is_clear = expect(ours, first)?;
+    let is_clear = is_session && first.first() == Some(&0) || expect(ours, first)?;
     let length = first.get(..4).unwrap_or(first);
     if !is_clear || !length.iter().all(|byte| is_text(*byte)) {
         return Ok(is_clear);

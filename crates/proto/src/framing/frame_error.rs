@@ -136,8 +136,8 @@ impl fmt::Display for FrameError {
                  there, or start the server with --resume",
             ),
             Self::UnexpectedTls => f.write_str(
-                "the other side uses TLS, but this line does not; write wss:// or https:// in front of its \
-                 address",
+                "the other side uses TLS, but this line does not; a client writes wss:// or https:// in front \
+                 of the address of a web server, and a server for web clients listens on https://",
             ),
             Self::UnexpectedHttp => f.write_str(
                 "the other side uses HTTP, but this line does not; a client writes ws:// or http:// in front \

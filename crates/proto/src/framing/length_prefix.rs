@@ -41,9 +41,8 @@ impl LengthPrefix {
         Self { max_message, has_no_sessions: false, block: Bytes::new(), at: 0 }
     }
 
-    /// Makes the framing examine the peer's first bytes ([`Framing::meet`]), for lines that do not carry
-    /// the frames of a session. Text, a refusal, or a greeting that requests a session ends the line
-    /// with an error.
+    /// Makes a refusal, or a greeting that requests a session, in the peer's first bytes end the line with
+    /// an error ([`Framing::meet`]). For lines that do not carry the frames of a session.
     #[must_use]
     pub const fn without_sessions(mut self) -> Self {
         self.has_no_sessions = true;
@@ -115,7 +114,7 @@ impl Default for LengthPrefix {
 
 impl Framing for LengthPrefix {
     fn meet(&mut self, first: &[u8]) -> Result<bool, FrameError> {
-        if self.has_no_sessions { expect_lengths(first, self.max_message) } else { Ok(true) }
+        expect_lengths(first, self.max_message, !self.has_no_sessions)
     }
 
     #[inline(always)]

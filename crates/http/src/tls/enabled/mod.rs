@@ -136,9 +136,16 @@ impl Trust {
                 self.made.get_or_init(|| made).clone()
             }
         };
-        let broken = |error: io::Error| match error.kind() {
+        let broken = |error: io::Error| {
+            match error.kind() {
+            io::ErrorKind::InvalidData if is_other_protocol(&error) => {
+                failed(ErrorKind::Tls).because(error).with_hint(
+                    "the server does not use TLS there: write ws:// or http://, or use another port",
+                )
+            }
             io::ErrorKind::InvalidData => failed(ErrorKind::Tls).because(error),
             _ => lost(error),
+        }
         };
         let name = ServerName::try_from(host.to_owned()).map_err(|_| {
             broken(io::Error::new(
@@ -175,6 +182,12 @@ impl Trust {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(config))
     }
+}
+
+/// Returns whether the server's response is not a TLS record.
+fn is_other_protocol(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(error, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
 }
 
 /// Returns the system's root certificates, and those in the file `extra`.
