@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// Creates a pipe whose ends are closed on exec. Returns the end to read from and the end to write to.
+/// Creates a pipe whose ends are closed on exec. Returns the read end and the write end.
 #[cfg(not(target_vendor = "apple"))]
 pub(crate) fn anonymous_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)

@@ -232,7 +232,7 @@ impl Account {
         self.open.as_ref().is_some_and(|open| open.flag.is_revoked.load(Relaxed))
     }
 
-    /// Returns an error if the account was revoked. Otherwise registers `waker`, which is woken when
+    /// Returns an error if the account was revoked. Otherwise, registers `waker`, which is woken when
     /// that happens.
     #[inline]
     pub fn check(&self, waker: &Waker) -> Result<(), MemoryRefused> {

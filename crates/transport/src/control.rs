@@ -362,7 +362,7 @@ impl Control {
         let by_us = self.0.closed_by_us.load(Ordering::Relaxed);
         match self.is_child() {
             _ if by_us => CloseReason::ByUs,
-            // The exit status has been waited for, so the child is still running.
+            // This is called after a wait for the exit status, so the child is still running.
             true => CloseReason::StdoutClosed,
             false => CloseReason::ByPeer,
         }

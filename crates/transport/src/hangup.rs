@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// A separate readiness registration for a descriptor that other code writes to.
+/// A separate readiness registration for a descriptor to which other code writes.
 ///
 /// It only queries readiness, so the descriptor may stay in blocking mode, as it must if other processes
 /// share it. The registration is separate so that it does not clear the readiness for writes.

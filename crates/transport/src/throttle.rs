@@ -38,7 +38,7 @@ impl WarnThrottle {
     }
 
     /// Decides whether to log a warning now. If so, returns how many were suppressed since the last one.
-    /// Otherwise counts this one as suppressed and returns `None`.
+    /// Otherwise, counts this warning as suppressed and returns `None`.
     pub fn admit(&self, now: Instant) -> Option<u64> {
         self.admit_many(1, now)
     }

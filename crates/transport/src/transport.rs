@@ -12,7 +12,7 @@ use crate::info::TransportKind;
 use crate::options::Options;
 use crate::profile::PerformanceProfile;
 
-/// A kind of byte-stream endpoint that can be connected to and listened on.
+/// A kind of byte-stream endpoint, with functions to connect to it and to listen on it.
 ///
 /// A custom transport implements this trait and registers its scheme
 /// ([`Registry::register`](crate::Registry::register)); see `examples/custom_transport`.
@@ -80,15 +80,16 @@ pub trait Listener: Send + 'static {
     /// Waits for the next connection. Cancel-safe.
     ///
     /// # Errors
-    /// After a [retryable](TransportError::is_retryable) error the listener still works: wait a little and
-    /// accept again.
+    /// After a [retryable](TransportError::is_retryable) error, the listener still works. Wait a little
+    /// and accept again.
     fn accept(&mut self) -> impl Future<Output = Result<Self::Connection, TransportError>> + Send;
 
     /// Returns the endpoint on which this listener accepts connections.
     fn endpoint(&self) -> &Endpoint;
 
-    /// Sets the notice that is sent to a peer before it is disconnected because its user is not allowed;
-    /// nothing by default. This has no effect if only the system decides which users may connect.
+    /// Sets the notice that is sent to a peer before it is disconnected because its user is not allowed.
+    /// By default, no notice is sent. This has no effect if only the system decides which users may
+    /// connect.
     fn refuse_with(&mut self, notice: RefusalNotice) {
         let _ = notice;
     }

@@ -3,10 +3,10 @@
 /// The members that determine a message's kind and the call to which it belongs, as far as they can be
 /// read.
 ///
-/// Unlike [`classify`](super::classify()), this accepts any bytes: they may be truncated, not UTF-8,
-/// nested to any depth, and contain duplicate members (the last one is used, as in most parsers). It is
-/// used to fail a call whose response was lost. Reading takes time linear in the length, and allocates
-/// nothing.
+/// Unlike [`classify`](super::classify()), this accepts any bytes. The text may be truncated or invalid
+/// UTF-8, may be nested to any depth, and may contain duplicate members, of which the last one is used,
+/// as in most parsers. It is used to fail a call whose response was lost. Reading takes time linear in
+/// the length, and allocates nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outline<'a> {
     id: Option<&'a [u8]>,
@@ -190,7 +190,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Returns the length of the string that `text` begins with, including its quotes.
+/// Returns the length of the string at the beginning of `text`, including its quotes.
 fn string_length(text: &[u8]) -> Option<usize> {
     let mut at = 1;
     text.strip_prefix(b"\"")?;

@@ -75,8 +75,8 @@ fn walk(scanner: &mut Scanner<'_>, path: &[&str]) -> Result<Found, JsonError> {
     Ok(found)
 }
 
-/// Returns the messages of a batch, each as a slice of it. Returns `None` if `message` is not a JSON
-/// array.
+/// Returns the messages of a batch, each as a slice of the batch. Returns `None` if `message` is not a
+/// JSON array.
 pub fn elements(message: &Bytes) -> Option<Vec<Bytes>> {
     let mut scanner = Scanner::new(message, Limits::default()).ok()?;
     let mut elements = Vec::new();

@@ -80,7 +80,7 @@ pub enum Frame {
     Bye(Farewell),
 }
 
-/// The greeting: requests a new session, or resumes one.
+/// The greeting, which requests a new session or resumes one.
 #[derive(Clone, Debug)]
 pub struct Hello {
     /// The session to resume, with its secret and epoch. `None` requests a new session.

@@ -154,7 +154,7 @@ pub trait Receiver: Send + 'static {
     }
 
     /// Returns true if bytes have been read but not returned yet, because their message is incomplete or
-    /// `poll_recv` has not been called again. False may also mean that this is not known.
+    /// `poll_recv` has not been called again. False may also mean that this is unknown.
     fn holds_part(&self) -> bool {
         false
     }
@@ -166,8 +166,8 @@ pub trait Receiver: Send + 'static {
     }
 
     /// Keeps the sender open when the other side breaks the protocol: [`Incoming::End`] is returned at
-    /// once, and the close frame with the reason is sent when the sender is closed. Until then responses
-    /// to earlier messages can be sent.
+    /// once, and the close frame with the reason is sent when the sender is closed. Until then,
+    /// responses to earlier messages can be sent.
     ///
     /// Without this call, a line with close frames sends one before it returns the end. Lines without
     /// close frames always leave the sender open; on these this method does nothing.
@@ -175,7 +175,7 @@ pub trait Receiver: Send + 'static {
 
     /// Returns how many bytes have arrived but have not been returned as messages: bytes that were read,
     /// and bytes that the operating system still holds ([`ReadEnd::unread`](crate::ReadEnd::unread)).
-    /// They are lost if the line ends now. Returns 0 if the number is not known, which is the default.
+    /// They are lost if the line ends now. Returns 0 if the number is unknown, which is the default.
     /// This may be a system call.
     fn unread(&self) -> u64 {
         0

@@ -30,9 +30,9 @@ thread_local! {
 
 /// Bytes that were read from a stream and not decoded yet.
 ///
-/// It is for channels on a byte stream: [`poll_fill`](Self::poll_fill) reads into it, and a decoder takes
-/// bytes from the buffer that it derefs to. An idle line keeps at most 16 KiB; each thread keeps at most
-/// another 256 KiB for all its lines.
+/// It is for channels on a byte stream: [`poll_fill`](Self::poll_fill) reads into it, and a decoder
+/// takes bytes from the buffer to which it derefs. An idle line keeps at most 16 KiB; each thread keeps
+/// at most another 256 KiB for all its lines.
 #[derive(Debug)]
 pub struct ReadBuffer {
     bytes: BytesMut,

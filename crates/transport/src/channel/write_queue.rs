@@ -18,7 +18,7 @@ const MAX_SLICES: usize = 64;
 
 /// A queue of bytes, and the write half to which they are written.
 ///
-/// It is for channels on a byte stream. An encoder appends to the buffer that the queue derefs to; the
+/// It is for channels on a byte stream. An encoder appends to the buffer to which the queue derefs; the
 /// queue has no bound, so check its length first. A write that makes no progress for the stall timeout
 /// fails. It makes progress when the stream accepts a byte or a byte leaves a buffer below it, including
 /// the kernel's buffer if its fill level is known ([`WriteEnd::unsent`]).

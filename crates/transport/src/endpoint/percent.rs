@@ -34,8 +34,8 @@ pub(super) fn decode(text: &str) -> Result<OsString, TransportError> {
     from_bytes(bytes)
 }
 
-/// Replaces each `%XX` by the byte that it stands for. Returns `None` if a `%` is not followed by two hexadecimal
-/// digits.
+/// Replaces each `%XX` with the byte for which it stands. Returns `None` if a `%` is not followed by two
+/// hexadecimal digits.
 pub fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text;

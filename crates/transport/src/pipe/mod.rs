@@ -1,4 +1,4 @@
-//! Windows named pipes. By default only their owner can connect. There is always an instance that
+//! Windows named pipes. By default, only their owner can connect. There is always an instance that
 //! listens.
 //!
 //! The platform-independent part is here. The implementation is in `windows/pipe`. On other systems,

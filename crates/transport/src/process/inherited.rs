@@ -141,8 +141,8 @@ impl Program {
         Err(io::Error::last_os_error())
     }
 
-    /// Makes `command` start this program in place of the program, arguments and environment that it was
-    /// created with.
+    /// Makes `command` start this program in place of the program, arguments and environment with which
+    /// it was created.
     pub(super) fn start_by(self, command: &mut Command) {
         // SAFETY: between fork and exec the closure makes only system calls: it takes no lock and
         // neither allocates nor frees memory, because all data that it needs was created before.

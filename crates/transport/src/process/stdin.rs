@@ -12,7 +12,7 @@ use super::pipes::ToChild;
 use super::unread::Unread;
 use crate::connection::WriteEnd;
 
-/// Our end of the child's stdin. Shutting it down closes it after all bytes have been handed to the
+/// Our end of the child's stdin. A shutdown closes this end after all bytes have been handed to the
 /// system.
 #[derive(Debug)]
 pub struct ChildStdin {

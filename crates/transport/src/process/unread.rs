@@ -36,7 +36,7 @@ impl Unread {
         });
     }
 
-    /// Returns how many bytes are in the pipe, or `None` if that is not known.
+    /// Returns how many bytes are in the pipe, or `None` if the number is unknown.
     pub(super) fn bytes(&self) -> Option<u64> {
         rustix::io::ioctl_fionread(self.lock().as_ref()?).ok()
     }

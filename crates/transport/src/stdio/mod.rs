@@ -120,7 +120,7 @@ impl Transport for Stdio {
 /// Waits until this process's stdout no longer has a reader. This is for programs that print to stdout
 /// without taking it as a line. Must be awaited within a runtime with I/O and timers.
 ///
-/// Never completes if that cannot be known, for example if stdout is a file. Cancel-safe.
+/// Never completes if this cannot be determined, for example if stdout is a file. Cancel-safe.
 pub async fn stdout_closed() {
     let mut reader = system::Reader::of_stdout();
     std::future::poll_fn(|cx| reader.poll_gone(cx)).await;

@@ -109,7 +109,7 @@ fn closed_directory(path: &Path, config: &UnixConfig) -> Option<(PathBuf, u32)> 
         let found = std::fs::metadata(directory).ok()?;
         let mode = found.mode() & 0o777;
         let all = mode & 0o001 != 0;
-        // The groups of a user are not known here, so any group permission is assumed to be enough.
+        // The groups of a user are unknown here, so any group permission is assumed to be sufficient.
         let some_group = mode & 0o010 != 0 && config.group.is_none_or(|it| it == found.gid());
         let owner = !config.allow_uids.is_empty()
             && mode & 0o100 != 0

@@ -10,8 +10,9 @@ use tokio::time::timeout;
 
 use crate::transport::RefusalNotice;
 
-/// The maximum number of refused clients that are waited for at the same time. Further clients are sent
-/// the reason and disconnected at once; such a client may get a write error before it reads the reason.
+/// The maximum number of refused clients for which the listener waits at the same time. Further clients
+/// are sent the reason and disconnected at once. Such a client may get a write error before it reads the
+/// reason.
 const MAX_CLIENTS: usize = 16;
 /// How long a client may take to read the reason and to disconnect.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -130,7 +130,7 @@ impl Sink {
     }
 }
 
-/// Takes the original handles. Afterwards the standard handles are the null device and stderr.
+/// Takes the original handles. Afterwards, the standard handles are the null device and stderr.
 pub(crate) fn take() -> io::Result<(Source, Sink)> {
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     // Output that was printed earlier must be written first.

@@ -17,8 +17,9 @@ use super::wire::Request;
 use crate::anonymous_pipe::anonymous_pipe;
 use crate::process::inherited::Program;
 
-/// Makes `command` start the requested program in place of the one it was created with. The kernel kills
-/// the program when this process ends, unless the program gains another user's rights when it starts.
+/// Makes `command` start the requested program in place of the program with which it was created. The
+/// kernel kills the program when this process ends, unless the program gains another user's rights when
+/// it starts.
 ///
 /// The standard library would use `execvp` for the last step, which passes files that the kernel refuses
 /// to a shell.

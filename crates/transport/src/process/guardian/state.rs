@@ -190,7 +190,7 @@ enum Thread {
     Other,
 }
 
-/// Returns true if the next child to be waited for has stopped rather than ended.
+/// Returns true if the next child that a wait would return has stopped rather than ended.
 fn is_trapped() -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
     let next = waitid(WaitId::All, options).ok().flatten();

@@ -46,7 +46,7 @@ const HOLDS: [(&str, Hold); 4] = [
 ];
 
 impl Request {
-    /// Encodes the request: its length, then its content.
+    /// Encodes the request as its length and its content.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
         let mut put = |word: &std::ffi::OsStr| {

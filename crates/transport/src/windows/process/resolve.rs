@@ -8,11 +8,11 @@ use crate::error::{ErrorKind, Operation, TransportError};
 
 /// Returns the path of the file that `program` names.
 ///
-/// If `program` contains a separator, it is a path, relative to `cwd`. Otherwise the first file of that
-/// name in `PATH` is used. A name without an extension is tried with the extensions of `PATHEXT`, in
-/// their order: `npx` finds `npx.cmd`. Only `.com`, `.exe`, `.bat` and `.cmd` are used: files with other
-/// extensions, such as `.vbs` and `.js`, need another program to start them. The current directory is
-/// not searched.
+/// If `program` contains a separator, it is a path, relative to `cwd`. Otherwise, the first file with
+/// that name in `PATH` is used. A name without an extension is tried with the extensions of `PATHEXT`,
+/// in their order: `npx` finds `npx.cmd`. Only `.com`, `.exe`, `.bat` and `.cmd` are used: files with
+/// other extensions, such as `.vbs` and `.js`, need another program to start them. The current directory
+/// is not searched.
 ///
 /// # Errors
 /// [`DirectoryMissing`](ErrorKind::DirectoryMissing) for `cwd`,

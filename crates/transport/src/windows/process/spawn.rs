@@ -130,7 +130,7 @@ impl Drop for Attributes<'_> {
     }
 }
 
-/// Returns the path of `cmd.exe` in the system directory, which only the system can write to.
+/// Returns the path of `cmd.exe` in the system directory, to which only the system can write.
 pub(super) fn shell() -> io::Result<PathBuf> {
     let mut directory = [0; 260];
     // SAFETY: the buffer is as large as the given length.
