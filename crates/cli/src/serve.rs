@@ -57,6 +57,7 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     let mut sites = Sites::of(program.name.clone(), mcp_name);
     let Listeners { acceptors, of_mcp, endpoints } =
         listen_all(&args, &registry, &program, &mut sites, logging).await?;
+    server.make_room(sites.make_room());
     let target = target(&args, &registry, &program, logging)?;
     for acceptor in acceptors {
         server.add(acceptor, target.clone());

@@ -1,16 +1,17 @@
 //! `tieline serve` on the web: its listeners, the access token and the start-up text.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tieline_gateway::ServerWatch;
-use tieline_http::{Access, HttpServer, PublicUrl, Token};
+use tieline_http::{Access, HttpServer, LineAcceptor, PublicUrl, Token};
 use tieline_link::{LineOptions, SessionOptions, Sessions};
 use tieline_proto::FramingKind;
 use tieline_transport::{Address, DynAcceptor, Endpoint, MemoryBudget, Options};
 
 use crate::args::WebServer;
 use crate::children::TOKEN;
-use crate::mcp::{self, McpAcceptor, McpOptions};
+use crate::mcp::{self, McpOptions, McpSite};
 use crate::memory::prometheus;
 use crate::names::Name;
 use crate::report::Failure;
@@ -34,6 +35,7 @@ pub(crate) struct Sites {
     program_name: Name,
     /// The name that MCP clients give the server, if there is `/mcp`.
     mcp_name: Option<Name>,
+    mcp_sessions: Vec<Arc<mcp::Sessions>>,
 }
 
 /// The acceptors of a web server.
@@ -51,7 +53,8 @@ impl Sites {
     /// Creates a set without listeners for this program. If MCP clients are accepted, `mcp_name` is
     /// their name for the server.
     pub(crate) fn of(program_name: Name, mcp_name: Option<Name>) -> Self {
-        Self { sites: Vec::new(), access: None, public_url: None, program_name, mcp_name }
+        let (sites, mcp_sessions) = (Vec::new(), Vec::new());
+        Self { sites, access: None, public_url: None, program_name, mcp_name, mcp_sessions }
     }
 
     /// Returns whether `endpoint` is a web endpoint.
@@ -94,10 +97,13 @@ impl Sites {
         let (most, take_wait, idle) = (served.most, limits.take_wait, served.idle);
         let mcp = self.mcp_name.as_ref().map(|_| {
             let memory = options.memory.clone();
-            mcp::route(McpOptions { most, take_wait, memory, idle })
+            mcp::site(McpOptions { most, take_wait, memory, idle })
         });
-        let (routes, arrivals) = mcp.unzip();
-        config.routes.extend(routes);
+        let arrivals = mcp.map(|McpSite { route, arrivals, sessions }| {
+            config.routes.push(route);
+            self.mcp_sessions.push(sessions);
+            arrivals
+        });
         let (site, plain, resumable) = HttpServer::listen(config).await?;
         let endpoint = site.endpoint().clone();
         let session = SessionOptions { grace, max_sessions: served.most, ..usual };
@@ -106,9 +112,16 @@ impl Sites {
         site.set_exits(move |session, owner| exits.get(session, owner));
         self.sites.push(site);
         let mcp = arrivals.map(|arrivals| -> Box<dyn DynAcceptor> {
-            Box::new(McpAcceptor { arrivals, endpoint })
+            Box::new(LineAcceptor::new(arrivals, endpoint))
         });
         Ok(SiteAcceptors { plain: Box::new(plain), sessions: Box::new(sessions), mcp })
+    }
+
+    /// Returns what ends an abandoned MCP session, so that another client gets its place. It returns false if there
+    /// is none.
+    pub(crate) fn make_room(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let sessions = self.mcp_sessions.clone();
+        move || sessions.iter().any(|it| it.make_room())
     }
 
     /// Exports the server's counters and memory use at `/metrics`.

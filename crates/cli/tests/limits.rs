@@ -10,6 +10,7 @@ use std::process::Command;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::json;
+use support::site::{Site, status_of};
 use support::{Client, Program, Serve, Talk, request, tieline, until, usage};
 
 /// Sets the descriptor limit of another process, and returns the previous one.
@@ -146,4 +147,20 @@ fn idle_clients_use_little_memory() {
     let pages: u64 = resident.split(' ').nth(1).unwrap().parse().unwrap();
     let mebibytes = pages * 4096 / (1 << 20);
     assert!(mebibytes < 60, "{mebibytes} MiB for 100 idle clients");
+}
+
+#[test]
+fn client_that_guesses_tokens_cannot_fill_the_log() {
+    let site = Site::start(&[]);
+    for number in 0..200 {
+        let wrong = format!("Authorization: Bearer a-wrong-token-{number:04}\r\n");
+        assert_eq!(status_of(&site.get("/metrics", &wrong)), "401");
+    }
+    assert_eq!(status_of(&site.ask("GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n")), "403");
+    let log = site.stop();
+    let lines = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+    assert!(lines("wrong token") <= 4, "{log}");
+    assert_eq!(lines("more requests were refused (token)"), 1, "{log}");
+    assert!(log.contains("evil.example"), "another cause is still logged: {log}");
+    assert!(!log.contains("a-wrong-token"), "{log}");
 }

@@ -11,10 +11,10 @@ use std::process::Command;
 use serde_json::Value;
 use support::mcp::{ACCEPT, Stream, bearer, post_with, wait_none_left};
 use support::site::{Site, TOKEN, status_of};
-use support::{Program, children_of, mcp_sdk, server_everything, tieline, until};
+use support::{Program, children_of, mcp_sdk, server_everything, tieline, until, usage};
 
-/// An MCP server in a few lines. It answers `ping`, exits on `exit`, and answers `slow` after it has
-/// received `go`.
+/// An MCP server in a few lines. It answers `ping`, exits on `exit`, answers `slow` after it has received
+/// `go`, and never answers `quiet`.
 const SERVER: &str = r#"
     while read -r line; do
         case $line in
@@ -22,6 +22,7 @@ const SERVER: &str = r#"
         *'"ping"'*) echo '{"jsonrpc":"2.0","id":1,"result":{}}' ;;
         *'"slow"'*) echo '{"jsonrpc":"2.0","method":"notifications/message","params":{"data":"began"}}' ;;
         *'"go"'*) echo '{"jsonrpc":"2.0","id":5,"result":{"slow":true}}' ;;
+        *'"quiet"'*) echo 'got quiet' >&2 ;;
         *'"exit"'*) echo 'some last words' >&2; exit 3 ;;
         esac
     done"#;
@@ -239,6 +240,104 @@ fn a_stream_is_resumed_on_a_new_connection() {
     resumed.wait("\"slow\":true");
     resumed.wait("\r\n0\r\n\r\n");
     assert!(!resumed.text.contains("began"), "{}", resumed.text);
+    site.stop();
+}
+
+#[test]
+fn request_in_flight_is_told_that_its_session_was_ended() {
+    let site = site(&[]);
+    let session = Session::open(&site);
+    // If the DELETE comes later than 250 ms after it, the response is a stream.
+    let mut waiting = Stream::open(&site, &post_with(&session.headers, &request(5, "quiet")));
+    site.program.wait_stderr("got quiet");
+    assert_eq!(status_of(&session.ask("DELETE", "")), "204");
+    waiting.wait("\r\n\r\n");
+    if waiting.text.starts_with("HTTP/1.1 404") {
+        waiting.wait("the session was ended by a DELETE");
+        assert!(waiting.text.contains(r#""id":5"#), "{}", waiting.text);
+    } else {
+        assert!(waiting.text.contains("text/event-stream"), "{}", waiting.text);
+        waiting.wait("\r\n0\r\n\r\n");
+    }
+    site.stop();
+}
+
+/// The number of sessions that [`abandoned_sessions_make_room_for_new_ones`] opens. For a soak, set
+/// `TIELINE_MCP_SESSIONS=10000`.
+fn many_sessions() -> usize {
+    std::env::var("TIELINE_MCP_SESSIONS").map_or(40, |number| number.parse().unwrap())
+}
+
+#[test]
+fn abandoned_sessions_make_room_for_new_ones() {
+    const PLACES: usize = 6;
+    let site = site(&["--max-connections", &PLACES.to_string()]);
+    let pid = site.program.pid();
+    let descriptors = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    // One session has a stream, and one has a request without a response.
+    let streaming = Session::open(&site);
+    let mut stream = streaming.get("");
+    stream.wait("id: 0.0");
+    let asking = Session::open(&site);
+    let mut slow = Stream::open(&site, &post_with(&asking.headers, &request(5, "slow")));
+    slow.wait("began");
+    let oldest = Session::open(&site);
+    let next = Session::open(&site);
+    for _ in 4..PLACES {
+        Session::open(&site);
+    }
+    assert_eq!(status_of(&oldest.post(&request(1, "ping"))), "200", "it is now the newest");
+    let before = (children_of(pid).len(), descriptors(), usage(pid).peak_kib);
+    Session::open(&site);
+    assert_eq!(status_of(&next.post(&request(1, "ping"))), "404", "it was idle the longest");
+    for _ in 0..many_sessions() {
+        Session::open(&site);
+    }
+    assert_eq!(status_of(&oldest.post(&request(1, "ping"))), "404");
+    until("the processes and descriptors are those of before", || {
+        (children_of(pid).len(), descriptors()) == (before.0, before.1)
+    });
+    let peak = usage(pid).peak_kib;
+    assert!(peak < before.2 + 16 * 1024, "{peak} KiB, and {} before", before.2);
+    assert_eq!(status_of(&asking.post(&notification("go"))), "202", "it was in use");
+    slow.wait("\"slow\":true");
+    assert_eq!(status_of(&streaming.post(&request(1, "ping"))), "200", "it was in use");
+    // An ended client opens a new session.
+    Session::open(&site);
+    let log = site.stop();
+    assert!(log.contains("it was idle, and another client needed its place"), "{log}");
+    assert!(!log.contains("too many clients"), "{log}");
+}
+
+#[test]
+fn sessions_in_use_are_not_ended_for_new_ones() {
+    let site = site(&["--max-connections", "2"]);
+    let sessions = [(); 2].map(|()| Session::open(&site));
+    let mut streams = sessions.each_ref().map(|session| session.get(""));
+    streams.iter_mut().for_each(|stream| stream.wait("id: 0.0"));
+    let opening = post_with(&(bearer() + ACCEPT), &request(0, "initialize"));
+    let answer = site.ask(&opening);
+    assert_eq!(status_of(&answer), "503", "{answer}");
+    let mut web_socket = site.connect(&site.web_socket());
+    let finished = Program::run(&mut web_socket, request(1, "ping"));
+    assert_ne!(finished.code, Some(0), "{finished:?}");
+    let [first, _] = streams;
+    drop(first);
+    // As soon as the server has noticed that.
+    until("a session is opened", || status_of(&site.ask(&opening)) == "200");
+    assert_eq!(status_of(&sessions[0].post(&request(1, "ping"))), "404");
+    assert_eq!(status_of(&sessions[1].post(&request(1, "ping"))), "200");
+    site.stop();
+}
+
+#[test]
+fn client_of_another_kind_gets_the_place_of_an_abandoned_session() {
+    let site = site(&["--max-connections", "1"]);
+    let session = Session::open(&site);
+    let mut web_socket = site.connect(&site.web_socket());
+    let finished = Program::run(&mut web_socket, request(1, "ping"));
+    assert_eq!(finished.stdout.trim(), r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, "{finished:?}");
+    assert_eq!(status_of(&session.post(&request(1, "ping"))), "404");
     site.stop();
 }
 

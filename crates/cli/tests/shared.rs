@@ -159,7 +159,17 @@ fn clients_of_one_user_share_a_process() {
 #[test]
 fn a_model_that_the_dialect_does_not_allow_is_refused_with_a_remedy() {
     for (args, why, remedy) in [
-        (&["--process", "shared"][..], "the protocol is known", "Add --dialect mcp"),
+        (
+            &["--process", "shared"][..],
+            "the protocol is known",
+            "Add --dialect mcp if the program is an MCP server, --dialect strict if",
+        ),
+        // The lines of /ws, /sse and /rpc share the program, too.
+        (
+            &["--process", "shared", "--listen", "http://127.0.0.1:0"],
+            "the protocol is known",
+            "--dialect mcp",
+        ),
         (&["--process", "per-user", "--dialect", "xi"], "dialect xi", "--process per-client"),
         (
             &["--process", "shared", "--dialect", "lsp"],

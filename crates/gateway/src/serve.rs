@@ -1,6 +1,6 @@
 //! A server that connects clients to far sides: each to its own, or several to one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -34,8 +34,12 @@ pub struct Server {
     account: Option<ProcessAccount>,
     programs: Option<Programs>,
     logs_last_lines: bool,
+    make_room: Option<MakeRoom>,
     watch: ServerWatch,
 }
+
+/// Ends a line that is not in use. Returns false if there is none.
+type MakeRoom = Box<dyn Fn() -> bool + Send + Sync>;
 
 struct ServedListener {
     acceptor: Box<dyn DynAcceptor>,
@@ -81,8 +85,16 @@ impl Server {
             account: None,
             programs: None,
             logs_last_lines: false,
+            make_room: None,
             watch,
         }
+    }
+
+    /// Sets what makes room for a client that arrives when there are `max_connections` clients already:
+    /// `make_room` lets a line end that is not in use, and returns whether it has found one. The new client waits
+    /// until a line has ended. Without this, and if it returns false, the client is refused.
+    pub fn make_room(&mut self, make_room: impl Fn() -> bool + Send + Sync + 'static) {
+        self.make_room = Some(Box::new(make_room));
     }
 
     /// Returns a handle to observe the server.
@@ -154,6 +166,7 @@ impl Server {
             account,
             programs,
             logs_last_lines,
+            make_room,
             watch,
         } = self;
         let (arrived, mut arrivals) = mpsc::channel(listeners.len().max(1));
@@ -162,41 +175,60 @@ impl Server {
         drop(arrived);
         let (stopping, _) = watch::channel(false);
         let grace = bridge.grace;
+        let breaker = watch.breaker();
         let mut lines = Lines { watch, logs_last_lines, ..Lines::default() };
         let mut turned_away = JoinSet::new();
+        let joined = || Joined {
+            restart,
+            breaker: breaker.clone(),
+            programs: programs.clone(),
+            bridge: bridge.clone(),
+        };
+        // Clients that take the places of lines which are about to end.
+        let mut waiting: VecDeque<Arrival> = VecDeque::new();
         let mut stop = pin!(stop);
         loop {
             tokio::select! {
                 () = &mut stop => break,
-                Some(ended) = lines.tasks.join_next_with_id() => lines.ended(ended),
+                Some(ended) = lines.tasks.join_next_with_id() => {
+                    lines.ended(ended);
+                    if let Some(arrival) = waiting.pop_front() {
+                        lines.start(arrival, joined(), stopping.subscribe());
+                    }
+                }
                 Some(_) = turned_away.join_next() => {}
                 Some(arrival) = arrivals.recv() => {
                     lines.watch.client_connected();
-                    if lines.tasks.len() >= max_connections {
-                        let why =
-                            format!("too many clients: the limit of {max_connections} is reached");
-                        lines.refuse(&why);
-                        let client = arrival.client;
-                        if turned_away.len() < TURNED_AWAY {
-                            let dialect = arrival.dialect.or(bridge.dialect);
-                            turned_away.spawn(async move {
-                                turn_away(client, dialect, &why, CloseReason::Overrun).await;
-                            });
-                        } else {
-                            client.control().report_at_close(CloseReason::Overrun);
-                        }
+                    if lines.tasks.len() < max_connections {
+                        lines.start(arrival, joined(), stopping.subscribe());
+                        continue;
+                    }
+                    let finds_room = || make_room.as_ref().is_some_and(|make_room| make_room());
+                    if waiting.len() < WAITING && finds_room() {
+                        waiting.push_back(arrival);
+                        continue;
+                    }
+                    let why =
+                        format!("too many clients: the limit of {max_connections} is reached");
+                    lines.refuse(&why);
+                    let client = arrival.client;
+                    if turned_away.len() < TURNED_AWAY {
+                        let dialect = arrival.dialect.or(bridge.dialect);
+                        turned_away.spawn(async move {
+                            turn_away(client, dialect, &why, CloseReason::Overrun).await;
+                        });
                     } else {
-                        let breaker = lines.watch.breaker();
-                        let programs = programs.clone();
-                        let joined = Joined { restart, breaker, programs, bridge: bridge.clone() };
-                        lines.start(arrival, joined, stopping.subscribe());
+                        client.control().report_at_close(CloseReason::Overrun);
                     }
                 }
             }
         }
         listeners.shutdown().await;
-        while let Ok(Arrival { client, .. }) = arrivals.try_recv() {
+        while let Some(Arrival { client, .. }) = waiting.pop_front().or_else(|| {
+            let arrival = arrivals.try_recv().ok()?;
             lines.watch.client_connected();
+            Some(arrival)
+        }) {
             lines.refuse("the server is stopping");
             client.control().report_at_close(CloseReason::ByUs);
         }
@@ -220,6 +252,9 @@ impl Server {
         lines.report
     }
 }
+
+/// How many clients at once wait for lines that are about to end.
+const WAITING: usize = 64;
 
 /// How many refused clients may receive an error response at once. Further ones are disconnected without
 /// it.

@@ -76,8 +76,9 @@ pub use proxy::Proxies;
 pub use public_url::PublicUrl;
 pub use request_header::{BasicAuth, RequestHeader};
 pub use server::{
-    Access, EventWriter, HttpServer, LoginUrls, Responding, Route, RouteHandler, RouteLine,
-    RouteRequest, RouteResponse, ServerConfig, ServerCounts, ServerLimits, WebAcceptor, WebLine,
+    Access, EventWriter, HttpServer, LineAcceptor, LoginUrls, Responding, Route, RouteHandler,
+    RouteLine, RouteRequest, RouteResponse, ServerConfig, ServerCounts, ServerLimits, WebAcceptor,
+    WebLine,
 };
 pub use subprotocol::Subprotocol;
 #[cfg(feature = "tls")]

@@ -252,6 +252,10 @@ async fn responses_to_a_batch_are_counted_until_the_client_has_them() {
         let ((head, body), reason) = tokio::join!(asking, serving);
         assert_eq!(status_of(&head), status, "{reason}");
         assert_eq!(body.len() > MIB, status == 200, "{}", body.len());
+        if status == 503 {
+            assert!(body.contains("the response was lost"), "{body}");
+            assert!((1..=8).contains(&served.web.counts().lost), "{:?}", served.web.counts());
+        }
         held(&budget, |bytes| bytes == 0).await;
     }
 }

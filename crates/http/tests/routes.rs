@@ -11,7 +11,8 @@ use support::{BEARER, config, message, serve, status_of};
 use tieline_http::{
     EventChannel, HttpServer, Responding, Route, RouteHandler, RouteRequest, ServerConfig,
 };
-use tieline_transport::{Channel, ReceiverExt, SenderExt};
+use tieline_proto::ByteSize;
+use tieline_transport::{Channel, MemoryBudget, ReceiverExt, SenderExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -24,7 +25,10 @@ enum Seen {
     Gone(usize),
 }
 
-/// A handler that returns the body of a POST, opens a line for a PUT and returns its first message, and
+/// What the client gets instead of a response that is lost.
+const LOST: &str = "the response was lost";
+
+/// A handler that returns the body of a POST (2 MiB for `long`), opens a line for a PUT and returns its first message, and
 /// sends events for a GET until the client disconnects.
 struct Handler(mpsc::UnboundedSender<Seen>);
 
@@ -36,8 +40,12 @@ impl RouteHandler for Handler {
                 "POST" => match request.body().await {
                     Ok(body) => {
                         assert!(request.body().await.is_ok_and(|again| again.is_empty()));
+                        let body = match &*body {
+                            b"long" => vec![b'x'; 2 << 20].into(),
+                            _ => body,
+                        };
                         request
-                            .json(201, body)
+                            .json(201, body, || LOST.into())
                             .with_header("x-id", "7")
                             .with_header("bad name", "x")
                     }
@@ -50,7 +58,7 @@ impl RouteHandler for Handler {
                     assert!(line.push("\"in\"".into()));
                     let Some(message) = line.take().await else { return request.empty(502) };
                     line.handed_on();
-                    request.json(200, message)
+                    request.json(200, message, || LOST.into())
                 }
                 _ => {
                     let (mut writer, response) = request.events();
@@ -141,9 +149,25 @@ async fn handler_opens_a_line_for_its_client() {
 }
 
 #[tokio::test]
+async fn response_without_memory_is_counted_as_lost_and_the_client_is_told() {
+    let (mut config, _seen) = routed();
+    config.memory = Some(MemoryBudget::new(ByteSize::mib(1)));
+    let served = serve(config).await;
+    for (asked, status, answer, lost) in
+        [("short", 201, "short", 0), ("long", 503, LOST, 1), ("short", 201, "short", 1)]
+    {
+        let (head, body) = ask("POST", served.port, "/added", asked, BEARER).await;
+        assert_eq!((status_of(&head), &*body), (status, answer));
+        assert_eq!(served.web.counts().lost, lost, "{asked}");
+    }
+    let metrics = served.web.counts().prometheus();
+    assert!(metrics.contains("\ntieline_web_messages_lost_total 1\n"), "{metrics}");
+}
+
+#[tokio::test]
 async fn body_above_the_limit_is_refused() {
     let (mut config, _seen) = routed();
-    config.web_socket.channel.max_message = tieline_proto::ByteSize::new(1000);
+    config.web_socket.channel.max_message = ByteSize::new(1000);
     let served = serve(config).await;
     for (length, status) in [(1000, 201), (1001, 413)] {
         let (head, _) = ask("POST", served.port, "/added", vec![b'x'; length], BEARER).await;

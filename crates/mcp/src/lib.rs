@@ -25,4 +25,4 @@ pub use modern::{
 };
 pub use posted::Posted;
 pub use refusal::Refusal;
-pub use session::{Accepted, Answer, Next, Place, Session, SessionLimits};
+pub use session::{Accepted, Answer, Ending, Next, Place, Session, SessionLimits};

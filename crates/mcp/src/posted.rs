@@ -1,10 +1,8 @@
 //! The body of a POST.
 
 use bytes::Bytes;
-use tieline_proto::json::{Limits, to_one_line};
-use tieline_proto::jsonrpc::{
-    Dialect, Message, Request, classify, write_notification, write_request, write_response,
-};
+use tieline_proto::json::Limits;
+use tieline_proto::jsonrpc::{Dialect, Message, Request, classify};
 
 use crate::Refusal;
 
@@ -65,29 +63,5 @@ impl Posted {
             [Message::Request(request)] if !self.is_batch => Some(request),
             _ => None,
         }
-    }
-}
-
-/// Returns a message outside its batch and on one line, as stdio requires.
-pub(crate) fn alone(message: &Message, is_in_batch: bool) -> Bytes {
-    const DIALECT: &Dialect = &Dialect::MCP;
-    let text: Bytes = match message {
-        Message::Request(it) if is_in_batch => {
-            write_request(DIALECT, it.id(), &it.method(), it.params()).into()
-        }
-        Message::Notification(it) if is_in_batch => {
-            write_notification(DIALECT, &it.method(), it.params()).into()
-        }
-        Message::Response(it) if is_in_batch => {
-            write_response(DIALECT, it.id(), it.outcome()).into()
-        }
-        Message::Request(it) => it.message().clone(),
-        Message::Notification(it) => it.message().clone(),
-        Message::Response(it) => Bytes::copy_from_slice(it.message()),
-        Message::Batch(_) | Message::Invalid(_) => Bytes::new(),
-    };
-    match text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
-        false => text,
-        true => to_one_line(&text, Limits::default()).unwrap_or_default(),
     }
 }

@@ -57,7 +57,10 @@ impl ProcessModels {
     /// Returns the failure for a model that the dialect does not allow.
     pub(crate) fn refused(&self, error: NotShareable) -> Failure {
         let hint = match error {
-            NotShareable::NoDialect => "Add --dialect mcp, or use --process per-client",
+            NotShareable::NoDialect => {
+                "Add --dialect mcp if the program is an MCP server, --dialect strict if it speaks other JSON-RPC 2.0, \
+                 or use --process per-client"
+            }
             _ => "Use --process per-client",
         };
         Failure::Usage(format!("--process {}: {error}. {hint}", self.process))

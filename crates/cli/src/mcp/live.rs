@@ -1,12 +1,14 @@
 //! One session: its state machine, its line, and the tasks between them.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tieline_http::{EventWriter, RouteLine};
-use tieline_mcp::{Answer, Head, Next, Place, Posted, Refusal, Session};
+use tieline_mcp::{Answer, Ending, Head, Next, Place, Posted, Refusal, Session};
 use tieline_proto::sse;
 use tieline_transport::{Account, Holding, MemoryBudget, Owner};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
@@ -16,6 +18,12 @@ use super::Sessions;
 
 /// After this time, a comment is sent on an idle stream.
 pub(super) const QUIET: Duration = Duration::from_secs(15);
+
+/// How many messages of the program are routed under one lock.
+const TURN: usize = 64;
+
+/// Below this, the memory budget counts nothing.
+const UNCOUNTED: usize = 64 * 1024;
 
 /// A session that is in use.
 pub(super) struct Live {
@@ -35,9 +43,23 @@ struct State {
     session: Session,
     /// The notifications that wake the connections of the streams.
     streams: HashMap<u64, Arc<Notify>>,
+    account: Account,
 }
 
 impl State {
+    /// Counts the memory of the session. Returns false if there is too little, which ends the session.
+    fn count_memory(&mut self) -> bool {
+        if self.account.set(self.session.held_bytes()).is_ok() {
+            return true;
+        }
+        self.session.forget();
+        let is_enough = self.account.set(self.session.held_bytes()).is_ok();
+        if !is_enough {
+            self.session.end(Ending::Memory);
+        }
+        is_enough
+    }
+
     fn wake(&self, streams: &[u64]) {
         streams.iter().filter_map(|it| self.streams.get(it)).for_each(|it| it.notify_one());
     }
@@ -57,8 +79,10 @@ impl Live {
         session: Session,
         line: RouteLine,
         clock: Instant,
+        memory: Option<&MemoryBudget>,
     ) -> Arc<Self> {
-        let state = Mutex::new(State { session, streams: HashMap::new() });
+        let account = Account::of(memory, Holding::Queue);
+        let state = Mutex::new(State { session, streams: HashMap::new(), account });
         let (posting, changed) = (AsyncMutex::default(), Notify::new());
         Arc::new(Self { id, owner, line, clock, state, posting, changed })
     }
@@ -95,6 +119,14 @@ impl Live {
         let accepted = state.session.post(self.now(), head, posted);
         let accepted = accepted.map_err(Unposted::Refused)?;
         state.wake(&accepted.touched);
+        if !state.count_memory() {
+            self.changed.notify_one();
+            return Err(Unposted::Refused(Ending::Memory.refusal()));
+        }
+        if state.session.held_bytes() > UNCOUNTED {
+            // It watches the account.
+            self.changed.notify_one();
+        }
         let attached = accepted.place.map(|place| self.attach(&mut state, place, is_opening));
         drop(state);
         let is_taken = accepted.messages.into_iter().all(|message| self.line.push(message));
@@ -124,22 +156,36 @@ impl Live {
         Attached { live: self.clone(), place, more, is_opening }
     }
 
-    /// Ends the session of a client that has left.
-    pub(super) fn end(&self) {
-        self.state().session.end();
+    /// Ends the session.
+    pub(super) fn end(&self, why: Ending) {
+        self.state().session.end(why);
         self.changed.notify_one();
     }
 
+    /// Returns since when the session has been abandoned, if it has.
+    pub(super) fn abandoned_since(&self) -> Option<Duration> {
+        self.state().session.abandoned_since(self.now())
+    }
+
+    /// Ends the session if it is still abandoned. Returns whether it was.
+    pub(super) fn evict(&self) -> bool {
+        let mut state = self.state();
+        let is_abandoned = state.session.abandoned_since(self.now()).is_some();
+        if is_abandoned {
+            state.session.end(Ending::Evicted);
+            self.changed.notify_one();
+        }
+        is_abandoned
+    }
+
     /// Moves messages from the program to the streams until the session or its line ends.
-    pub(super) async fn run(
-        self: Arc<Self>,
-        sessions: Arc<Sessions>,
-        memory: Option<MemoryBudget>,
-    ) {
-        let mut account = Account::of(memory.as_ref(), Holding::Queue);
+    pub(super) async fn run(self: Arc<Self>, sessions: Arc<Sessions>) {
         loop {
             let (has_room, deadline) = {
-                let state = self.state();
+                let mut state = self.state();
+                if !state.count_memory() {
+                    tracing::warn!("an MCP session ended: too much memory is in use");
+                }
                 if state.session.is_over() {
                     break;
                 }
@@ -148,10 +194,7 @@ impl Live {
             tokio::select! {
                 message = self.line.take(), if has_room => {
                     let Some(message) = message else { break };
-                    let mut state = self.state();
-                    let touched = state.session.from_program(self.now(), message);
-                    state.wake(&touched);
-                    drop(state);
+                    self.route(message);
                     self.line.handed_on();
                 }
                 () = until(self.clock, deadline) => {
@@ -160,31 +203,42 @@ impl Live {
                     }
                 }
                 () = self.changed.notified() => {}
-            }
-            if !self.count_memory(&mut account) {
-                tracing::warn!("an MCP session ended: too much memory is in use");
-                break;
+                () = self.memory_revoked() => {}
             }
         }
         sessions.remove(&self.id);
         let mut state = self.state();
-        state.session.end();
+        state.session.end(Ending::Program);
         state.streams.values().for_each(|stream| stream.notify_one());
         let lost = state.session.lost();
+        state.account = Account::unbounded();
         drop(state);
         self.line.end();
         if lost > 0 {
-            tracing::warn!(lost, "messages of an MCP session were not delivered");
+            self.line.lose(lost, &"their MCP session did not deliver them");
         }
     }
 
-    fn count_memory(&self, account: &mut Account) -> bool {
-        let mut state = self.state();
-        if account.set(state.session.kept_bytes()).is_ok() {
-            return true;
+    /// Routes a message of the program, and those that follow it without a wait.
+    fn route(&self, message: Bytes) {
+        let (now, mut state) = (self.now(), self.state());
+        let (mut next, mut routed) = (Some(message), 0);
+        while let Some(message) = next {
+            let touched = state.session.from_program(now, message);
+            state.wake(&touched);
+            routed += 1;
+            let has_more = routed < TURN && state.session.has_room();
+            next = if has_more { self.line.try_take() } else { None };
         }
-        state.session.forget();
-        account.set(state.session.kept_bytes()).is_ok()
+    }
+
+    /// Completes when the memory of the session is needed elsewhere.
+    async fn memory_revoked(&self) {
+        poll_fn(|cx| match self.state().account.check(cx.waker()) {
+            Ok(()) => Poll::Pending,
+            Err(_) => Poll::Ready(()),
+        })
+        .await;
     }
 }
 
@@ -264,7 +318,7 @@ impl Drop for Attached {
             state.streams.remove(&stream);
         }
         if self.is_opening {
-            state.session.end();
+            state.session.end(Ending::Deleted);
         }
         drop(state);
         self.live.changed.notify_one();

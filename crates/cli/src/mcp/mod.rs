@@ -1,7 +1,7 @@
 //! `/mcp`: the Model Context Protocol over HTTP, with a program for each session.
 //!
 //! ```text
-//!   POST, GET, DELETE ─▶ McpRoute ─▶ Live, one for each session ─▶ RouteLine ⇄ EventChannel ─▶ McpAcceptor
+//!   POST, GET, DELETE ─▶ McpRoute ─▶ Live, one for each session ─▶ RouteLine ⇄ EventChannel ─▶ LineAcceptor
 //!                                    a state under a lock                                       │
 //!                                                                             the gateway's Server ─▶ program
 //! ```
@@ -18,15 +18,13 @@ use tieline_http::{
     EventChannel, Responding, Route, RouteHandler, RouteRequest, RouteResponse, Token,
 };
 use tieline_mcp::{
-    Answer, Era, Head, LAST_EVENT_ID, METHOD, ModernHead, NAME, PROTOCOL_VERSION, Posted, Refusal,
-    SESSION_ID, Session, SessionLimits,
+    Answer, Ending, Era, Head, LAST_EVENT_ID, METHOD, ModernHead, NAME, PROTOCOL_VERSION, Posted,
+    Refusal, SESSION_ID, Session, SessionLimits,
 };
 use tieline_proto::FramingKind;
 use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::Dialect;
-use tieline_transport::{
-    Acceptor, CloseReason, Endpoint, ErrorKind, MemoryBudget, Operation, Owner, TransportError,
-};
+use tieline_transport::{MemoryBudget, Owner, WarnThrottle};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -61,11 +59,23 @@ pub(crate) struct McpOptions {
     pub(crate) idle: Duration,
 }
 
-/// Creates the route, and the receiver of its lines.
-pub(crate) fn route(options: McpOptions) -> (Route, mpsc::Receiver<EventChannel>) {
+/// `/mcp` of one web server.
+pub(crate) struct McpSite {
+    pub(crate) route: Route,
+    /// The lines of new sessions.
+    pub(crate) arrivals: mpsc::Receiver<EventChannel>,
+    pub(crate) sessions: Arc<Sessions>,
+}
+
+/// Creates the route of a web server.
+pub(crate) fn site(options: McpOptions) -> McpSite {
     let (lines, arrivals) = mpsc::channel(BACKLOG);
-    let (sessions, programs, clock) = (Arc::default(), Arc::default(), Instant::now());
-    let handler = McpRoute { sessions, programs, lines, options, clock };
+    let (sessions, programs, clock) = (Arc::<Sessions>::default(), Arc::default(), Instant::now());
+    let refusals = WarnThrottle::new(|count| {
+        tracing::info!(count, "more MCP requests were refused");
+    });
+    let handler =
+        McpRoute { sessions: sessions.clone(), programs, lines, options, clock, refusals };
     let route = Route {
         path: MCP_PATH,
         methods: &["GET", "POST", "DELETE"],
@@ -73,28 +83,7 @@ pub(crate) fn route(options: McpOptions) -> (Route, mpsc::Receiver<EventChannel>
         exposes: &[SESSION_ID],
         handler: Arc::new(handler),
     };
-    (route, arrivals)
-}
-
-/// An acceptor that yields a line for each session.
-pub(crate) struct McpAcceptor {
-    pub(crate) arrivals: mpsc::Receiver<EventChannel>,
-    pub(crate) endpoint: Endpoint,
-}
-
-impl Acceptor for McpAcceptor {
-    type Channel = EventChannel;
-
-    async fn accept(&mut self) -> Result<EventChannel, TransportError> {
-        self.arrivals.recv().await.ok_or_else(|| {
-            let kind = ErrorKind::Closed(CloseReason::ByUs);
-            TransportError::new(kind, Operation::Accept).at(&self.endpoint)
-        })
-    }
-
-    fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
+    McpSite { route, arrivals, sessions }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -103,7 +92,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The sessions by their ids.
 #[derive(Default)]
-struct Sessions(Mutex<HashMap<String, Arc<Live>>>);
+pub(crate) struct Sessions(Mutex<HashMap<String, Arc<Live>>>);
 
 impl Sessions {
     fn table(&self) -> MutexGuard<'_, HashMap<String, Arc<Live>>> {
@@ -119,6 +108,26 @@ impl Sessions {
     fn remove(&self, id: &str) {
         self.table().remove(id);
     }
+
+    /// Returns whether [`make_room`](Self::make_room) has a session to end.
+    fn has_abandoned(&self) -> bool {
+        self.table().values().any(|live| live.abandoned_since().is_some())
+    }
+
+    /// Ends the session that has been abandoned the longest. Its client gets 404 and initializes a new one.
+    /// Returns false if there is none.
+    pub(crate) fn make_room(&self) -> bool {
+        let table = self.table();
+        let abandoned = table.values().filter_map(|live| Some((live.abandoned_since()?, live)));
+        let oldest = abandoned.min_by_key(|(since, _)| *since);
+        let is_ended = oldest.is_some_and(|(_, live)| live.evict());
+        if is_ended {
+            tracing::info!(
+                "an MCP session ended: it was idle, and another client needed its place"
+            );
+        }
+        is_ended
+    }
 }
 
 struct McpRoute {
@@ -127,6 +136,7 @@ struct McpRoute {
     lines: mpsc::Sender<EventChannel>,
     options: McpOptions,
     clock: Instant,
+    refusals: WarnThrottle,
 }
 
 impl RouteHandler for McpRoute {
@@ -141,8 +151,13 @@ impl RouteHandler for McpRoute {
             answered.unwrap_or_else(|refused| match refused {
                 Refused::Protocol(refusal) => {
                     let (status, text) = (refusal.status, &refusal.text);
-                    tracing::info!(status, "MCP request refused: {text}");
-                    request.json(status, refusal.body())
+                    match self.refusals.admit(std::time::Instant::now()) {
+                        Some(unreported) => {
+                            tracing::info!(status, unreported, "MCP request refused: {text}");
+                        }
+                        None => tracing::debug!(status, "MCP request refused: {text}"),
+                    }
+                    request.refused(status, refusal.body())
                 }
                 Refused::Http(response) => *response,
             })
@@ -203,7 +218,7 @@ impl McpRoute {
                 Err(request.busy(text).into())
             }
             Ok(None) => Ok(request.empty(202)),
-            Ok(Some(attached)) => self.answer(request, attached).await,
+            Ok(Some(attached)) => self.answer(request, &posted, attached).await,
         }
     }
 
@@ -211,13 +226,12 @@ impl McpRoute {
     async fn answer(
         &self,
         request: &RouteRequest,
+        posted: &Posted,
         mut attached: Attached,
     ) -> Result<RouteResponse, Refused> {
         let response = match attached.answer().await {
-            Answer::Json(json) => request.json(200, json),
-            Answer::Ended => {
-                return Err(Refusal::new(502, "the program ended without a response").into());
-            }
+            Answer::Json(json) => request.json(200, json, || posted.refused(lost()).body()),
+            Answer::Ended(why) => return Err(posted.refused(why.refusal()).into()),
             Answer::Events | Answer::Wait(_) => return Ok(stream(request, attached)),
         };
         let response = response.with_header(SESSION_ID, attached.session());
@@ -235,8 +249,15 @@ impl McpRoute {
     fn delete(&self, request: &RouteRequest) -> Result<RouteResponse, Refused> {
         let head = Head::of(request.headers())?;
         let live = self.sessions.find(head.need_session()?, request.owner())?;
-        live.end();
+        live.end(Ending::Deleted);
         Ok(request.empty(204))
+    }
+
+    /// Returns whether there is no place for another session or program. If a session can be ended for it, the
+    /// gateway has that done when it needs the place.
+    fn is_full(&self) -> bool {
+        let (most, used) = (self.options.most, self.sessions.table().len() + self.programs.count());
+        used >= most.saturating_add(BACKLOG) || used >= most && !self.sessions.has_abandoned()
     }
 
     /// Opens a session, and passes its line to the gateway.
@@ -246,18 +267,22 @@ impl McpRoute {
         let failed = |_| request.busy("the system provides no random bytes; try again later");
         let id = Token::random().map_err(failed)?.reveal().to_owned();
         let (channel, line) = request.line();
-        let live = Live::new(id, request.owner(), session, line, self.clock);
-        {
-            let mut table = self.sessions.table();
-            if table.len() + self.programs.count() >= self.options.most {
-                return Err(busy().into());
-            }
-            table.insert(live.id().to_owned(), live.clone());
+        let memory = self.options.memory.as_ref();
+        let live = Live::new(id, request.owner(), session, line, self.clock, memory);
+        if self.is_full() {
+            return Err(busy().into());
         }
+        self.sessions.table().insert(live.id().to_owned(), live.clone());
         place.send(channel);
-        tokio::spawn(live.clone().run(self.sessions.clone(), self.options.memory.clone()));
+        tokio::spawn(live.clone().run(self.sessions.clone()));
         Ok(live)
     }
+}
+
+/// Returns the refusal in place of a response for which there is no memory.
+fn lost() -> Refusal {
+    let text = "the program has responded, but the server has too little memory for the response, which is lost";
+    Refusal::new(503, text)
 }
 
 /// A session whose first request was not accepted yet. Dropping this ends the session, because the
@@ -266,7 +291,7 @@ struct Unopened(Option<Arc<Live>>);
 
 impl Drop for Unopened {
     fn drop(&mut self) {
-        self.0.take().into_iter().for_each(|live| live.end());
+        self.0.take().into_iter().for_each(|live| live.end(Ending::Deleted));
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::{Instant, timeout};
 
 use super::live::{QUIET, until};
-use super::{McpRoute, Refused, lock};
+use super::{McpRoute, Refused, lock, lost};
 
 /// How many programs one client may have. It gets another one if all its programs wait for the answers of a
 /// person. With this many, the call that has waited for the longest is given up.
@@ -60,7 +60,9 @@ impl McpRoute {
             let running = self.program_for(request, &posted)?;
             let mut attached = running.post(&posted, self.options.take_wait, request).await?;
             match attached.answer().await {
-                ModernAnswer::Json(status, body) => return Ok(request.json(status, body)),
+                ModernAnswer::Json(status, body) => {
+                    return Ok(request.json(status, body, || lost().answering(posted.id()).body()));
+                }
                 ModernAnswer::Elsewhere => {}
                 ModernAnswer::Events | ModernAnswer::Wait(_) => {
                     let (writer, response) = request.events();
@@ -123,14 +125,10 @@ impl McpRoute {
             changed: Notify::new(),
             room: Notify::new(),
         });
-        {
-            let sessions = self.sessions.table();
-            let mut all = lock(&self.programs.running);
-            if all.len() + sessions.len() >= self.options.most {
-                return Err(busy().into());
-            }
-            all.push(running.clone());
+        if self.is_full() {
+            return Err(busy().into());
         }
+        lock(&self.programs.running).push(running.clone());
         place.send(channel);
         let (programs, memory) = (self.programs.clone(), self.options.memory.clone());
         tokio::spawn(running.clone().run(programs, memory));

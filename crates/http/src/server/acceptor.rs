@@ -10,22 +10,26 @@ use tokio::sync::mpsc;
 use crate::events::EventChannel;
 use crate::websocket::WebChannel;
 
-/// Yields the lines of an [`HttpServer`](super::HttpServer). Dropping it refuses further lines, and
-/// those that were not accepted yet.
-pub struct WebAcceptor {
-    arrivals: mpsc::Receiver<WebLine>,
+/// Yields the lines of an [`HttpServer`](super::HttpServer).
+pub type WebAcceptor = LineAcceptor<WebLine>;
+
+/// Yields the lines that are put into a queue. Dropping it refuses further ones, and those that were not accepted
+/// yet.
+pub struct LineAcceptor<L: Channel> {
+    arrivals: mpsc::Receiver<L>,
     endpoint: Endpoint,
     runtime: Handle,
 }
 
-impl WebAcceptor {
-    /// Creates an acceptor. This must be called in a tokio runtime.
-    pub(super) fn new(arrivals: mpsc::Receiver<WebLine>, endpoint: Endpoint) -> Self {
+impl<L: Channel> LineAcceptor<L> {
+    /// Accepts what arrives in a queue, on behalf of `endpoint`. This must be called in a tokio
+    /// runtime.
+    pub fn new(arrivals: mpsc::Receiver<L>, endpoint: Endpoint) -> Self {
         Self { arrivals, endpoint, runtime: Handle::current() }
     }
 }
 
-impl Drop for WebAcceptor {
+impl<L: Channel> Drop for LineAcceptor<L> {
     fn drop(&mut self) {
         let mut arrivals = std::mem::replace(&mut self.arrivals, mpsc::channel(1).1);
         arrivals.close();
@@ -81,10 +85,10 @@ impl Channel for WebLine {
     }
 }
 
-impl Acceptor for WebAcceptor {
-    type Channel = WebLine;
+impl<L: Channel> Acceptor for LineAcceptor<L> {
+    type Channel = L;
 
-    async fn accept(&mut self) -> Result<WebLine, TransportError> {
+    async fn accept(&mut self) -> Result<L, TransportError> {
         self.arrivals.recv().await.ok_or_else(|| {
             let kind = ErrorKind::Closed(CloseReason::ByUs);
             TransportError::new(kind, Operation::Accept).at(&self.endpoint)

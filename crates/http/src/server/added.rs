@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::{Bytes, BytesMut};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
@@ -14,7 +14,7 @@ use tieline_transport::{Account, CloseReason, Holding, Incoming, Owner};
 use tokio::sync::watch;
 
 use super::Server;
-use super::body::{self, Body, Inbound, counted, empty};
+use super::body::{self, Body, Inbound, JSON, answer, counted, empty};
 use super::body_budget::Held;
 use super::count::count;
 use super::events::{channel_of, event_stream};
@@ -118,7 +118,7 @@ impl RouteRequest {
     /// Dropping either ends the line.
     pub fn line(&self) -> (EventChannel, RouteLine) {
         let (channel, backend) = pair(channel_of(&self.server, self.owner, false));
-        (channel, RouteLine(backend))
+        (channel, RouteLine { backend, server: Arc::downgrade(&self.server) })
     }
 
     /// Creates an event stream: its writer, and the response.
@@ -130,14 +130,20 @@ impl RouteRequest {
     }
 
     /// Creates a JSON response, which counts against the memory budget until the client has taken it. If
-    /// there is too little memory, the response is 503.
-    pub fn json(&self, status: u16, json: Bytes) -> RouteResponse {
+    /// there is too little memory, the response is lost: it is counted and logged, and the client gets a 503 with the JSON of `instead`.
+    pub fn json(&self, status: u16, json: Bytes, instead: impl FnOnce() -> Bytes) -> RouteResponse {
         let mut account = Account::of(self.server.memory.as_ref(), Holding::Queue);
-        if account.set(json.len()).is_err() {
-            return self
-                .busy("the server has too little memory for the response now; try again later");
+        if let Err(refused) = account.set(json.len()) {
+            self.server.lose(1, &refused);
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            return RouteResponse(counted(status, instead(), account));
         }
         RouteResponse(counted(status_of(status), json, account))
+    }
+
+    /// Creates a JSON response that says why the request is refused.
+    pub fn refused(&self, status: u16, json: Bytes) -> RouteResponse {
+        RouteResponse(answer(status_of(status), JSON, json))
     }
 
     /// Creates a response without a body.
@@ -214,36 +220,51 @@ impl EventWriter {
 }
 
 /// The handler's end of a line.
-pub struct RouteLine(ChannelBackend);
+pub struct RouteLine {
+    backend: ChannelBackend,
+    server: Weak<Server>,
+}
 
 impl RouteLine {
     /// Takes the next message for the client; `None` when the line has ended. Messages are counted as
     /// undelivered until [`handed_on`](Self::handed_on) is called. Cancel-safe. Only one task may wait.
     pub async fn take(&self) -> Option<Bytes> {
-        match self.0.take().await {
+        match self.backend.take().await {
             Outward::Message(message) => Some(message),
             Outward::End(_) => None,
         }
     }
 
+    /// Takes the next message for the client if one is queued, as [`take`](Self::take) does.
+    pub fn try_take(&self) -> Option<Bytes> {
+        self.backend.try_take()
+    }
+
+    /// Counts and logs messages that were taken and will not be delivered.
+    pub fn lose(&self, messages: u64, why: &dyn fmt::Display) {
+        if let Some(server) = self.server.upgrade() {
+            server.lose(messages, why);
+        }
+    }
+
     /// Records that all messages taken so far are delivered.
     pub fn handed_on(&self) {
-        self.0.handed_on();
+        self.backend.handed_on();
     }
 
     /// Waits until another message may be [pushed](Self::push), or the line has ended. Cancel-safe. Only
     /// one task may wait.
     pub async fn room(&self) {
-        self.0.room().await;
+        self.backend.room().await;
     }
 
     /// Queues a message of the client. Returns false if the line has ended.
     pub fn push(&self, message: Bytes) -> bool {
-        self.0.push(Incoming::Message(message))
+        self.backend.push(Incoming::Message(message))
     }
 
     /// Ends the line: the client has left.
     pub fn end(&self) {
-        self.0.end(CloseReason::ByPeer);
+        self.backend.end(CloseReason::ByPeer);
     }
 }

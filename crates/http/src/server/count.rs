@@ -14,6 +14,22 @@ pub(super) enum Cause {
     Busy,
 }
 
+impl Cause {
+    pub(super) const ALL: [Self; 5] =
+        [Self::Malformed, Self::Host, Self::Origin, Self::Token, Self::Busy];
+
+    /// Returns the name in the metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Host => "host",
+            Self::Origin => "origin",
+            Self::Token => "token",
+            Self::Busy => "busy",
+        }
+    }
+}
+
 /// The counts of a server since it started to listen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -46,6 +62,9 @@ pub struct ServerCounts {
     pub body_bytes: u64,
     /// Connections that were closed in favor of newer ones before one of their requests was admitted.
     pub evicted: u64,
+    /// Messages of programs that were dropped because of a limit before their clients had received them: of `/rpc`
+    /// and of added routes. Those of other lines are counted by the lines.
+    pub lost: u64,
 }
 
 impl ServerCounts {
@@ -68,13 +87,14 @@ impl ServerCounts {
             refused_busy,
             body_bytes,
             evicted,
+            lost,
         } = *self;
         let refused = [
-            ("malformed", refused_malformed),
-            ("host", refused_host),
-            ("origin", refused_origin),
-            ("token", refused_token),
-            ("busy", refused_busy),
+            (Cause::Malformed.name(), refused_malformed),
+            (Cause::Host.name(), refused_host),
+            (Cause::Origin.name(), refused_origin),
+            (Cause::Token.name(), refused_token),
+            (Cause::Busy.name(), refused_busy),
         ];
         let mut text = MetricsText::default();
         text.add("tieline_web_connections_total", "Connections accepted.", connections);
@@ -100,6 +120,11 @@ impl ServerCounts {
             "Bytes of request bodies held now, beyond the first 16 KiB of each.",
             body_bytes,
         );
+        text.add(
+            "tieline_web_messages_lost_total",
+            "Messages for clients of /rpc and /mcp that were dropped because of a limit.",
+            lost,
+        );
         text.into_string()
     }
 }
@@ -118,6 +143,7 @@ pub(super) struct Counters {
     token: AtomicU64,
     busy: AtomicU64,
     pub(super) evicted: AtomicU64,
+    lost: AtomicU64,
 }
 
 impl Counters {
@@ -130,6 +156,10 @@ impl Counters {
             Cause::Busy => &self.busy,
         };
         counter.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn lost(&self, messages: u64) {
+        self.lost.fetch_add(messages, Relaxed);
     }
 
     pub(super) fn snapshot(&self, open: usize, body_bytes: usize) -> ServerCounts {
@@ -148,6 +178,7 @@ impl Counters {
             refused_busy: self.busy.load(Relaxed),
             body_bytes: body_bytes as u64,
             evicted: self.evicted.load(Relaxed),
+            lost: self.lost.load(Relaxed),
         }
     }
 }

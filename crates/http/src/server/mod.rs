@@ -19,6 +19,7 @@ mod events;
 mod exits;
 mod limiter;
 mod listen;
+mod log;
 mod login;
 mod page;
 mod route;
@@ -27,6 +28,7 @@ mod rpc;
 mod upgrade;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::future::poll_fn;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -42,7 +44,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
-pub use acceptor::{WebAcceptor, WebLine};
+pub use acceptor::{LineAcceptor, WebAcceptor, WebLine};
 pub use added::{
     EventWriter, Responding, Route, RouteHandler, RouteLine, RouteRequest, RouteResponse,
 };
@@ -55,6 +57,7 @@ use self::count::Counters;
 use self::events::Table;
 use self::limiter::ConnectionLimiter;
 use self::listen::{Socket, endpoint_of, keep};
+use self::log::{LostLog, RefusalLog};
 use self::routes::Routes;
 use crate::address::Place;
 use crate::lock::lock;
@@ -84,6 +87,8 @@ struct Server {
     subprotocols: Vec<Subprotocol>,
     limiter: Arc<ConnectionLimiter>,
     counters: Counters,
+    lost: LostLog,
+    refusals: RefusalLog,
     limits: ServerLimits,
     memory: Option<MemoryBudget>,
     web_socket: WebSocketConfig,
@@ -152,6 +157,8 @@ impl HttpServer {
                 limits.connections_per_peer,
             )),
             counters: Counters::default(),
+            lost: LostLog::default(),
+            refusals: RefusalLog::default(),
             limits,
             memory: config.memory,
             web_socket: config.web_socket,
@@ -313,6 +320,12 @@ impl Server {
 
     fn gone(&self, id: u64) {
         lock(&self.present).remove(&id);
+    }
+
+    /// Counts and logs messages that a client will not receive.
+    fn lose(&self, count: u64, why: &dyn fmt::Display) {
+        self.counters.lost(count);
+        self.lost.log(count, why);
     }
 
     fn counts(&self) -> ServerCounts {

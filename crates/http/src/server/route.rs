@@ -207,11 +207,15 @@ fn method_not_allowed(methods: &str) -> Response<Body> {
 
 /// Returns 503 with `Retry-After`, because a limit was reached.
 pub(super) fn busy(server: &Server, text: &'static str) -> Response<Body> {
-    let text = Cow::Borrowed(text);
-    let busy = Refused { status: StatusCode::SERVICE_UNAVAILABLE, cause: Cause::Busy, text };
-    let mut response = refuse(server, busy);
+    let mut response = refuse(server, overloaded(text));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response
+}
+
+/// A 503: a limit was reached.
+pub(super) const fn overloaded(text: &'static str) -> Refused {
+    let (status, cause) = (StatusCode::SERVICE_UNAVAILABLE, Cause::Busy);
+    Refused { status, cause, text: Cow::Borrowed(text) }
 }
 
 fn not_found() -> Response<Body> {
@@ -238,8 +242,7 @@ fn preflight(routes: &Routes, path: &str, is_page: bool) -> Response<Body> {
 
 pub(super) fn refuse(server: &Server, refused: Refused) -> Response<Body> {
     server.counters.refused(refused.cause);
-    let (endpoint, status) = (&server.endpoint, refused.status.as_u16());
-    tracing::info!(%endpoint, status, "request refused: {}", refused.text);
+    server.refusals.log(&server.endpoint, &refused);
     let mut response = line(refused.status, &refused.text);
     if refused.status == StatusCode::UNAUTHORIZED {
         let bearer = HeaderValue::from_static("Bearer");

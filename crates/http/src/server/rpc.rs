@@ -6,11 +6,10 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use hyper::{Request, Response, StatusCode};
-use memchr::memchr2;
 use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::{
     Answers, Dialect, INVALID_REQUEST, Invalid, Message, PARSE_ERROR, Response as Answer, classify,
-    write_error, write_notification, write_request, write_response,
+    write_error, write_response,
 };
 use tieline_proto::websocket::{Close, CloseCode};
 use tieline_transport::{
@@ -23,7 +22,7 @@ use super::body::{Body, Inbound, JSON, answer, counted, line, read};
 use super::count::count;
 use super::events::open_call;
 use super::exits;
-use super::route::busy;
+use super::route::{busy, overloaded, refuse};
 use crate::events::{ChannelBackend, Outward};
 use crate::websocket::failed;
 
@@ -84,11 +83,11 @@ pub(super) async fn call(
     }
     let ended = timeout(server.limits.rpc_timeout, waiting.gather(&backend)).await;
     if let Some(refused) = waiting.refused {
+        server.lose(waiting.answers.len().max(1) as u64, &refused);
         backend.end(refused.into());
-        return busy(
-            server,
-            "the server has too little memory for the response now; try again later",
-        );
+        // Not "try again later": the program may have carried out the request.
+        let text = "the response was lost: the server has too little memory for it";
+        return refuse(server, overloaded(text));
     }
     let exit = backend.child_exit();
     backend.end(CloseReason::ByPeer);
@@ -128,30 +127,16 @@ impl Asked {
             }
             one => (vec![one], false),
         };
-        let alone = |message: &Bytes| on_one_line(message, limits);
         let mut asked =
             Self { messages: Vec::new(), ids: Vec::new(), is_batch, errors: Vec::new() };
         for part in parts {
-            match part {
+            match &part {
                 Message::Request(request) => {
                     asked.ids.push(Bytes::copy_from_slice(request.id()));
-                    asked.messages.push(match is_batch {
-                        true => {
-                            let (method, params) = (request.method(), request.params());
-                            let id = request.id();
-                            alone(&write_request(&Dialect::STRICT, id, &method, params).into())
-                        }
-                        false => alone(request.message()),
-                    });
+                    asked.messages.push(part.alone(&Dialect::STRICT, is_batch, limits));
                 }
-                Message::Notification(notification) => {
-                    asked.messages.push(match is_batch {
-                        true => {
-                            let (method, params) = (notification.method(), notification.params());
-                            alone(&write_notification(&Dialect::STRICT, &method, params).into())
-                        }
-                        false => alone(notification.message()),
-                    });
+                Message::Notification(_) => {
+                    asked.messages.push(part.alone(&Dialect::STRICT, is_batch, limits));
                 }
                 Message::Invalid(invalid) if is_batch => {
                     let text = invalid.problem().to_string();
@@ -169,14 +154,6 @@ impl Asked {
             }
         }
         Ok(asked)
-    }
-}
-
-/// Removes line breaks, for programs that read messages line by line.
-fn on_one_line(message: &Bytes, limits: Limits) -> Bytes {
-    match memchr2(b'\n', b'\r', message).is_some() {
-        false => message.clone(),
-        true => tieline_proto::json::to_one_line(message, limits).unwrap_or_default(),
     }
 }
 

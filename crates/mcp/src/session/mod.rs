@@ -8,20 +8,23 @@
 //!   GET ──────▶ get, next ◀────── the GET's stream, or any stream that is resumed
 //! ```
 
+mod ending;
+mod requests;
 mod routing;
 mod stream;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::{
-    Answers, Dialect, Id, MAX_ID, Message, Request, classify, member, write_error, write_response,
+    Answers, Dialect, Id, Message, Request, classify, member, write_error, write_response,
 };
 
+pub use self::ending::Ending;
+use self::requests::Requests;
 use self::stream::{Opening, Stream, StreamNumber, read_event_id};
-use crate::posted::alone;
 use crate::{Head, Posted, Refusal};
 
 /// Limits on a session.
@@ -29,6 +32,9 @@ use crate::{Head, Posted, Refusal};
 pub struct SessionLimits {
     /// The number of the client's requests that have no response yet; 1,024 by default.
     pub calls: usize,
+    /// The number of bytes of the ids and progress tokens of these requests, and of the ids of the
+    /// program's requests; 256 KiB of each by default.
+    pub id_bytes: usize,
     /// The number of bytes that are kept for streams without a connection, and for a resumption of
     /// streams; 4 MiB by default. Beyond this limit, the oldest messages are dropped, but each stream
     /// keeps its newest one.
@@ -56,6 +62,7 @@ impl Default for SessionLimits {
     fn default() -> Self {
         Self {
             calls: 1024,
+            id_bytes: 256 * 1024,
             kept_bytes: 4 * 1024 * 1024,
             waiting_bytes: 1024 * 1024,
             finished: 64,
@@ -88,12 +95,7 @@ pub struct Session {
     streams: BTreeMap<StreamNumber, Stream>,
     /// The streams of POSTs with unanswered requests.
     open: BTreeSet<StreamNumber>,
-    /// The unanswered requests of the client, and the streams of their POSTs.
-    calls: HashMap<Id, Call>,
-    /// The streams of these requests, by their progress tokens.
-    tokens: HashMap<Id, StreamNumber>,
-    /// The unanswered requests of the program, and the streams that they were sent on.
-    asked: HashMap<Id, StreamNumber>,
+    requests: Requests,
     next_stream: StreamNumber,
     next_connection: u64,
     /// The number of streams that have a connection.
@@ -104,13 +106,7 @@ pub struct Session {
     waiting: usize,
     lost: u64,
     last_use: Duration,
-    is_over: bool,
-}
-
-#[derive(Debug)]
-struct Call {
-    stream: StreamNumber,
-    token: Option<Id>,
+    ended: Option<Ending>,
 }
 
 /// A stream and its connection. It names the connection because a newer one may replace it.
@@ -149,7 +145,7 @@ pub enum Answer {
     /// An event stream, whose events [`Session::next`] returns.
     Events,
     /// The session ended before there was a response.
-    Ended,
+    Ended(Ending),
 }
 
 /// The next event of a stream.
@@ -172,9 +168,7 @@ impl Session {
             version: None,
             streams: BTreeMap::from([(GENERAL, Stream::new(1))]),
             open: BTreeSet::new(),
-            calls: HashMap::new(),
-            tokens: HashMap::new(),
-            asked: HashMap::new(),
+            requests: Requests::default(),
             next_stream: GENERAL + 1,
             next_connection: 0,
             attached: 0,
@@ -182,15 +176,15 @@ impl Session {
             waiting: 0,
             lost: 0,
             last_use: now,
-            is_over: false,
+            ended: None,
         }
     }
 
     /// Handles a POST.
     ///
     /// # Errors
-    /// 400: the version is not supported, a batch is not allowed, or an id is in use. 404: the session has
-    /// ended. 503: too many requests are open.
+    /// 400: the version is not supported, a batch is not allowed, or an id or progress token is in use or too
+    /// long. 404: the session has ended. 503: too many requests are open.
     pub fn post(
         &mut self,
         now: Duration,
@@ -207,16 +201,16 @@ impl Session {
             match message {
                 Message::Request(request) => {
                     requests += 1;
-                    self.begin(request, number);
+                    self.requests.begin(request, number);
                 }
                 Message::Notification(notification) if notification.method() == CANCELLED => {
                     let id = notification.params().and_then(|it| member(it, "requestId"));
                     touched.extend(id.and_then(|id| self.cancelled(now, id)));
                 }
-                Message::Response(response) => _ = self.asked.remove(&Id::from(response.id())),
+                Message::Response(response) => _ = self.requests.answered(response.id()),
                 _ => {}
             }
-            messages.push(alone(message, posted.is_batch));
+            messages.push(message.alone(&Dialect::MCP, posted.is_batch, Limits::default()));
         }
         if requests == 0 {
             return Ok(Accepted { messages, place: None, touched });
@@ -281,7 +275,9 @@ impl Session {
 
     /// Returns the response to a POST with requests.
     pub fn answer(&mut self, now: Duration, place: Place) -> Answer {
-        let Some(stream) = self.stream(place) else { return Answer::Ended };
+        let Some(stream) = self.stream(place) else {
+            return Answer::Ended(self.ended.unwrap_or(Ending::Resumed));
+        };
         let Some(until) = stream.undecided_until else { return Answer::Events };
         if let Some(only) = stream.take_only() {
             self.detach(now, place);
@@ -289,7 +285,7 @@ impl Session {
             return Answer::Json(only);
         }
         if stream.unwritten() == 0 && stream.open > 0 && now < until {
-            return if self.is_over { Answer::Ended } else { Answer::Wait(until) };
+            return self.ended.map_or(Answer::Wait(until), Answer::Ended);
         }
         stream.undecided_until = None;
         Answer::Events
@@ -298,7 +294,7 @@ impl Session {
     /// Appends the next event of a stream to `out`.
     pub fn next(&mut self, place: Place, out: &mut BytesMut) -> Next {
         let opening = self.opening();
-        let is_over = self.is_over;
+        let is_over = self.is_over();
         let Some(stream) = self.stream(place) else { return Next::End };
         let before = stream.unwritten();
         let is_written = stream.write_next(place.stream, opening, out);
@@ -330,9 +326,9 @@ impl Session {
         self.waiting < self.limits.waiting_bytes
     }
 
-    /// Returns the number of bytes that the session holds.
-    pub fn kept_bytes(&self) -> usize {
-        self.kept
+    /// Returns the number of bytes that the session holds: messages, and the ids and tokens of requests.
+    pub fn held_bytes(&self) -> usize {
+        self.kept + self.requests.held()
     }
 
     /// Returns how many messages were dropped before a client received them.
@@ -361,23 +357,34 @@ impl Session {
         old.into_iter().for_each(|number| self.remove(number));
         let is_idle = self.attached == 0 && self.last_use.saturating_add(self.limits.idle) <= now;
         if is_idle {
-            self.end();
+            self.end(Ending::Idle);
         }
         is_idle
     }
 
-    /// Ends the session. Its streams end after their pending messages.
-    pub fn end(&mut self) {
-        self.is_over = true;
+    /// Returns since when the session has been abandoned: it has no stream with a connection, and no request
+    /// without a response, or only such that were left for as long as a finished stream is kept.
+    pub fn abandoned_since(&self, now: Duration) -> Option<Duration> {
+        let resumable_until = match self.open.is_empty() {
+            true => self.last_use,
+            false => self.last_use.saturating_add(self.limits.finished_for),
+        };
+        let is_left = self.attached == 0 && resumable_until <= now && self.ended.is_none();
+        is_left.then_some(self.last_use)
+    }
+
+    /// Ends the session. Its streams end after their pending messages. The first reason counts.
+    pub fn end(&mut self, why: Ending) {
+        self.ended.get_or_insert(why);
     }
 
     /// Returns whether the session has ended.
     pub fn is_over(&self) -> bool {
-        self.is_over
+        self.ended.is_some()
     }
 
     fn check(&self, head: &Head) -> Result<(), Refusal> {
-        if self.is_over {
+        if self.is_over() {
             return Err(Refusal::unknown_session());
         }
         match head.version() {
@@ -398,26 +405,18 @@ impl Session {
             let text = "batches are only allowed in sessions of protocol version 2025-03-26";
             return Err(Refusal::invalid(text));
         }
-        let mut ids = BTreeSet::new();
-        for message in &posted.messages {
-            let Message::Request(request) = message else { continue };
-            let is_opening =
-                self.initialize.as_deref() == Some(request.id()) && self.calls.is_empty();
-            if request.method() == "initialize" && !is_opening {
-                return Err(Refusal::invalid("the session is already initialized"));
-            }
-            if self.calls.contains_key(&Id::from(request.id())) || !ids.insert(request.id()) {
-                let text = "another request with this id has no response yet";
-                return Err(Refusal::invalid(text));
-            }
+        let requests = || {
+            posted.messages.iter().filter_map(|message| match message {
+                Message::Request(request) => Some(request),
+                _ => None,
+            })
+        };
+        let is_open = !self.requests.is_empty();
+        let opens = |id| !is_open && self.initialize.as_deref() == Some(id);
+        if requests().any(|it| it.method() == "initialize" && !opens(it.id())) {
+            return Err(Refusal::invalid("the session is already initialized"));
         }
-        if self.calls.len() + ids.len() > self.limits.calls {
-            return Err(Refusal::new(
-                503,
-                "too many requests of this session have no response yet",
-            ));
-        }
-        Ok(())
+        self.requests.check(requests(), &self.limits)
     }
 
     fn opening(&self) -> Opening {

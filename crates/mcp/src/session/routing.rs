@@ -54,11 +54,11 @@ impl Session {
     ) {
         let number = match message {
             Message::Response(response) => {
-                let Some((id, call)) = self.settle(response.answers()) else { return };
+                let Some((id, call)) = self.requests.settle(response.answers()) else { return };
                 self.learn(&id, response.outcome().ok());
                 let is_same = !is_in_batch && *id == *response.id();
                 let text = match is_same {
-                    true => alone(message, false),
+                    true => message.alone(&Dialect::MCP, false, Limits::default()),
                     false => write_response(&Dialect::MCP, &id, response.outcome()).into(),
                 };
                 self.answered(now, call.stream, text);
@@ -67,7 +67,7 @@ impl Session {
             }
             Message::Invalid(invalid) => {
                 for answers in invalid.answers() {
-                    let Some((id, call)) = self.settle(answers) else { continue };
+                    let Some((id, call)) = self.requests.settle(answers) else { continue };
                     self.learn(&id, None);
                     let text = invalid.instead_of_response();
                     let error = write_error(&Dialect::MCP, &id, INVALID_RESPONSE, &text, None);
@@ -78,20 +78,18 @@ impl Session {
             }
             Message::Request(request) => {
                 let number = self.related();
-                if self.asked.len() < self.limits.calls {
-                    self.asked.insert(Id::from(request.id()), number);
-                }
+                self.requests.ask(request.id(), number, &self.limits);
                 number
             }
             Message::Notification(notification) => {
                 let method = notification.method();
-                let param = |name| member(notification.params()?, name).map(Id::from);
+                let param = |name| member(notification.params()?, name);
                 match &*method {
                     "notifications/progress" => param("progressToken")
-                        .and_then(|token| self.tokens.get(&token).copied())
+                        .and_then(|token| self.requests.of_token(token))
                         .unwrap_or(GENERAL),
                     CANCELLED => {
-                        let asked = param("requestId").and_then(|id| self.asked.remove(&id));
+                        let asked = param("requestId").and_then(|id| self.requests.answered(id));
                         asked.filter(|it| self.open.contains(it)).unwrap_or(GENERAL)
                     }
                     method if OF_SESSION.contains(&method) => GENERAL,
@@ -100,7 +98,7 @@ impl Session {
             }
             Message::Batch(_) => return,
         };
-        self.push(number, alone(message, is_in_batch));
+        self.push(number, message.alone(&Dialect::MCP, is_in_batch, Limits::default()));
         touched.push(number);
     }
 
@@ -117,34 +115,6 @@ impl Session {
         self.streams.get(&GENERAL).is_some_and(|general| general.connection.is_some())
     }
 
-    /// Records a request from the client.
-    pub(super) fn begin(&mut self, request: &Request, stream: StreamNumber) {
-        let meta = request.params().and_then(|params| member(params, "_meta"));
-        let token = meta.and_then(|meta| member(meta, "progressToken"));
-        let token = token.filter(|token| token.len() <= MAX_ID).map(Id::from);
-        if let Some(token) = &token {
-            self.tokens.insert(token.clone(), stream);
-        }
-        self.calls.insert(Id::from(request.id()), Call { stream, token });
-    }
-
-    /// Removes the answered request. Returns its id as the client wrote it.
-    fn settle(&mut self, answers: Answers<'_>) -> Option<(Id, Call)> {
-        let exact = match answers {
-            Answers::Call(id) => Some(Id::from(id)).filter(|id| self.calls.contains_key(id)),
-            Answers::OnlyCall => None,
-        };
-        let id = match exact {
-            Some(id) => id,
-            None => answers.find(self.calls.keys().map(|id| (id, &**id)))?.clone(),
-        };
-        let call = self.calls.remove(&id)?;
-        if let Some(token) = &call.token {
-            self.tokens.remove(token);
-        }
-        Some((id, call))
-    }
-
     /// Stores the version in the response to `initialize`.
     fn learn(&mut self, id: &Id, result: Option<&[u8]>) {
         if self.initialize.as_ref() != Some(id) {
@@ -157,13 +127,13 @@ impl Session {
         match version.filter(|version| version.len() <= MAX_VERSION) {
             Some(version) => self.version = Some(version.into()),
             // A session requires a version.
-            None => self.end(),
+            None => self.end(Ending::Program),
         }
     }
 
     /// Ends a request that the client has canceled. The request receives no response.
     pub(super) fn cancelled(&mut self, now: Duration, id: &[u8]) -> Option<StreamNumber> {
-        let (_, call) = self.settle(Answers::Call(id))?;
+        let (_, call) = self.requests.settle(Answers::Call(id))?;
         self.close_one(now, call.stream);
         Some(call.stream)
     }

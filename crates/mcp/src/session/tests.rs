@@ -119,7 +119,7 @@ fn early_response_is_json_and_late_response_is_a_stream() {
     assert_eq!(client.session.answer(ZERO, place), Answer::Wait(Duration::from_millis(250)));
     client.program(&result("1"));
     assert_eq!(client.session.answer(ZERO, place), Answer::Json(result("1").into()));
-    assert_eq!(client.session.kept_bytes(), 0);
+    assert_eq!(client.session.held_bytes(), 0);
     let place = client.stream(&request("2", "ping"));
     assert_eq!(client.read(place), ("id: 3.0\nretry: 1000\ndata: \n\n".into(), false));
     client.program(&result("2"));
@@ -245,7 +245,7 @@ fn refused_posts_change_nothing() {
         client.try_post(&version(known), &notification("n", "{}")).unwrap();
     }
     client.program(&result("1"));
-    client.session.end();
+    client.session.end(Ending::Deleted);
     let refusal = client.try_post(&Head::default(), &request("2", "ping")).unwrap_err();
     assert_eq!(refusal.status, 404);
     assert_eq!(client.session.get(ZERO, &get(None)).unwrap_err().status, 404);
@@ -318,8 +318,8 @@ fn kept_messages_are_bounded_and_losses_are_counted() {
     for _ in 0..100 {
         client.program(&notification("notifications/tools/list_changed", "{}"));
     }
-    assert!(client.session.kept_bytes() <= 1_000);
-    let kept = client.session.kept_bytes() / (64 + 72);
+    assert!(client.session.held_bytes() <= 1_000);
+    let kept = client.session.held_bytes() / (64 + 72);
     assert!(client.session.lost() >= 100 - kept as u64 - 1, "{}", client.session.lost());
     let place = client.get(None);
     assert!(client.read(place).0.contains("list_changed"));
@@ -329,7 +329,7 @@ fn kept_messages_are_bounded_and_losses_are_counted() {
         client.session.detach(ZERO, place);
         client.program(&result(&id.to_string()));
     }
-    assert!(client.session.kept_bytes() <= 1_000);
+    assert!(client.session.held_bytes() <= 1_000);
     assert!(client.session.streams.len() <= 3);
     // A message above the limit is kept as the only one, until messages for resumptions are dropped.
     let long = format!("\"{}\"", "x".repeat(5_000));
@@ -339,7 +339,7 @@ fn kept_messages_are_bounded_and_losses_are_counted() {
     client.session.detach(ZERO, place);
     client.program(&notification("notifications/tools/list_changed", "{}"));
     client.session.forget();
-    assert!(client.session.kept_bytes() < 200, "{}", client.session.kept_bytes());
+    assert!(client.session.held_bytes() < 200, "{}", client.session.held_bytes());
 }
 
 #[test]
@@ -376,7 +376,7 @@ fn idle_session_and_finished_streams_expire() {
     let finished = client.now + limits.finished_for;
     assert_eq!(client.session.deadline(), Some(finished));
     assert!(!client.session.expire(finished));
-    assert_eq!(client.session.kept_bytes(), 0);
+    assert_eq!(client.session.held_bytes(), 0);
     let idle = client.now + limits.idle;
     assert_eq!(client.session.deadline(), Some(idle));
     assert!(!client.session.expire(idle - Duration::from_nanos(1)));
@@ -403,7 +403,7 @@ fn finished_stream_expires_only_after_its_connection_has_ended() {
     assert!(client.read(resumed).0.contains(&result("1")), "the stream is kept for a resumption");
     client.session.detach(finished, resumed);
     assert!(!client.session.expire(finished + limits.finished_for));
-    assert_eq!(client.session.kept_bytes(), 0);
+    assert_eq!(client.session.held_bytes(), 0);
 }
 
 #[test]
@@ -416,6 +416,113 @@ fn too_many_open_requests_are_refused() {
     assert_eq!((refusal.status, refusal.id.as_deref()), (503, Some(&b"3"[..])));
     client.program(&result("1"));
     client.post(&request("3", "a"));
+}
+
+#[test]
+fn ids_and_progress_tokens_are_counted_and_bounded() {
+    let mut client = Client::open();
+    let limits = SessionLimits::default();
+    let long = |number: usize| format!("\"{number}{}\"", "x".repeat(4_000));
+    let (mut number, mut refusal) = (0, None);
+    while refusal.is_none() {
+        number += 1;
+        assert!(number <= limits.calls, "nothing is refused");
+        let call = call_with_token(&long(number), &long(number));
+        refusal = client.try_post(&Head::default(), &call).err();
+    }
+    let refusal = refusal.unwrap();
+    assert_eq!(refusal.status, 503, "{refusal:?}");
+    assert!(refusal.text.contains("262144 bytes"), "{refusal:?}");
+    assert_eq!(number, limits.id_bytes / (3 * 4_002) + 1);
+    let held = client.session.held_bytes();
+    assert!((limits.id_bytes / 2..2 * limits.id_bytes).contains(&held), "{held}");
+    // The same for the requests of the program, which are passed on all the same.
+    for number in 0..2 * limits.calls {
+        assert!(!client.program(&request(&long(number), "roots/list")).is_empty());
+    }
+    let messages = client.session.kept;
+    let held = client.session.held_bytes() - held - messages;
+    assert!((limits.id_bytes / 2..2 * limits.id_bytes).contains(&held), "{held}");
+    client.session.requests.check_exact();
+    client.program(&result(&long(1)));
+    client.post(&call_with_token(&long(number), &long(number)));
+    let token = format!("\"{}\"", "x".repeat(4_096));
+    let refusal = client.try_post(&Head::default(), &call_with_token("1", &token)).unwrap_err();
+    assert_eq!(
+        (refusal.status, &*refusal.text),
+        (400, "the progress token is longer than 4096 bytes")
+    );
+}
+
+/// MCP, "Progress": tokens must be unique across all active requests.
+#[test]
+fn progress_token_that_is_in_use_is_refused() {
+    let mut client = Client::open_with(SessionLimits::default(), "2025-03-26");
+    let place = client.stream(&call_with_token("1", "7"));
+    let same = call_with_token("2", "7");
+    let two = format!("[{},{}]", call_with_token("3", "8"), call_with_token("4", "8"));
+    for body in [&same, &two] {
+        let refusal = client.try_post(&Head::default(), body).unwrap_err();
+        assert_eq!(refusal.status, 400);
+        assert!(refusal.text.contains("progress token has no response yet"), "{refusal:?}");
+    }
+    client.post(&call_with_token("5", "\"7\"")).unwrap();
+    assert_eq!(client.program(&progress("7")), [2], "the first request still gets its progress");
+    client.program(&result("1"));
+    assert!(client.read(place).1);
+    client.post(&same).unwrap();
+    // What is no token is ignored, however often.
+    for id in ["10", "11"] {
+        client.post(&call_with_token(id, "null")).unwrap();
+    }
+}
+
+#[test]
+fn session_is_abandoned_when_no_connection_and_no_request_is_left() {
+    let mut client = Client::open();
+    let kept = SessionLimits::default().finished_for;
+    client.now = LATER;
+    assert_eq!(client.session.abandoned_since(client.now), Some(ZERO));
+    let place = client.get(None);
+    assert_eq!(client.session.abandoned_since(client.now * 100), None, "it has a stream");
+    client.session.detach(client.now, place);
+    assert_eq!(client.session.abandoned_since(client.now), Some(LATER));
+    let place = client.stream(&request("1", "tools/call"));
+    let left = client.now;
+    client.session.detach(left, place);
+    let soon = left + kept - Duration::from_nanos(1);
+    assert_eq!(client.session.abandoned_since(soon), None, "its response can be resumed");
+    assert_eq!(client.session.abandoned_since(left + kept), Some(left));
+    client.program(&result("1"));
+    assert_eq!(client.session.abandoned_since(soon), Some(left));
+    client.session.end(Ending::Evicted);
+    assert_eq!(client.session.abandoned_since(soon), None);
+}
+
+#[test]
+fn requests_learn_why_their_session_has_ended() {
+    for (ending, status, text) in [
+        (Ending::Deleted, 404, "the session was ended by a DELETE"),
+        (Ending::Program, 502, "the program ended without a response"),
+        (Ending::Idle, 404, "does not exist or has ended"),
+        (Ending::Evicted, 404, "does not exist or has ended"),
+        (Ending::Memory, 503, "too much memory"),
+        (Ending::Resumed, 409, "another connection"),
+    ] {
+        let mut client = Client::open();
+        let place = client.post(&request("1", "tools/call")).unwrap();
+        match ending {
+            Ending::Resumed => _ = client.get(Some("2.0")),
+            ending => {
+                client.session.end(ending);
+                client.session.end(Ending::Idle);
+            }
+        }
+        assert_eq!(client.session.answer(ZERO, place), Answer::Ended(ending));
+        let refusal = ending.refusal();
+        assert_eq!(refusal.status, status);
+        assert!(refusal.text.contains(text), "{refusal:?}");
+    }
 }
 
 #[test]
@@ -473,6 +580,7 @@ proptest! {
         let mut client = Client::open_with(limits, "2025-03-26");
         let bodies = [
             request("1", "tools/call"), request("2", "tools/call"), call_with_token("3", "1"),
+            call_with_token("6", "1"),
             cancel("1"), cancel("2"), result("9"), notification("n", "{}"),
             format!("[{},{}]", request("4", "a"), request("5", "b")),
         ];
@@ -521,9 +629,9 @@ proptest! {
             let there = || streams().filter(|it| it.connection.is_some());
             prop_assert_eq!(session.attached, there().count());
             prop_assert_eq!(session.waiting, there().map(Stream::unwritten).sum::<usize>());
-            let open = session.calls.values().map(|call| call.stream);
-            prop_assert_eq!(&session.open, &open.collect::<BTreeSet<_>>());
-            prop_assert!(session.calls.len() <= 4 && session.tokens.len() <= 4);
+            prop_assert_eq!(&session.open, &session.requests.streams());
+            prop_assert!(session.requests.calls() <= 4);
+            session.requests.check_exact();
             for (number, it) in &session.streams {
                 let is_idle = number != &GENERAL && it.open == 0 && it.connection.is_none();
                 prop_assert_eq!(it.idle_since.is_some(), is_idle);

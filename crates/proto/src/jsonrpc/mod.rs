@@ -4,6 +4,7 @@
 //! The peer's ids are kept byte for byte. Parameters, results and error data remain raw slices of the message
 //! until they are parsed.
 
+mod alone;
 mod answers;
 mod calls;
 mod classify;
