@@ -42,7 +42,7 @@ pub(crate) struct Dialogue {
 #[derive(Default)]
 struct AskedByProgram {
     waiting: HashSet<Bytes>,
-    /// Requests of a program that has ended: their responses are not for the new program.
+    /// Requests from a program that has ended: their responses are not for the new program.
     stale: HashSet<Bytes>,
     /// The total length of the ids in both sets.
     bytes: usize,
@@ -172,8 +172,8 @@ impl Dialogue {
         }
     }
 
-    /// Records a request of the client that cannot be delivered any more, so that it is answered. Returns
-    /// whether it is a message or a fault.
+    /// Records a request from the client that cannot be delivered any more, so that it is answered.
+    /// Returns whether it is a message or a fault.
     pub(crate) fn undelivered(&self, incoming: &Incoming) -> bool {
         self.unanswered.arrived(incoming)
     }
@@ -405,8 +405,8 @@ impl Dialogue {
         }
     }
 
-    /// Starts to restore the state of a program or session that was replaced. Messages of the client wait
-    /// until that is done.
+    /// Starts to restore the state of a program or session that was replaced. Messages from the client
+    /// wait until that is done.
     ///
     /// # Errors
     /// Returns why the state cannot be restored.
@@ -447,7 +447,7 @@ impl Dialogue {
         *lock(&self.replay) = next;
     }
 
-    /// Cancels the requests of the program that has ended, and marks them as stale.
+    /// Cancels the requests from the program that has ended, and marks them as stale.
     fn cancel_stale(&self) {
         let mut asked = lock(&self.asked_by_program);
         let AskedByProgram { waiting, stale, bytes, .. } = &mut *asked;
@@ -471,7 +471,8 @@ impl Dialogue {
             && lock(&self.replay).as_ref().is_some_and(Replay::is_opening)
     }
 
-    /// Handles a message of the program during the replay. Returns whether the message is for the client.
+    /// Handles a message from the program during the replay. Returns whether the message is for the
+    /// client.
     ///
     /// # Errors
     /// Returns why the state cannot be restored.

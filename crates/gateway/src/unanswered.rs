@@ -1,4 +1,4 @@
-//! The requests of a client that its program has not answered yet.
+//! The requests from a client that its program has not answered yet.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -56,7 +56,7 @@ struct Waiting {
     /// The client has sent messages that may or may not get an answer, or more requests than are
     /// recorded.
     is_unclear: bool,
-    /// How many of those messages may still get an answer. Each message of the program that is not a
+    /// How many of those messages may still get an answer. Each message from the program that is not a
     /// response to a recorded request is counted as such an answer.
     owed: u64,
     /// Whether the client has sent anything.
@@ -142,7 +142,7 @@ impl Unanswered {
         classify(message.clone(), &dialect, Limits::default())
     }
 
-    /// Records a message of the client.
+    /// Records a message from the client.
     pub(crate) fn asked(&self, message: &Message) {
         let mut waiting = self.lock();
         waiting.client_has_sent = true;
@@ -182,7 +182,7 @@ impl Unanswered {
         true
     }
 
-    /// Records a message of the program.
+    /// Records a message from the program.
     pub(crate) fn answered(&self, message: &Message) {
         let mut waiting = self.lock();
         waiting.program_has_sent = true;
@@ -225,8 +225,8 @@ impl Unanswered {
         is_settled.then_some(id)
     }
 
-    /// Returns error responses to all requests of a program that has ended. They are created one by one,
-    /// because together they may be far larger than the requests.
+    /// Returns error responses to all requests from a program that has ended. They are created one by
+    /// one, because together they may be far larger than the requests.
     pub(crate) fn answers(
         &self,
         reason: &CloseReason,
@@ -240,7 +240,7 @@ impl Unanswered {
         self.errors(text, data)
     }
 
-    /// Works like [`answers`](Self::answers), for the requests of a client that was refused.
+    /// Works like [`answers`](Self::answers), for the requests from a client that was refused.
     pub(crate) fn answers_because(
         &self,
         why: &str,
@@ -328,7 +328,7 @@ impl Waiting {
         self.owed += 1;
     }
 
-    /// Records a message of the program: a response to `id`, or anything else.
+    /// Records a message from the program: a response to `id`, or anything else.
     fn program_sent(&mut self, id: Option<&[u8]>) {
         if !self.answered(id) {
             self.owed = self.owed.saturating_sub(1);

@@ -372,7 +372,7 @@ async fn answer_to_text_after_55_seconds_arrives_without_half_close() {
     assert_eq!((report.to_near, report.lost), (1, 0), "{}", report.end);
 }
 
-/// As with half-close, `connect ws:… </dev/null` prints the first message of the server.
+/// As with half-close, `connect ws:… </dev/null` prints the first message from the server.
 #[tokio::test(start_paused = true)]
 async fn first_message_is_waited_for_without_half_close_and_without_input() {
     for sends in [true, false] {

@@ -228,7 +228,7 @@ async fn response_too_long_for_the_client_settles_its_call() {
 }
 
 #[tokio::test]
-async fn program_gets_an_error_for_a_lost_response_of_the_client() {
+async fn program_gets_an_error_for_a_lost_response_from_the_client() {
     let (long, deep) = (long(), deep());
     for answer in [
         format!(r#"{{"jsonrpc":"2.0","id":"q","result":"{long}"}}"#),

@@ -275,7 +275,7 @@ async fn program_that_does_not_answer_the_handshake_ends_the_line() {
 }
 
 #[tokio::test]
-async fn requests_of_the_old_program_are_cancelled_and_their_responses_dropped() {
+async fn requests_from_the_old_program_are_cancelled_and_their_responses_dropped() {
     for dialect in [Dialect::MCP, Dialect::LSP] {
         let mut test = Test::opened(dialect, json!({})).await;
         test.program(json!({"id": "q", "method": "roots/list"})).await;

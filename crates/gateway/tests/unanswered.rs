@@ -113,7 +113,7 @@ async fn response_with_another_spelling_of_its_id_or_none_gets_the_id_of_its_req
 }
 
 #[tokio::test]
-async fn notifications_and_responses_of_the_client_get_no_response() {
+async fn notifications_and_responses_from_the_client_get_no_response() {
     let sent = [
         json!({"jsonrpc": "2.0", "method": "m"}),
         json!({"jsonrpc": "2.0", "id": 4, "result": 1}),

@@ -32,8 +32,8 @@ impl<T> Answer<T> {
     }
 }
 
-/// Answers the requests and notifications of the other side. [`Router`](crate::Router) is a handler made
-/// of closures; a handler that wraps another one is middleware.
+/// Answers the requests and notifications from the other side. [`Router`](crate::Router) is a handler
+/// made of closures; a handler that wraps another one is middleware.
 ///
 /// If a handler panics, its request is answered with −32603 and the line continues.
 pub trait Handler: Send + Sync + 'static {

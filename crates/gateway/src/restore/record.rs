@@ -7,7 +7,7 @@ use tieline_proto::jsonrpc::{Handshake, Message, Notification, Request, Thing, m
 const MAX_MESSAGES: usize = 4096;
 /// The maximum size of a record, in bytes.
 const MAX_BYTES: usize = 16 << 20;
-/// The maximum number of recorded requests of each side that wait for a response.
+/// The maximum number of recorded requests from each side that wait for a response.
 const MAX_ASKED: usize = 256;
 
 /// The state of a program, as far as the client's messages have built it up.
@@ -57,7 +57,7 @@ enum Change {
     Forget(&'static str, Option<Bytes>),
 }
 
-/// A request of the program that has changed the state of the client.
+/// A request from the program that has changed the state of the client.
 struct Registration {
     id: Bytes,
     params: Bytes,

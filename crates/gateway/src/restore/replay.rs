@@ -30,7 +30,7 @@ struct Opening {
     then: Vec<Replayed>,
 }
 
-/// What to do with a message of the new program.
+/// What to do with a message from the new program.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ReplayStep {
     /// Pass it on to the client.
@@ -74,12 +74,12 @@ impl Replay {
         self.opening.is_some()
     }
 
-    /// Returns whether no message of the program can concern the replay any more.
+    /// Returns whether no message from the program can concern the replay any more.
     pub(crate) fn is_done(&self) -> bool {
         self.opening.is_none() && self.owed.is_empty() && self.registrations.is_empty()
     }
 
-    /// Handles a message of the program.
+    /// Handles a message from the program.
     pub(crate) fn handle(&mut self, message: &Message) -> ReplayStep {
         match message {
             Message::Response(response) => self.answered(response.id(), response.outcome()),
@@ -135,9 +135,9 @@ impl Replay {
         }
     }
 
-    /// Handles a request of the program. A registration that the client has answered before gets the same
-    /// response again. While the client's messages wait, other requests are refused, because the client's
-    /// response could not reach the program.
+    /// Handles a request from the program. A registration that the client has answered before gets the
+    /// same response again. While the client's messages wait, other requests are refused, because the
+    /// client's response could not reach the program.
     fn asked(&mut self, request: &Request) -> ReplayStep {
         let (method, id) = (&*request.method(), request.id());
         if self.rules.registration.is_some_and(|[register, _]| register == method) {

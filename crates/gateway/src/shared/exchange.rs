@@ -11,7 +11,7 @@ use tieline_transport::{Account, CloseReason, Holding, Incoming, MemoryBudget, S
 use super::hub::{ClientId, Hub, Output};
 use crate::lock::{lock, remember};
 
-/// How many messages of one client may wait for the program before the client has to wait.
+/// How many messages from one client may wait for the program before the client has to wait.
 const INPUT_MESSAGES: usize = 16;
 /// How many bytes of these messages may wait. A single message may exceed this.
 const INPUT_BYTES: usize = 256 * 1024;
@@ -88,7 +88,7 @@ impl Queues {
         Some(message)
     }
 
-    /// Queues a message of the client.
+    /// Queues a message from the client.
     fn push_input(&mut self, message: Bytes) -> Result<(), CloseReason> {
         self.account.set(self.output_cost + self.input_bytes + message.len())?;
         self.input_bytes += message.len();
@@ -179,7 +179,7 @@ impl Exchange {
         self.poll_input(client, cx, INPUT_MESSAGES, INPUT_BYTES)
     }
 
-    /// Polls until the driver has taken all messages of the client.
+    /// Polls until the driver has taken all messages from the client.
     pub(super) fn poll_taken(
         &self,
         client: ClientId,
@@ -188,7 +188,7 @@ impl Exchange {
         self.poll_input(client, cx, 1, usize::MAX)
     }
 
-    /// Polls until fewer than `most` messages of the client wait, with less than `bytes`.
+    /// Polls until fewer than `most` messages from the client wait, with less than `bytes`.
     fn poll_input(
         &self,
         client: ClientId,
@@ -210,7 +210,7 @@ impl Exchange {
         Poll::Pending
     }
 
-    /// Queues a message of the client for the program.
+    /// Queues a message from the client for the program.
     pub(super) fn push(&self, client: ClientId, message: Bytes) -> Result<(), SendError> {
         let mut state = self.lock();
         match state.ports.get_mut(&client) {
@@ -277,7 +277,7 @@ impl Exchange {
         messages
     }
 
-    /// Handles messages of the program.
+    /// Handles messages from the program.
     pub(super) fn handle(&self, messages: impl IntoIterator<Item = FromProgram>) {
         let mut state = self.lock();
         for message in messages {

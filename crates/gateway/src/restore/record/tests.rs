@@ -6,7 +6,7 @@ use tieline_proto::jsonrpc::{Dialect, DialectState, classify};
 
 use super::*;
 
-/// Messages of the client and of the program, in the order in which they pass.
+/// Messages from the client and from the program, in the order in which they pass.
 struct Script {
     record: Record,
     dialect: Dialect,
@@ -83,7 +83,7 @@ fn nothing_is_restored_before_the_handshake_is_answered() {
     script.client(json!({"id": 2, "method": "initialize"}));
     assert!(script.record.awaits_answer());
     assert!(matches!(script.plan(), Plan::Nothing));
-    // A response of a program that has ended does not open the line.
+    // A response from a program that has ended does not open the line.
     script.program(json!({"id": 2, "result": {}}));
     assert!(matches!(script.plan(), Plan::Nothing));
 }

@@ -13,7 +13,7 @@ use tieline_proto::jsonrpc::{
 use super::{Asked, Call, ClientId, Hub, Kind, MAX_ASKED, MAX_COMPARED, Output};
 
 impl Hub {
-    /// Handles a message of the program.
+    /// Handles a message from the program.
     pub(in crate::shared) fn program_message(&mut self, message: Bytes) {
         match self.classify(message.clone(), true) {
             Message::Batch(_) => {
@@ -78,7 +78,7 @@ impl Hub {
 
     fn answered(&mut self, response: &Response) {
         let Some(id) = self.find(response.answers()) else {
-            tracing::debug!("dropped a response of the program: no request waits for it");
+            tracing::debug!("dropped a response from the program: no request waits for it");
             return;
         };
         let Some(Call { reply, kind, .. }) = self.end(id) else { return };
@@ -143,7 +143,7 @@ impl Hub {
         self.out.push_back(Output::Refusal(error.into()));
     }
 
-    /// Passes a request of the program to the only client that it can be meant for.
+    /// Passes a request from the program to the only client that it can be meant for.
     fn program_request(&mut self, request: &Request) {
         let method = request.method();
         let id = request.id();
@@ -179,8 +179,8 @@ impl Hub {
         self.out.push_back(Output::Client(client, request.message().clone()));
     }
 
-    /// Returns the client that a request of the program is meant for: the one with calls in flight or, if none
-    /// has, the only one.
+    /// Returns the client that a request from the program is meant for: the one with calls in flight or,
+    /// if no client has any, the only one.
     fn addressee(&self) -> Result<ClientId, &'static str> {
         let mut busy = self.clients.iter().filter(|(_, it)| !it.calls.is_empty());
         let mut all = self.clients.keys().filter(|client| self.is_ready(**client));
@@ -201,7 +201,7 @@ impl Hub {
         }
     }
 
-    /// Passes a notification of the program to the clients that it concerns.
+    /// Passes a notification from the program to the clients that it concerns.
     fn program_notification(&mut self, notification: &Notification) {
         let method = notification.method();
         let params = notification.params().unwrap_or_default();
@@ -245,7 +245,7 @@ impl Hub {
     ) {
         let Ok(Some(named)) = locate(params, path) else { return };
         let Some(call) = self.find(Answers::Call(named)).and_then(|id| self.calls.get(id)) else {
-            tracing::debug!("dropped a notification of the program about a call that is over");
+            tracing::debug!("dropped a notification from the program about a call that is over");
             return;
         };
         if let (Some(reply), Some(token)) = (&call.reply, token(call)) {

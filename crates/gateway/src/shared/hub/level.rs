@@ -75,7 +75,7 @@ impl Hub {
         }
     }
 
-    /// Returns whether a client wants a notification of the program, judged by its level.
+    /// Returns whether a client wants a notification from the program, judged by its level.
     pub(super) fn wants(&self, client: ClientId, method: &str, params: &[u8]) -> bool {
         let rules = self.rules.level.filter(|rules| rules.notification == method);
         let level = rules.and_then(|rules| level_in(rules, params));

@@ -34,14 +34,14 @@ use batches::{BatchId, Batches};
 use opening::{Opening, Stage};
 use things::Things;
 
-/// How many requests of one client may be in flight. Further ones are answered with an error.
+/// How many requests from one client may be in flight. Further ones are answered with an error.
 pub(super) const MAX_CALLS: usize = 1024;
 /// How many bytes the ids and tokens of these requests may have in total.
 const MAX_ID_BYTES: usize = 256 * 1024;
 /// How many bytes of a client's requests may wait in the hub for the response to another client's
 /// request.
 const MAX_WAITING_BYTES: usize = 1024 * 1024;
-/// How many requests of the program may wait for clients.
+/// How many requests from the program may wait for clients.
 const MAX_ASKED: usize = 1024;
 /// With more calls in flight than this, a response is not matched to a call if its id is spelled
 /// differently.
@@ -71,7 +71,7 @@ pub(super) struct Hub {
     clients: BTreeMap<ClientId, Client>,
     last: u64,
     calls: Calls<Call>,
-    /// Requests of the program without a response, by their ids.
+    /// Requests from the program without a response, by their ids.
     asked: HashMap<Bytes, Asked>,
     opening: Opening,
     things: Things,
@@ -124,7 +124,7 @@ enum Kind {
     Level,
 }
 
-/// A request of the program.
+/// A request from the program.
 struct Asked {
     client: ClientId,
     token: Option<Bytes>,
@@ -207,7 +207,7 @@ impl Hub {
         }
     }
 
-    /// Handles a message of a client.
+    /// Handles a message from a client.
     pub(super) fn client_message(&mut self, client: ClientId, message: Bytes) {
         if !self.clients.contains_key(&client) {
             // The client was disconnected while its last messages waited.
@@ -465,7 +465,7 @@ impl Hub {
         Answers::Call(named).find(ids)
     }
 
-    /// Handles a client's response to a request of the program.
+    /// Handles a client's response to a request from the program.
     fn outcome(&mut self, client: ClientId, response: &Response) {
         let its = self.asked.iter().filter(|(_, asked)| asked.client == client);
         let is_its = self.asked.get(response.id()).is_some_and(|asked| asked.client == client);
@@ -483,7 +483,7 @@ impl Hub {
         self.out.push_back(Output::Program(response.rewritten(&self.dialect, &id, None)));
     }
 
-    /// Answers a request of the program with an error in place of a client's invalid response.
+    /// Answers a request from the program with an error in place of a client's invalid response.
     fn refuse_outcome(&mut self, client: ClientId, id: &[u8], why: &str) {
         if self.asked.get(id).is_some_and(|asked| asked.client == client) {
             self.asked.remove(id);

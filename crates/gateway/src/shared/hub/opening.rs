@@ -36,7 +36,7 @@ pub(super) struct Opening {
 enum State {
     #[default]
     Closed,
-    /// The request of this client is in flight.
+    /// The request from this client is in flight.
     Asked(ClientId),
     Open(Bytes),
 }

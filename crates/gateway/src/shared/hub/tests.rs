@@ -249,7 +249,7 @@ fn calls_of_a_client_that_leaves_are_cancelled_and_only_those() {
 }
 
 #[test]
-fn request_of_the_program_goes_to_the_client_with_calls_in_flight_or_to_none() {
+fn request_from_the_program_goes_to_the_client_with_calls_in_flight_or_to_none() {
     let mut test = Test::new(Dialect::MCP);
     let capable = json!({"roots": {}, "sampling": {}});
     let (first, second) = (test.opened(capable.clone()), test.opened(json!({"sampling": null})));

@@ -24,7 +24,7 @@ fn batch_is_answered_as_one() {
 }
 
 #[test]
-fn messages_of_a_client_that_has_left_are_dropped() {
+fn messages_from_a_client_that_has_left_are_dropped() {
     let mut test = Test::new(Dialect::MCP_2025_03_26);
     let client = test.opened(json!({}));
     test.leave(client);
