@@ -1,5 +1,5 @@
-//! Requests to stop: signals, and the end of the process named by `--with-parent`. The first stops
-//! gracefully, the second at once.
+//! Requests to stop: signals, and the end of the process named by `--with-parent`. The first request
+//! stops the program gracefully, and the second one stops it at once.
 
 #[cfg(unix)]
 pub(crate) mod parent;

@@ -71,7 +71,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The official client uses `server-everything`: it tests calls, progress, sampling, and many calls at
+/// The official client makes calls to `server-everything`, with progress and sampling, and many calls at
 /// once.
 #[test]
 fn the_typescript_client_uses_a_server_through_http() {

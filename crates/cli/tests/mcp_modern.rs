@@ -1,4 +1,5 @@
-//! `/mcp` with protocol version 2026-07-28: requests without sessions, in front of programs of either era.
+//! Tests of `/mcp` with protocol version 2026-07-28: requests without sessions, with programs of both
+//! eras.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -11,15 +12,15 @@ use support::mcp::{ACCEPT, Stream, bearer, post_with, wait_none_left};
 use support::server_everything;
 use support::site::{Site, status_of};
 
-/// What both programs begin with. `id` is the id of the request as it was written.
+/// The beginning of both programs. `id` is the id of the request as the client wrote it.
 const LOOP: &str = r#"
     answer() { echo '{"jsonrpc":"2.0","id":'"$1"',"result":'"$2"'}'; }
     while read -r line; do
         id=${line#*'"id":'}; id=${id%%,*}
         case $line in"#;
 
-/// An MCP server of 2026-07-28 in a few lines. `wait` sends progress and no response. The client that listens is
-/// told that it has begun, and that it was cancelled.
+/// An MCP server of 2026-07-28 in a few lines. `wait` sends progress, but no response. The client that
+/// listens is notified when `wait` has begun and when it was canceled.
 const MODERN: &str = r#"
         *'"server/discover"'*)
             answer $id '{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{}}' ;;
@@ -37,8 +38,8 @@ const MODERN: &str = r#"
         esac
     done"#;
 
-/// An MCP server of 2025-11-25 that ends if its first request is not `initialize`, as some do. `ask` asks the client,
-/// and returns what it has answered.
+/// An MCP server of 2025-11-25 that ends if its first request is not `initialize`, as some servers do.
+/// `ask` asks the client, and returns the answer.
 const LEGACY: &str = r#"
         *'"initialize"'*)
             is_open=1
@@ -91,7 +92,7 @@ fn ask(site: &Site, request: &str) -> (String, Value) {
 }
 
 #[test]
-fn each_request_gets_the_status_that_the_specification_lists() {
+fn each_request_gets_the_status_that_the_specification_requires() {
     let site = site(MODERN);
     let own = call(json!("a"), "t");
     let with = |from: &str, to: &str| {
@@ -183,7 +184,7 @@ fn closing_a_stream_cancels_its_request() {
     assert!(!listening.text.contains("list_changed"));
     drop(stream);
     listening.wait("notifications/tools/list_changed");
-    // A client that leaves before it has got anything has cancelled, too.
+    // A client that disconnects before it has received anything also cancels its request.
     listening.text.clear();
     let stream = Stream::open(&site, &call(json!(8), "wait"));
     listening.wait("notifications/prompts/list_changed");
@@ -220,7 +221,7 @@ fn clients_of_one_principal_share_a_program_and_others_do_not() {
 }
 
 #[test]
-fn program_that_ends_is_started_again_for_the_next_request() {
+fn a_program_that_ends_is_started_again_for_the_next_request() {
     let site = site(MODERN);
     let pid = ask(&site, &call(json!(1), "t")).1["result"]["pid"].clone();
     let (_, body) = ask(&site, &call(json!(2), "exit"));
@@ -233,7 +234,7 @@ fn program_that_ends_is_started_again_for_the_next_request() {
 }
 
 #[test]
-fn program_of_an_earlier_version_asks_through_its_result() {
+fn a_program_of_an_earlier_version_asks_the_client_in_its_result() {
     let site = site(LEGACY);
     let (status, body) = ask(&site, &post(json!(1), "server/discover", json!({})));
     assert_eq!(status, "200", "{body}");
@@ -245,7 +246,7 @@ fn program_of_an_earlier_version_asks_through_its_result() {
     let result = &body["result"];
     assert_eq!(result["resultType"], "input_required", "{body}");
     assert_eq!(result["inputRequests"]["input-1"]["method"], "elicitation/create", "{body}");
-    // Another call does not wait for the person who has to answer.
+    // Another call does not wait for the answer of a person.
     let (_, other) = ask(&site, &call(json!(4), "t"));
     assert!(other["result"]["pid"].is_number(), "{other}");
     assert_ne!(other["result"]["pid"], pid);
@@ -267,7 +268,7 @@ fn program_of_an_earlier_version_asks_through_its_result() {
     assert_eq!(log.matches("the program speaks MCP up to 2025-11-25").count(), 1, "{log}");
 }
 
-/// A real server of an earlier version.
+/// This is a real server of an earlier version.
 #[test]
 fn server_everything_is_used_without_a_session() {
     let serve = server_everything();

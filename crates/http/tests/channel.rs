@@ -135,8 +135,8 @@ async fn two_sides_that_write_before_they_read_do_not_deadlock() {
     assert!(client > 0 && server > 0, "no write was ever blocked");
 }
 
-/// Each direction has its own task, so that each needs its own wakeup. There are pings, which the
-/// reading half must answer while the writing half waits.
+/// Each direction has its own task, so that each needs its own wakeup. The reading half must answer
+/// pings while the writing half waits.
 #[tokio::test]
 async fn both_halves_are_woken_while_two_sides_write() {
     let mut config = config();

@@ -226,7 +226,7 @@ async fn messages_pass(served: Served, nginx: &Nginx, prefix: &str) {
         let connector =
             tieline_link::connector(&registry(), &url, &Options::default(), options).unwrap();
         let (mut sender, mut receiver) = connector.connect().await.unwrap().split();
-        // Sends one at a time: a message that is held back in a buffer would not arrive.
+        // Messages are sent one at a time, so that one that is held back in a buffer would not arrive.
         for length in [1, 100, 5000, 70_000, 1 << 20] {
             let sent = Bytes::from(vec![b'x'; length]);
             let (sending, came) = tokio::join!(sender.send(sent.clone()), message(&mut receiver));

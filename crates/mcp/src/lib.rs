@@ -10,7 +10,7 @@
 //! ```
 //!
 //! [`Session`] implements the protocol versions 2025-03-26 to 2025-11-25 (the transport "Streamable
-//! HTTP" with sessions). [`ModernProgram`] implements version 2026-07-28, which has none.
+//! HTTP" with sessions). [`ModernProgram`] implements version 2026-07-28, which has no sessions.
 
 mod head;
 mod modern;

@@ -19,7 +19,7 @@ pub struct Refusal {
     pub text: Cow<'static, str>,
     /// The id of the refused request as the client wrote it, if there is one.
     pub id: Option<Bytes>,
-    /// The data of the error: raw JSON.
+    /// The data of the error, as raw JSON.
     pub data: Option<Bytes>,
 }
 

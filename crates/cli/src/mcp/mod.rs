@@ -55,7 +55,7 @@ pub(crate) struct McpOptions {
     /// How long a POST waits until the program reads.
     pub(crate) take_wait: Duration,
     pub(crate) memory: Option<MemoryBudget>,
-    /// How long a program without requests is kept, if its clients have no sessions.
+    /// How long a program without requests is kept if its clients have no sessions.
     pub(crate) idle: Duration,
 }
 

@@ -1,4 +1,5 @@
-//! Requests of protocol version 2026-07-28, which have no session: each client has a program, and a task for it.
+//! Requests of protocol version 2026-07-28, which have no session. Each client has a program, and a task
+//! that serves it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,20 +18,20 @@ use tokio::time::{Instant, timeout};
 use super::live::{QUIET, until};
 use super::{McpRoute, Refused, lock, lost};
 
-/// How many programs one client may have. It gets another one if all its programs wait for the answers of a
-/// person. With this many, the call that has waited for the longest is given up.
+/// The maximum number of programs of one client. Another program is started if all of them wait for the
+/// answers of a person. At the maximum, the call that has waited the longest is given up.
 const MAX_PROGRAMS: usize = 8;
 
-/// How often a request is posted to another program.
+/// The maximum number of times that a request is posted, each time to another program.
 const MAX_POSTS: usize = 4;
 
 /// The programs of clients without sessions.
 #[derive(Default)]
 pub(super) struct Programs {
     running: Mutex<Vec<Arc<Running>>>,
-    /// Held while it is decided whether a client needs another program.
+    /// This lock is held while the server decides whether a client needs another program.
     deciding: Mutex<()>,
-    /// Which versions the program of this server speaks, once it is known.
+    /// The versions that the server's program speaks, once they are known.
     era: Mutex<Option<ProgramEra>>,
     headers: ToolHeaders,
 }
@@ -74,8 +75,8 @@ impl McpRoute {
         Err(request.busy("the program did not take the request; try again later").into())
     }
 
-    /// Returns the program that the request continues a call of, or one that can take it. Starts one if there is
-    /// none.
+    /// Returns the program with the call that the request continues, or one that can take the request.
+    /// Starts one if there is none.
     fn program_for(
         &self,
         request: &RouteRequest,
@@ -87,7 +88,7 @@ impl McpRoute {
             running.into_iter().filter(|it| !it.state().program.is_over()).collect();
         if let Some(state) = posted.state() {
             let found = running.iter().find(|it| it.state().program.has_state(&state));
-            // Otherwise it is the state of the program itself, or refused.
+            // Otherwise, the state belongs to the program itself, or the program refuses it.
             if let Some(it) = found.or(running.first()) {
                 return Ok(it.clone());
             }
@@ -142,17 +143,18 @@ struct Running {
     line: RouteLine,
     clock: Instant,
     state: Mutex<State>,
-    /// Only the holder waits for room.
+    /// Only the task that holds this lock waits for room.
     posting: AsyncMutex<()>,
-    /// Wakes the task: there are messages for the program, another deadline, or an end.
+    /// Wakes the task when there may be messages for the program, or the deadline or the state of the
+    /// program has changed.
     changed: Notify,
-    /// The program may get further requests.
+    /// Notified when the program may have room for further requests.
     room: Notify,
 }
 
 struct State {
     program: ModernProgram,
-    /// Wake the connections of the calls.
+    /// The notifications that wake the connections of the calls.
     connections: HashMap<u64, Arc<Notify>>,
 }
 
@@ -217,7 +219,7 @@ impl Running {
                     }
                     self.room.notify_one();
                 }
-                // A program that asks and does not read gets no further answers.
+                // If the program does not read, no more of its messages are handled.
                 message = self.line.take(), if self.state().program.has_room() => {
                     let Some(message) = message else { break };
                     let mut state = self.state();
@@ -255,7 +257,7 @@ impl Running {
         }
     }
 
-    /// Returns whether it is known which versions the program speaks.
+    /// Records the versions that the program speaks. Returns whether they are known.
     fn learn_era(&self, programs: &Programs) -> bool {
         let Some(era) = self.state().program.era() else { return false };
         if lock(&programs.era).replace(era) != Some(era) {
@@ -280,7 +282,7 @@ impl Running {
     }
 }
 
-/// The connection of a call. Dropping it ends the call: without a response, it is cancelled.
+/// The connection of a call. Dropping it ends the call, and cancels it if there is no response yet.
 struct Attached {
     running: Arc<Running>,
     call: u64,
@@ -288,7 +290,7 @@ struct Attached {
 }
 
 impl Attached {
-    /// Waits until it is known what the response is.
+    /// Waits until the form of the response is known.
     async fn answer(&mut self) -> ModernAnswer {
         loop {
             let answer = self.running.state().program.answer(self.running.now(), self.call);
@@ -300,7 +302,7 @@ impl Attached {
         }
     }
 
-    /// Writes the events of the call until it ends or the client is gone.
+    /// Writes the events of the call until it ends or the client disconnects.
     async fn deliver(self, mut writer: EventWriter) {
         let mut event = BytesMut::new();
         while writer.ready().await {

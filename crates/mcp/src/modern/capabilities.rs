@@ -1,10 +1,10 @@
-//! What a client allows a program to ask it, and which log messages it receives.
+//! The requests that a client accepts from programs, and the levels of log messages.
 
 use tieline_proto::jsonrpc::{DoubledMember, locate};
 
 use super::json::{is_object, string};
 
-/// What a client has declared that programs may ask it for.
+/// The kinds of requests that a client has declared to accept from programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Capabilities {
     forms: bool,
@@ -15,13 +15,13 @@ pub(super) struct Capabilities {
 }
 
 impl Capabilities {
-    /// Reads `clientCapabilities`, an object.
+    /// Reads the object `clientCapabilities`.
     pub(super) fn of(declared: &[u8]) -> Result<Self, DoubledMember> {
         let has = |path: &[&str]| Ok(locate(declared, path)?.is_some_and(is_object));
         let elicitation = has(&["elicitation"])?;
         let (form, url) = (has(&["elicitation", "form"])?, has(&["elicitation", "url"])?);
         Ok(Self {
-            // Without a mode, it is forms.
+            // Without a mode, the client accepts forms.
             forms: elicitation && (form || !url),
             urls: url,
             sampling: has(&["sampling"])?,
@@ -30,12 +30,12 @@ impl Capabilities {
         })
     }
 
-    /// Returns whether a program may ask this client for anything.
+    /// Returns whether a program may send any request to this client.
     pub(super) fn any(self) -> bool {
         self != Self::default()
     }
 
-    /// Returns whether a program may send this request.
+    /// Returns whether a program may send this request to the client.
     pub(super) fn allow(self, method: &str, params: &[u8]) -> bool {
         let has = |name| matches!(locate(params, &[name]), Ok(Some(_)));
         match method {
@@ -57,7 +57,7 @@ impl Capabilities {
     }
 }
 
-/// The levels of log messages, the most verbose first.
+/// The levels of log messages, from the most to the least verbose.
 const LEVELS: [&str; 8] =
     ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
@@ -66,7 +66,7 @@ const LEVELS: [&str; 8] =
 pub(super) struct Level(usize);
 
 impl Level {
-    /// Reads a JSON string.
+    /// Parses a level in a JSON string.
     pub(super) fn of(value: &[u8]) -> Option<Self> {
         let name = string(value)?;
         LEVELS.iter().position(|it| *it == name).map(Self)
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn program_may_only_ask_for_what_was_declared() {
+    fn only_declared_requests_are_allowed() {
         const FORM: (&str, &str) = ("elicitation/create", r#"{"message":"?"}"#);
         const URL: (&str, &str) = ("elicitation/create", r#"{"mode":"url"}"#);
         const OTHER: (&str, &str) = ("elicitation/create", r#"{"mode":"other"}"#);

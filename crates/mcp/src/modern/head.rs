@@ -9,7 +9,7 @@ use crate::PROTOCOL_VERSION;
 pub const METHOD: &str = "mcp-method";
 /// The header that repeats the name of a tool or prompt, or the URI of a resource.
 pub const NAME: &str = "mcp-name";
-/// The headers that repeat arguments of a tool begin with this.
+/// The prefix of the headers that repeat arguments of a tool.
 pub(super) const PARAM: &str = "mcp-param-";
 
 /// The headers of a request that repeat parts of its body.
@@ -18,23 +18,23 @@ pub struct ModernHead {
     pub(super) version: Repeated,
     pub(super) method: Repeated,
     pub(super) name: Repeated,
-    /// By their lower-case names.
+    /// The headers that repeat arguments of a tool, by their lower-case names.
     params: BTreeMap<String, Repeated>,
 }
 
-/// A header.
+/// The value of a header.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Repeated {
     #[default]
     Missing,
-    /// Printable ASCII without blanks around it.
+    /// A value of printable ASCII, without spaces or tabs at its ends.
     Is(String),
-    /// Sent twice, or not printable ASCII.
+    /// The header was sent twice, or its value is not printable ASCII.
     Malformed,
 }
 
 impl ModernHead {
-    /// Reads headers: lower-case names and their values.
+    /// Reads the headers, given as lower-case names and values.
     pub fn of<'a>(headers: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
         let mut head = Self::default();
         for (name, value) in headers {
@@ -63,7 +63,8 @@ impl ModernHead {
 }
 
 impl Repeated {
-    /// Returns the value, which may be in base64. `None` if the header is missing or malformed.
+    /// Returns the value, which is decoded if it is in base64. Returns `None` if the header is missing
+    /// or malformed.
     pub(super) fn decoded(&self) -> Option<Cow<'_, str>> {
         let Self::Is(value) = self else { return None };
         let inner = value.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?="));
@@ -87,7 +88,7 @@ fn base64(digits: &[u8]) -> Option<Vec<u8>> {
     for group in digits.chunks_exact(4) {
         let mut word = 0;
         for digit in group {
-            // Padding elsewhere than at the end is found by its position.
+            // Padding that is not at the end is rejected below.
             word = word << 6 | if *digit == b'=' { 0 } else { digit_value(*digit)? };
         }
         let [_, first, second, third] = u32::to_be_bytes(word);
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn value_in_base64_is_decoded() {
+    fn a_value_in_base64_is_decoded() {
         for (value, expected) in [
             ("plain", Some("plain")),
             (" \t a b ", Some("a b")),
@@ -132,7 +133,7 @@ mod tests {
             ("=?base64?IGEg?=", Some(" a ")),
             ("=?base64??=", Some("")),
             ("=?base64?PT9iYXNlNjQ/eD89?=", Some("=?base64?x?=")),
-            // Without the exact wrapper it is the value itself.
+            // Without the exact wrapper, this is the value itself.
             ("w6k=?=", Some("w6k=?=")),
             ("=?base64?w6k=", Some("=?base64?w6k=")),
             ("=?BASE64?w6k=?=", Some("=?BASE64?w6k=?=")),
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn header_sent_twice_is_malformed() {
+    fn a_header_that_is_sent_twice_is_malformed() {
         let twice = [
             ("mcp-param-x", &b"a"[..]),
             ("mcp-param-x", b"a"),

@@ -1,11 +1,11 @@
-//! Reading and writing pieces of JSON.
+//! Reads and writes parts of JSON texts.
 
 use std::borrow::Cow;
 
 use tieline_proto::json::{escape, unescape};
 use tieline_proto::jsonrpc::member;
 
-/// Returns the text of a JSON string; `None` if the value is something else.
+/// Returns the text of a JSON string, or `None` if the value is not a string.
 pub(super) fn string(value: &[u8]) -> Option<Cow<'_, str>> {
     let text = std::str::from_utf8(value).ok()?;
     Some(unescape(text.strip_prefix('"')?.strip_suffix('"')?))
@@ -35,7 +35,7 @@ pub(super) fn object<'a>(members: impl IntoIterator<Item = (&'a str, &'a [u8])>)
     object
 }
 
-/// Returns the object with those of these members that it lacks. Anything else is returned unchanged.
+/// Adds the default members that an object lacks. Other values are returned unchanged.
 pub(super) fn completed<'a>(value: &'a [u8], defaults: &[(&str, &[u8])]) -> Cow<'a, [u8]> {
     let Some(rest) = value.strip_prefix(b"{") else { return Cow::Borrowed(value) };
     let missing = defaults.iter().filter(|(name, _)| member(value, name).is_none()).copied();
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn text_of_strings_only() {
+    fn only_strings_have_a_text() {
         assert_eq!(string(br#""a\"b""#).unwrap(), "a\"b");
         assert_eq!(string(b"1"), None);
         assert_eq!(string(b"\""), None);

@@ -1,15 +1,15 @@
-//! The protocol version 2026-07-28, in front of a program on stdio.
+//! The protocol version 2026-07-28, for a program on stdio.
 //!
-//! This version has no sessions. Each POST is a request that says all about itself, and its response is JSON or an
-//! event stream. One [`ModernProgram`] is used by all requests of a client:
+//! This version has no sessions. Each POST is a self-contained request, and its response is JSON or an
+//! event stream. All requests of a client use one [`ModernProgram`]:
 //!
 //! ```text
 //!   POST ──▶ Era::of ──▶ ModernRequest ──▶ ModernProgram::post ──▶ outgoing ──▶ the program
 //!   response ◀── answer, next ◀── the call ◀── from_program ◀── a message of the program
 //! ```
 //!
-//! The program speaks this version or an earlier one, which is found out by asking it. For a program of an earlier
-//! version, requests and responses are translated.
+//! The program speaks this version or an earlier one. It is asked for its versions first. For a program
+//! of an earlier version, requests and responses are translated.
 
 mod capabilities;
 mod head;
@@ -23,10 +23,10 @@ pub use program::{ModernAnswer, ModernLimits, ModernNext, ModernProgram, Program
 pub use request::{Era, ModernRequest};
 pub use schemas::ToolHeaders;
 
-/// The protocol version.
+/// The protocol version that this module implements.
 const MODERN_VERSION: &str = "2026-07-28";
 
-/// The names in `_meta`.
+/// The names of members in `_meta`.
 mod meta {
     pub(super) const PREFIX: &str = "io.modelcontextprotocol/";
     pub(super) const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
@@ -36,9 +36,9 @@ mod meta {
     pub(super) const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 }
 
-/// A header differs from the body, or is missing.
+/// The code of the error for a header that is missing, or that differs from the body.
 const HEADER_MISMATCH: i64 = -32020;
-/// The request needs a capability that the client did not declare.
+/// The code of the error for a request that needs a capability that the client has not declared.
 const MISSING_CAPABILITY: i64 = -32021;
-/// The protocol version is not supported.
+/// The code of the error for a protocol version that is not supported.
 const UNSUPPORTED_VERSION: i64 = -32022;

@@ -1,4 +1,4 @@
-//! Which era a POST belongs to, and what a request of the modern era must have.
+//! Determines the era of a POST, and checks requests of the modern era.
 
 use bytes::Bytes;
 use tieline_proto::jsonrpc::{
@@ -11,14 +11,14 @@ use super::json::{is_object, object, quoted, string};
 use super::{HEADER_MISMATCH, MODERN_VERSION, UNSUPPORTED_VERSION, meta};
 use crate::{Posted, Refusal};
 
-/// What a POST is.
+/// A POST of either era.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Era {
-    /// It belongs to a session of the versions up to 2025-11-25, or begins one.
+    /// A POST that belongs to a session of the versions up to 2025-11-25, or begins one.
     Legacy(Posted),
-    /// It is a request of version 2026-07-28.
+    /// A request of version 2026-07-28.
     Modern(ModernRequest),
-    /// It is a notification of version 2026-07-28, which defines none for HTTP.
+    /// A notification of version 2026-07-28, which defines none for HTTP.
     Notification,
 }
 
@@ -33,8 +33,8 @@ pub struct ModernRequest {
 }
 
 impl Era {
-    /// Decides which era a POST belongs to: the modern one if the body names a protocol version in `_meta`, or if
-    /// the header names the modern version. A request of the modern era is checked.
+    /// Determines the era of a POST. It is the modern one if the body names a protocol version in
+    /// `_meta`, or if the header names the modern version. A request of the modern era is also checked.
     ///
     /// # Errors
     /// The request belongs to the modern era and is not valid: 400, or 404 for a method that does not exist in it.
@@ -138,7 +138,7 @@ impl ModernRequest {
         Ok(Self { request: request.clone(), method, head, can, level })
     }
 
-    /// Returns the id as it was written.
+    /// Returns the id as the client wrote it.
     pub fn id(&self) -> &[u8] {
         self.request.id()
     }
@@ -148,7 +148,7 @@ impl ModernRequest {
         &self.method
     }
 
-    /// Returns the state that a result with `input_required` had, if this request continues it.
+    /// Returns the state from the result `input_required` that this request continues, if there is one.
     pub fn state(&self) -> Option<String> {
         let state = locate(self.params(), &["requestState"]).ok().flatten()?;
         string(state).map(|state| state.into_owned())
@@ -166,24 +166,24 @@ impl ModernRequest {
         &self.head
     }
 
-    /// Returns whether it may be answered with `input_required`.
+    /// Returns whether the result of the request may be `input_required`.
     pub(super) fn may_need_input(&self) -> bool {
         matches!(&*self.method, "tools/call" | "prompts/get" | "resources/read")
     }
 
-    /// Returns what identifies the request when it is repeated with input: its method and arguments.
+    /// Returns the method and the arguments, which identify the request when it is repeated with input.
     pub(super) fn subject(&self) -> Vec<u8> {
         let part = |name| locate(self.params(), &[name]).ok().flatten().unwrap_or_default();
         [self.method.as_bytes(), part("name"), part("uri"), part("arguments")].join(&b'\n')
     }
 
-    /// Returns the bytes that it holds.
+    /// Returns the length of the request in bytes.
     pub(super) fn length(&self) -> usize {
         self.request.message().len()
     }
 }
 
-/// Returns which parameter the header `Mcp-Name` repeats.
+/// Returns the parameter that the header `Mcp-Name` repeats.
 fn named_by(method: &str) -> Option<&'static str> {
     match method {
         "tools/call" | "prompts/get" => Some("name"),
@@ -193,7 +193,7 @@ fn named_by(method: &str) -> Option<&'static str> {
     }
 }
 
-/// Methods of earlier versions that do not exist any more.
+/// The methods of earlier versions that do not exist any more.
 const REMOVED: [&str; 7] = [
     "initialize",
     "ping",

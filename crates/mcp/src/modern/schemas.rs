@@ -1,4 +1,4 @@
-//! Which arguments of which tools are repeated in headers, as the program's list of tools says.
+//! The arguments of tools that are repeated in headers, according to the program's list of tools.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,31 +11,32 @@ use super::json::{is_object, string};
 use super::request::{ModernRequest, mismatch};
 use crate::Refusal;
 
-/// The most tools with such arguments that are remembered, and the most arguments of one tool.
+/// The maximum number of tools with such arguments that are remembered.
 const MAX_TOOLS: usize = 1024;
+/// The maximum number of such arguments of one tool.
 const MAX_ARGUMENTS: usize = 32;
-/// How deep in the arguments such an argument may be.
+/// The maximum depth of such an argument in the arguments.
 const MAX_DEPTH: usize = 8;
-/// How many nested schemas of a tool may wait to be read.
+/// The maximum number of nested schemas of a tool that wait to be read.
 const MAX_OPEN: usize = 256;
-/// The longest name of a tool, an argument or a header.
+/// The maximum length of the name of a tool, an argument or a header.
 const MAX_NAME: usize = 256;
 
-/// Which arguments of tools clients repeat in headers. Clones share what they have learned, so that all programs of
-/// a server do.
+/// The arguments of tools that clients repeat in headers. Clones share their content, so that all
+/// programs of a server use the same.
 #[derive(Clone, Debug, Default)]
 pub struct ToolHeaders(Arc<Mutex<HashMap<String, Vec<Repetition>>>>);
 
 /// An argument that is repeated in a header.
 #[derive(Debug, PartialEq, Eq)]
 struct Repetition {
-    /// The header's name in lower case.
+    /// The name of the header, in lower case.
     header: String,
     path: Vec<String>,
 }
 
 impl ToolHeaders {
-    /// Learns from the result of `tools/list`. The first page replaces what is known.
+    /// Stores the arguments from the result of `tools/list`. The first page replaces all earlier ones.
     pub(super) fn learn(&self, result: &[u8], is_first_page: bool) {
         let mut known = self.known();
         if is_first_page {
@@ -58,7 +59,7 @@ impl ToolHeaders {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Checks the headers of a call, as far as the tool is known.
+    /// Checks the headers of a call, if the tool is known.
     pub(super) fn check(&self, request: &ModernRequest) -> Result<(), Refusal> {
         let known = self.known();
         if known.is_empty() || request.method() != "tools/call" {
@@ -74,7 +75,7 @@ impl ToolHeaders {
             let found = request.head().param(header);
             if !found.decoded().is_some_and(|text| is_same(value, &text)) {
                 let problem = match found {
-                    // The text in base64 is broken.
+                    // The base64 is invalid.
                     Repeated::Is(_) if found.decoded().is_none() => &Repeated::Malformed,
                     found => found,
                 };
@@ -100,7 +101,7 @@ fn is_same(value: &[u8], text: &str) -> bool {
             && matches!((raw.parse::<f64>(), text.parse::<f64>()), (Ok(one), Ok(other)) if one == other))
 }
 
-/// Finds the annotated properties that are reached through `properties` only. Others are not enforced.
+/// Finds the annotated properties that are reached only through `properties`. Others are not enforced.
 fn repetitions(schema: &[u8]) -> Vec<Repetition> {
     let mut found: Vec<Repetition> = Vec::new();
     let mut open: Vec<(Vec<String>, &[u8])> = vec![(Vec::new(), schema)];
@@ -133,7 +134,7 @@ fn repetitions(schema: &[u8]) -> Vec<Repetition> {
     }
     let is_unique = |at: usize, header: &str| !found.iter().take(at).any(|it| it.header == header);
     let all_unique = found.iter().enumerate().all(|(at, it)| is_unique(at, &it.header));
-    // With two arguments for one header the annotations are not valid.
+    // The annotations are invalid if two arguments have the same header.
     if all_unique { found } else { Vec::new() }
 }
 

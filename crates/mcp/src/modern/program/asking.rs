@@ -1,5 +1,5 @@
-//! Requests of a program of an earlier version: the call whose turn it is gets `input_required`, and waits in the
-//! program until the client comes back with the answers.
+//! Requests from a program of an earlier version. The client of the current turn receives the result
+//! `input_required`, and the call waits in the program until the client repeats it with the answers.
 
 use std::time::Duration;
 
@@ -13,41 +13,41 @@ use crate::modern::capabilities::Capabilities;
 use crate::modern::json::{is_object, object, quoted};
 use crate::modern::request::{ModernRequest, invalid_params};
 
-/// How many requests of a program may wait for the answers of one client.
+/// The maximum number of requests from a program that wait for the answers of one client.
 const MAX_ASKED: usize = 16;
 
-/// How long further requests of the program are waited for before the client is asked. Programs that ask several
-/// things at once write them at once.
+/// How long to wait for further requests from the program before the client is asked. A program that has
+/// several questions writes them one right after the other.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// The call whose client the program may ask.
+/// The current turn: the only call whose client the program may ask.
 #[derive(Debug)]
 pub(super) struct Turn {
-    /// Its number in the program.
+    /// The number under which the program knows the call.
     pub(super) passed: u64,
-    /// The call that gets the response; `None` while the client is being asked.
+    /// The call that receives the response; `None` while the client is being asked.
     pub(super) call: Option<u64>,
-    /// What the client may be asked for.
+    /// The requests that the client accepts.
     can: Capabilities,
-    /// What has to be the same when the client comes back.
+    /// The parts of the call that must be the same when the client repeats it.
     subject: Vec<u8>,
-    /// What the program has asked, the oldest first.
+    /// The open requests from the program, oldest first.
     asked: Vec<Asked>,
     next_key: u64,
-    /// When the client is asked: programs may ask several things at once.
+    /// The time at which the client is asked. Until then, further requests are collected.
     ask_at: Option<Duration>,
-    /// The state that the client has to show, and until when.
+    /// The state that the client must send with the answers, and the time at which it expires.
     state: Option<(String, Duration)>,
-    /// The program's response, if it came while the client was being asked.
+    /// The program's response, if it arrived while the client was being asked.
     response: Option<Response>,
 }
 
-/// A request of the program.
+/// A request from the program.
 #[derive(Debug)]
 struct Asked {
     id: Id,
     key: String,
-    /// The request as the client gets it.
+    /// The request in the form that the client receives.
     request: Vec<u8>,
 }
 
@@ -84,12 +84,13 @@ impl ModernProgram {
         turn.is_some_and(|(it, _)| it == state)
     }
 
-    /// Returns whether a request would wait until another client has answered the program's questions.
+    /// Returns whether a request would have to wait for answers to the program's questions about another
+    /// call.
     pub fn is_occupied(&self, request: &ModernRequest) -> bool {
         request.may_need_input() && self.legacy.is_waiting()
     }
 
-    /// Handles a request of the program.
+    /// Handles a request from the program.
     pub(super) fn asked(&mut self, now: Duration, request: &Request) {
         let (method, params) = (request.method(), request.params().unwrap_or(b"{}"));
         if method == "ping" {
@@ -116,7 +117,7 @@ impl ModernProgram {
         }
     }
 
-    /// Remembers for the only call that the program works on what its client cannot be asked for.
+    /// Records the missing capability in the call that the program works on, if there is only one call.
     fn remember_denial(&mut self, method: &str, params: &[u8]) {
         let Some(needed) = needed_for(method, params) else { return };
         if let Some(call) = self.legacy.only_call().and_then(|passed| self.call_of(passed)) {
@@ -124,7 +125,7 @@ impl ModernProgram {
         }
     }
 
-    /// Does what is due: asks the client, or gives up a call whose client did not come back.
+    /// Asks the client, or gives up a call whose client did not return in time.
     pub(super) fn expire_turn(&mut self, now: Duration) {
         let ask_at = self.legacy.turn.as_mut().and_then(|turn| turn.ask_at.take());
         match ask_at {
@@ -156,7 +157,7 @@ impl ModernProgram {
         if let Some(turn) = self.legacy.turn.as_mut() {
             turn.call = None;
         }
-        // They would wait for a person.
+        // These calls would have to wait until a person has answered.
         self.send_elsewhere(|call| call.may_need_input && call.request().is_some());
     }
 
@@ -203,7 +204,7 @@ impl ModernProgram {
         Ok(())
     }
 
-    /// Keeps the program's response for the client that is being asked.
+    /// Stores the program's response until the client that is being asked returns.
     pub(super) fn answered_meanwhile(&mut self, response: &Response) {
         if let Some(turn) = self.legacy.turn.as_mut() {
             turn.asked.clear();
@@ -211,20 +212,21 @@ impl ModernProgram {
         }
     }
 
-    /// Handles that the program does not wait for an answer any more.
+    /// Removes a request for which the program does not wait any more.
     pub(super) fn no_longer_asked(&mut self, id: &[u8]) {
         if let Some(turn) = self.legacy.turn.as_mut() {
             turn.asked.retain(|asked| *asked.id != *id);
         }
     }
 
-    /// Returns since when a call has been waiting for the input of its client, as the time at which it is given up.
+    /// Returns the time at which the call that waits for the input of its client is given up, or `None`
+    /// if no call waits.
     pub fn waiting_until(&self) -> Option<Duration> {
         let turn = self.legacy.turn.as_ref().filter(|turn| turn.call.is_none())?;
         turn.state.as_ref().map(|(_, until)| *until)
     }
 
-    /// Gives up the call whose client did not come back with the answers, if there is one.
+    /// Gives up the call that waits for the input of its client, if there is one.
     pub fn forget_waiting(&mut self) {
         let Some(turn) = self.legacy.turn.take_if(|turn| turn.call.is_none()) else { return };
         for asked in &turn.asked {
@@ -240,7 +242,8 @@ impl ModernProgram {
     }
 }
 
-/// Returns the capability that a client must have declared for this request of a program: an object.
+/// Returns, as an object, the capability that a client must have declared for this request from a
+/// program.
 fn needed_for(method: &str, params: &[u8]) -> Option<&'static [u8]> {
     let has = |name| member(params, name).is_some();
     Some(match method {
@@ -257,7 +260,7 @@ fn needed_for(method: &str, params: &[u8]) -> Option<&'static [u8]> {
     })
 }
 
-/// The refusal of a state that no call waits for.
+/// Creates the refusal of a state that belongs to no waiting call.
 pub(super) fn unknown_state() -> Refusal {
     let text = "requestState is unknown or has expired; send the request without it";
     Refusal { status: 200, ..invalid_params(text.into()) }

@@ -1,4 +1,4 @@
-//! One request, and what waits for its connection.
+//! A request, and the messages that wait for its connection.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,34 +11,34 @@ use super::listening::Listening;
 use crate::modern::capabilities::{Capabilities, Level};
 use crate::modern::request::ModernRequest;
 
-/// What each message costs in addition to its bytes.
+/// The cost of each message in addition to its bytes.
 const EACH: usize = 64;
 
-/// A request.
+/// A request of a client.
 #[derive(Debug)]
 pub(super) struct Call {
     id: Id,
     pub(super) method: String,
-    /// Until it is passed to the program.
+    /// The request, until it is passed to the program.
     request: Option<ModernRequest>,
     /// The progress token that the client has chosen.
     pub(super) token: Option<Id>,
     pub(super) level: Option<Level>,
     pub(super) can: Capabilities,
     pub(super) may_need_input: bool,
-    /// It asks for the first page of a list.
+    /// Whether the request asks for the first page of a list.
     pub(super) is_first_page: bool,
-    /// The capability that the program needed and the client did not declare, if a program of an earlier version
-    /// was refused a request.
+    /// The capability that the client has not declared, if a request from a program of an earlier
+    /// version was refused because of it.
     pub(super) denied: Option<&'static [u8]>,
-    /// What it is told of, for a program of an earlier version.
+    /// The notifications that the request listens to, if the program is of an earlier version.
     pub(super) listening: Option<Listening>,
-    /// It has to be posted again, to another program.
+    /// Whether the request has to be posted again, to another program.
     pub(super) is_elsewhere: bool,
     events: VecDeque<Bytes>,
-    /// The status of the response, once there is one. 0 if there will be none.
+    /// The status of the response, once there is one, or 0 if there will be none.
     status: Option<u16>,
-    /// A stream has begun, or must begin.
+    /// Whether the response is an event stream.
     is_stream: bool,
     json_until: Duration,
     held: usize,
@@ -71,7 +71,7 @@ impl Call {
         &self.id
     }
 
-    /// Returns the request, to pass it to the program.
+    /// Takes the request, to pass it to the program.
     pub(super) fn take_request(&mut self) -> Option<ModernRequest> {
         let request = self.request.take()?;
         self.held -= request.length() + EACH;

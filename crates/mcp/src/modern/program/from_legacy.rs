@@ -1,4 +1,4 @@
-//! A program of an earlier version: what its clients get.
+//! Translates messages from a program of an earlier version for its clients.
 
 use tieline_proto::jsonrpc::{
     Dialect, INVALID_PARAMS, Notification, Response, member, write_error, write_response,
@@ -9,17 +9,17 @@ use super::from_modern::status_of;
 use crate::modern::MISSING_CAPABILITY;
 use crate::modern::json::{completed, object};
 
-/// Requests whose result says how long it may be kept.
+/// The methods whose results state how long they may be cached.
 const CACHEABLE: [&str; 5] =
     ["tools/list", "prompts/list", "resources/list", "resources/templates/list", "resources/read"];
 
-/// The code of earlier versions for a resource that does not exist.
+/// The code of the error for a resource that does not exist, in earlier versions.
 const NO_RESOURCE: &[u8] = b"-32002";
 
 impl ModernProgram {
     pub(super) fn legacy_response(&mut self, passed: u64, response: &Response) {
         let Some(number) = self.call_of(passed) else {
-            // The client is being asked. It gets the response when it comes back.
+            // The client is being asked, and receives the response when it returns.
             return self.answered_meanwhile(response);
         };
         let Some(call) = self.calls.get(&number).filter(|call| call.is_in_flight()) else {
@@ -58,7 +58,7 @@ impl ModernProgram {
     }
 }
 
-/// Writes a response as the modern era has it.
+/// Writes a response in the form of the modern era.
 pub(super) fn translated(id: &[u8], method: &str, response: &Response) -> Vec<u8> {
     const COMPLETE: (&str, &[u8]) = ("resultType", b"\"complete\"");
     const UNCACHED: [(&str, &[u8]); 3] =

@@ -1,15 +1,15 @@
-//! A program of the modern era: its messages pass, with the ids of the client.
+//! Passes on messages from a program of the modern era, with the ids of the clients.
 
 use tieline_proto::jsonrpc::{Dialect, Notification, Response, locate, member};
 
 use super::{ModernProgram, number_of};
 use crate::modern::{HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION, meta};
 
-/// The path of the tag of what belongs to a subscription.
+/// The path of the tag in messages that belong to a subscription.
 const TAG: [&str; 2] = ["_meta", meta::SUBSCRIPTION];
 
 impl ModernProgram {
-    /// Passes a queued call on.
+    /// Passes a queued call to the program.
     pub(super) fn pass_to_modern(&mut self, number: u64) {
         let Some(Some(request)) = self.update(number, |call| call.take_request()) else { return };
         let id = number.to_string();
@@ -66,7 +66,7 @@ impl ModernProgram {
         }
     }
 
-    /// Passes a log message to a request that has asked for its level: to the only one, or else to the newest.
+    /// Passes a log message to the newest of the requests that have asked for its level.
     pub(super) fn log_message(&mut self, notification: &Notification) {
         let params = notification.params().unwrap_or_default();
         let level = member(params, "level").and_then(crate::modern::capabilities::Level::of);

@@ -1,5 +1,5 @@
-//! Which versions a program speaks: it is asked with `server/discover`, and gets `initialize` if it does not know
-//! that.
+//! Determines the versions that a program speaks. The program is asked with `server/discover`, and is
+//! sent `initialize` if it does not know that method.
 
 use std::time::Duration;
 
@@ -10,30 +10,30 @@ use super::{ModernProgram, PROGRAM_ENDED, ProgramEra, envelope};
 use crate::modern::json::{object, string};
 use crate::modern::{MODERN_VERSION, UNSUPPORTED_VERSION};
 
-/// How far it is known which versions a program speaks.
+/// The progress of determining a program's versions.
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// It was asked with `server/discover`.
+    /// The program was asked with `server/discover`.
     Probing {
         id: u64,
         until: Duration,
     },
-    /// It was sent `initialize`.
+    /// The program was sent `initialize`.
     Opening {
         id: u64,
-        /// The number of the question that it got before.
+        /// The number of the `server/discover` request that was sent before, if any.
         probe: Option<u64>,
-        /// It has answered that question late.
+        /// Whether the late response to that request shows that the program is of the modern era.
         is_modern: bool,
     },
     Modern,
     Legacy,
-    /// The program is of no use any more. The era is what the next program should be taken for.
+    /// The program cannot be used any more. The era is the one to assume for the next program.
     Over(Option<ProgramEra>),
 }
 
 impl Phase {
-    /// Returns whether the question which version it speaks may be what has ended it.
+    /// Returns whether the program may have ended because of the `server/discover` request.
     pub(super) fn is_undecided(&self) -> bool {
         matches!(self, Self::Probing { .. } | Self::Opening { probe: Some(_), .. })
     }
@@ -46,7 +46,8 @@ impl Phase {
     }
 }
 
-/// What programs of earlier versions may ask for. Which client can be asked for what is checked at each request.
+/// The client capabilities that are declared to programs of earlier versions. Whether a client accepts a
+/// request is checked for each request.
 const CAPABILITIES: &str =
     r#"{"elicitation":{"form":{},"url":{}},"roots":{},"sampling":{"tools":{}}}"#;
 
@@ -73,14 +74,15 @@ impl ModernProgram {
         self.phase = Phase::Opening { id, probe, is_modern: false };
     }
 
-    /// Handles that the program does not answer the question. It may have to be initialized first.
+    /// Sends `initialize`, because the program has not answered in time. It may have to be initialized
+    /// first.
     pub(super) fn probe_expired(&mut self) {
         if let Phase::Probing { id, .. } = self.phase {
             self.initialize(Some(id));
         }
     }
 
-    /// Returns whether this is the number of a request of the handshake.
+    /// Returns whether this is the number of a handshake request.
     pub(super) fn is_of_handshake(&self, number: u64) -> bool {
         match self.phase {
             Phase::Probing { id, .. } => number == id,
@@ -97,7 +99,7 @@ impl ModernProgram {
                     Ok(result) if has_modern_version(result, "supportedVersions") => {
                         self.phase = Phase::Modern;
                     }
-                    // A program of the modern era, but of another version.
+                    // The program is of the modern era, but speaks another version.
                     Err(error) if is_unsupported(error) => self.refuse_all(error),
                     _ => self.initialize(Some(id)),
                 }
@@ -117,7 +119,7 @@ impl ModernProgram {
                 {
                     true => ProgramEra::Modern,
                     false if *is_modern => ProgramEra::Modern,
-                    // Perhaps because of the question before.
+                    // The earlier `server/discover` request may be the cause.
                     false if probe.is_some() => ProgramEra::Legacy,
                     false => return self.refuse_all(error),
                 };

@@ -1,4 +1,4 @@
-//! A program of an earlier version: what it gets.
+//! Translates requests for a program of an earlier version.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,12 +21,12 @@ pub(super) struct Legacy {
     discovered: Bytes,
     pub(super) announces: Announces,
     pub(super) watched: Watched,
-    /// It has levels of log messages, and this is the current one.
+    /// Whether the program supports levels of log messages.
     has_levels: bool,
     level: Option<Level>,
-    /// The calls that the program has of which it may need input, without the one whose turn it is.
+    /// The calls in the program that may need input, except the one of the current turn.
     running: BTreeSet<u64>,
-    /// The call whose client the program may ask.
+    /// The current turn, if a call has one.
     pub(super) turn: Option<Turn>,
 }
 
@@ -39,7 +39,8 @@ impl Legacy {
         self.turn.as_ref()?.deadline()
     }
 
-    /// Returns the only call of which the program may need input, as the program knows it.
+    /// Returns the program's number of the only call that may need input, or `None` if there are several
+    /// or none.
     pub(super) fn only_call(&self) -> Option<u64> {
         let mut all =
             self.running.iter().copied().chain(self.turn.as_ref().map(|turn| turn.passed));
@@ -53,11 +54,11 @@ impl Legacy {
     }
 }
 
-/// The capabilities of servers that exist in both eras.
+/// The capabilities of servers that both eras have.
 const KEPT: [&str; 6] = ["completions", "experimental", "logging", "prompts", "resources", "tools"];
 
 impl ModernProgram {
-    /// Learns from the result of `initialize`.
+    /// Stores the result of `initialize`.
     pub(super) fn initialized(&mut self, result: Bytes) {
         let capabilities = member(&result, "capabilities").unwrap_or(b"{}");
         self.legacy.announces = Announces::of(capabilities);
@@ -78,8 +79,8 @@ impl ModernProgram {
         self.legacy.discovered = object(discovered).into();
     }
 
-    /// Passes queued calls on. Calls of which the program may need input run by themselves if their clients can be
-    /// asked, because a request of the program does not name the call that it belongs to.
+    /// Passes queued calls to the program. A call that may need input runs alone if its client can be
+    /// asked, because a request from the program does not name the call that it belongs to.
     pub(super) fn pump_legacy(&mut self) {
         let mut blocked = false;
         let mut kept = std::collections::VecDeque::new();
@@ -107,12 +108,12 @@ impl ModernProgram {
                 return self.respond(number, 200, message.into());
             }
             "subscriptions/listen" => return self.listen(number, request.params()),
-            // Those of earlier versions are different.
+            // The tasks of earlier versions are different.
             method if method.starts_with("tasks/") => {
                 let refusal = unknown_method(method);
                 return self.fail(number, refusal.status, refusal.code, &refusal.text);
             }
-            // The program has ended since, so that it cannot be continued.
+            // The program that has asked has ended, so the call cannot be continued.
             _ if needs_turn && request.state().is_some() => {
                 let refusal = unknown_state();
                 return self.fail(number, refusal.status, refusal.code, &refusal.text);
@@ -131,7 +132,8 @@ impl ModernProgram {
         self.send(write_request(&Dialect::MCP, id.as_bytes(), request.method(), Some(&params)));
     }
 
-    /// Has the program send log messages of this level and above. Others are filtered.
+    /// Tells the program to send log messages of this level and above. Those that a client did not ask
+    /// for are filtered.
     fn set_level(&mut self, wanted: Option<Level>) {
         let Some(wanted) = wanted.filter(|_| self.legacy.has_levels) else { return };
         let others = self.calls.values().filter(|call| call.is_in_flight());
@@ -143,7 +145,7 @@ impl ModernProgram {
         }
     }
 
-    /// Records that the program has nothing more to do for a call.
+    /// Records that the program has finished a call.
     pub(super) fn settled(&mut self, passed: u64) {
         self.legacy.running.remove(&passed);
         if self.legacy.turn.as_ref().is_some_and(|turn| turn.passed == passed) {
@@ -157,7 +159,8 @@ impl ModernProgram {
         turn.map_or(number, |turn| turn.passed)
     }
 
-    /// Returns the call that the program knows under a number; `None` if its client is being asked.
+    /// Returns the call that the program knows under this number, or `None` if its client is being
+    /// asked.
     pub(super) fn call_of(&self, passed: u64) -> Option<u64> {
         match self.legacy.turn.as_ref().filter(|turn| turn.passed == passed) {
             Some(turn) => turn.call,
@@ -165,13 +168,14 @@ impl ModernProgram {
         }
     }
 
-    /// Fails a call whose turn cannot go on.
+    /// Fails a call whose turn cannot continue.
     pub(super) fn fail_turn(&mut self, number: u64, text: &str) {
         self.fail(number, 200, PROGRAM_ENDED, text);
     }
 }
 
-/// Writes the parameters for a program of an earlier version: without what only exists in the modern era.
+/// Writes the parameters for a program of an earlier version, without the members that exist only in the
+/// modern era.
 fn legacy_params(request: &ModernRequest, token: &[u8]) -> Vec<u8> {
     let Some(params) = members(request.params()) else { return b"{}".to_vec() };
     let in_meta = params.iter().find(|(name, _)| name == "_meta");

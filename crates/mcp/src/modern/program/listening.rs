@@ -1,4 +1,5 @@
-//! `subscriptions/listen`: for programs of earlier versions, their notifications are sent to those who listen.
+//! Implements `subscriptions/listen` for programs of earlier versions, by sending their notifications to
+//! the calls that listen.
 
 use std::collections::HashMap;
 
@@ -11,12 +12,12 @@ use super::{Call, ModernProgram};
 use crate::modern::json::{completed, object, quoted, string};
 use crate::modern::meta;
 
-/// How many resources one request may listen to.
+/// The maximum number of resources that one request listens to.
 const MAX_RESOURCES: usize = 256;
-/// The longest URI of such a resource.
+/// The maximum length of the URI of such a resource.
 const MAX_URI: usize = 4096;
 
-/// What a request listens to.
+/// The notifications that a request listens to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Listening {
     tools: bool,
@@ -25,7 +26,7 @@ pub(super) struct Listening {
     uris: Vec<String>,
 }
 
-/// Which notifications a program of an earlier version sends.
+/// The notifications that a program of an earlier version sends.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Announces {
     tools: bool,
@@ -34,11 +35,11 @@ pub(super) struct Announces {
     updates: bool,
 }
 
-/// The resources that the program was asked to watch, with how many requests listen to each.
+/// The resources that the program was asked to watch, with the number of requests that listen to each.
 pub(super) type Watched = HashMap<String, usize>;
 
 impl Announces {
-    /// Reads the capabilities of a server.
+    /// Reads the notifications from the capabilities of a server.
     pub(super) fn of(capabilities: &[u8]) -> Self {
         let has = |path: &[&str]| locate(capabilities, path) == Ok(Some(b"true"));
         Self {
@@ -51,7 +52,8 @@ impl Announces {
 }
 
 impl Listening {
-    /// Reads the filter in the parameters of a request, as far as the program sends such notifications.
+    /// Reads the filter in the parameters of a request. Notifications that the program does not send are
+    /// left out.
     fn of(params: &[u8], announces: Announces) -> Self {
         let filter = member(params, "notifications").unwrap_or_default();
         let wants = |name| locate(filter, &[name]) == Ok(Some(b"true"));
@@ -101,7 +103,7 @@ impl Listening {
 }
 
 impl ModernProgram {
-    /// Starts to listen, for a call to a program of an earlier version.
+    /// Starts listening for a call.
     pub(super) fn listen(&mut self, number: u64, params: &[u8]) {
         let listening = Listening::of(params, self.legacy.announces);
         let Some(call) = self.calls.get_mut(&number) else { return };
@@ -125,8 +127,8 @@ impl ModernProgram {
         self.send_request(method, &params);
     }
 
-    /// Stops watching what only this call listened to. Returns false if it did not listen, or if the program itself
-    /// serves it.
+    /// Ends the listening of a call, and stops watching the resources that no other call listens to.
+    /// Returns false if the call did not listen, or if the program itself serves it.
     pub(super) fn stop_listening(&mut self, number: u64) -> bool {
         let listening = self.calls.get_mut(&number).and_then(|call| call.listening.take());
         let Some(listening) = listening else { return false };
@@ -141,7 +143,7 @@ impl ModernProgram {
         true
     }
 
-    /// Sends a notification of a program of an earlier version to the calls that listen to it.
+    /// Sends a notification from a program of an earlier version to the calls that listen to it.
     pub(super) fn announce(&mut self, notification: &Notification) {
         let (method, params) = (notification.method(), notification.params().unwrap_or(b"{}"));
         let wants =
@@ -152,7 +154,7 @@ impl ModernProgram {
             let Some(call) = self.calls.get(&number) else { continue };
             let tag = object([(meta::SUBSCRIPTION, call.id())]);
             let tagged = match member(params, "_meta") {
-                // Programs send none; this one is not needed.
+                // If a program sends `_meta`, which is unusual, its parameters are dropped.
                 Some(_) => object([("_meta", &tag[..])]),
                 None => completed(params, &[("_meta", &tag)]).into_owned(),
             };
@@ -160,7 +162,7 @@ impl ModernProgram {
         }
     }
 
-    /// Ends a call that listens, with the result that says so. Returns false if it does not listen.
+    /// Ends a call that listens with a result. Returns false if the call does not listen.
     pub(super) fn end_listening(&mut self, number: u64) -> bool {
         let Some(call) = self.calls.get(&number) else { return false };
         if call.method != "subscriptions/listen" {

@@ -1,7 +1,7 @@
 //! A program on stdio that answers the requests of one client.
 //!
-//! Each request is a call with a number. The program gets the number as the request's id and as its progress token,
-//! so that requests of several connections do not clash.
+//! Each request is a call with a number. The number is the request's id and its progress token in the
+//! program, so that requests from several connections do not collide.
 
 mod asking;
 mod call;
@@ -32,16 +32,18 @@ use crate::Refusal;
 /// Limits on the requests of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModernLimits {
-    /// Requests without a response; 1,024 by default.
+    /// The number of requests without a response; 1,024 by default.
     pub calls: usize,
-    /// Bytes that may wait for the connection of one request; 1 MiB by default. With more, the request is
-    /// cancelled: its client does not read. A response may be longer.
+    /// The number of bytes that may wait for the connection of one request; 1 MiB by default. With more,
+    /// the request is canceled, because its client does not read. A response may be longer.
     pub waiting_bytes: usize,
-    /// Bytes that may wait for the program before further requests wait; 1 MiB by default.
+    /// The number of bytes that may wait for the program before further requests have to wait; 1 MiB by
+    /// default.
     pub outgoing_bytes: usize,
     /// How long a response may take until it becomes an event stream; 15 s by default.
     pub json_wait: Duration,
-    /// How long a program may take to answer `server/discover` before it gets `initialize`; 10 s by default.
+    /// How long a program may take to answer `server/discover` before it is sent `initialize`; 10 s by
+    /// default.
     pub probe_wait: Duration,
     /// How long a program of an earlier version waits for the input of a client; 5 min by default.
     pub input_wait: Duration,
@@ -63,58 +65,60 @@ impl Default for ModernLimits {
     }
 }
 
-/// Which versions a program speaks.
+/// The versions that a program speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProgramEra {
-    /// Up to 2025-11-25, with `initialize`.
+    /// The versions up to 2025-11-25, with `initialize`.
     Legacy,
-    /// 2026-07-28.
+    /// The version 2026-07-28.
     Modern,
 }
 
 /// The response to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModernAnswer {
-    /// It is not known yet; ask again when the call was touched, or at this time.
+    /// The response is not known yet. Call again when the call was touched, or at this time.
     Wait(Duration),
     /// A JSON object with this status.
     Json(u16, Bytes),
     /// An event stream.
     Events,
-    /// Post the request again, to another program: this one cannot take it.
+    /// The request must be posted again, to another program, because this one cannot take it.
     Elsewhere,
 }
 
-/// What comes next on the event stream of a request.
+/// The next event of a request's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModernNext {
     /// An event was written.
     Event,
-    /// Nothing yet.
+    /// There is no event yet.
     Wait,
-    /// The stream ends.
+    /// The stream has ended.
     End,
 }
 
-/// Creates unguessable texts.
+/// A function that returns texts that cannot be guessed, or `None` if the system provides no random
+/// bytes.
 type Tokens = Box<dyn FnMut() -> Option<String> + Send>;
 
 /// A program on stdio, and the requests that it answers.
 ///
-/// After each call of a method that takes `&mut self`, pass [`outgoing`](Self::outgoing) to the program and wake the
-/// connections of the [touched](Self::take_touched) calls.
+/// After each method that takes `&mut self`, pass the [outgoing](Self::outgoing) messages to the
+/// program, and wake the connections of the [touched](Self::take_touched) calls.
 pub struct ModernProgram {
     limits: ModernLimits,
     phase: Phase,
     legacy: Legacy,
     calls: BTreeMap<u64, Call>,
-    /// Calls that were not passed to the program yet, the oldest first.
+    /// The calls that were not passed to the program yet, oldest first.
     queued: VecDeque<u64>,
-    /// The number of the next call or of the next request of our own.
+    /// The number of the next call, or of the next request that belongs to no call.
     next: u64,
     outgoing: VecDeque<Bytes>,
     outgoing_bytes: usize,
-    /// The bytes of calls: requests that wait for the program, and events that wait for a connection.
+    /// The cost of all calls: the requests that wait for the program, and the events that wait for a
+    /// connection.
     held: usize,
     touched: Vec<u64>,
     headers: ToolHeaders,
@@ -134,7 +138,7 @@ impl fmt::Debug for ModernProgram {
     }
 }
 
-/// The dialect for what programs send: they may omit the version and may send batches.
+/// The dialect of messages from programs, which may omit the version and may send batches.
 const LENIENT: Dialect = {
     let mut lenient = Dialect::MCP_2025_03_26;
     lenient.version = false;
@@ -142,8 +146,8 @@ const LENIENT: Dialect = {
 };
 
 impl ModernProgram {
-    /// Creates the machine of a program that has just been started. If its era is not known, it is asked.
-    /// `tokens` creates texts that cannot be guessed.
+    /// Creates the state of a program that has just been started. If its era is not known, the program
+    /// is asked. `tokens` returns texts that cannot be guessed, or `None` if there are no random bytes.
     pub fn new(
         now: Duration,
         limits: ModernLimits,
@@ -174,7 +178,7 @@ impl ModernProgram {
     /// Takes a request. Returns the number of its call.
     ///
     /// # Errors
-    /// The request is not accepted; the refusal answers it.
+    /// The request is not accepted. The refusal is the response to it.
     pub fn post(&mut self, now: Duration, request: &ModernRequest) -> Result<u64, Refusal> {
         self.try_post(now, request).map_err(|refusal| refusal.answering(request.id()))
     }
@@ -206,12 +210,13 @@ impl ModernProgram {
         Ok(number)
     }
 
-    /// Returns whether another request may be posted. If not, wait until [`outgoing`](Self::outgoing) was taken.
+    /// Returns whether another request may be posted. If not, wait until an [outgoing](Self::outgoing)
+    /// message has been taken.
     pub fn has_room(&self) -> bool {
         self.outgoing_bytes < self.limits.outgoing_bytes
     }
 
-    /// Returns the next message for the program.
+    /// Takes the next message for the program.
     pub fn outgoing(&mut self) -> Option<Bytes> {
         let message = self.outgoing.pop_front()?;
         self.outgoing_bytes -= message.len();
@@ -223,12 +228,12 @@ impl ModernProgram {
         !self.outgoing.is_empty()
     }
 
-    /// Returns the calls that have something new.
+    /// Takes the numbers of the calls whose responses have changed.
     pub fn take_touched(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.touched)
     }
 
-    /// Takes a message of the program.
+    /// Handles a message from the program.
     pub fn from_program(&mut self, now: Duration, message: Bytes) {
         match classify(message.clone(), &LENIENT, Limits::default()) {
             Message::Batch(_) => {
@@ -289,7 +294,7 @@ impl ModernProgram {
         }
     }
 
-    /// Returns the number of the only call that the program has, for an error without an id.
+    /// Returns the number of the only call in the program, to which an error without an id belongs.
     fn only_call(&self) -> Option<u64> {
         let mut passed = self.calls.iter().filter(|(_, call)| call.is_in_flight());
         let (number, _) = passed.next()?;
@@ -299,7 +304,7 @@ impl ModernProgram {
     /// Records that the line to the program has ended.
     pub fn ended(&mut self) {
         if self.phase.is_undecided() {
-            // It may have ended because of the question which version it speaks.
+            // The program may have ended because of the `server/discover` request.
             self.phase = Phase::Over(Some(ProgramEra::Legacy));
             return self.send_elsewhere(|_| true);
         }
@@ -313,7 +318,7 @@ impl ModernProgram {
         }
     }
 
-    /// Marks calls that cannot be answered here.
+    /// Marks the selected calls as calls that another program has to answer.
     fn send_elsewhere(&mut self, which: impl Fn(&Call) -> bool) {
         for (number, call) in &mut self.calls {
             if !call.is_done() && which(call) {
@@ -335,12 +340,12 @@ impl ModernProgram {
         }
     }
 
-    /// Returns whether the program is of no use any more: its line should be ended.
+    /// Returns whether the program cannot be used any more, so that its line should be ended.
     pub fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Over(_))
     }
 
-    /// Returns what the response to a call is.
+    /// Returns the response to a call.
     pub fn answer(&mut self, now: Duration, number: u64) -> ModernAnswer {
         self.update(number, |call| call.answer(now)).unwrap_or(ModernAnswer::Events)
     }
@@ -351,7 +356,7 @@ impl ModernProgram {
         match (event, self.calls.get(&number)) {
             (Some(event), _) => {
                 if let Ok(encoder) = Encoder::default().event("message") {
-                    // Cannot fail: messages were parsed, so they are UTF-8.
+                    // This cannot fail, because messages were parsed, so they are UTF-8.
                     let _ = encoder.data(&event, out);
                 }
                 ModernNext::Event
@@ -361,8 +366,8 @@ impl ModernProgram {
         }
     }
 
-    /// Ends a call, because its response was delivered or its client has disconnected. If the program has not
-    /// answered yet, the request is cancelled.
+    /// Ends a call, because its response was delivered or its client has disconnected. If the program
+    /// has not answered yet, the request is canceled.
     pub fn close(&mut self, now: Duration, number: u64) {
         self.last_use = now;
         if self.calls.get(&number).is_some_and(|call| !call.is_done()) {
@@ -381,23 +386,23 @@ impl ModernProgram {
         self.queued.retain(|it| *it != number);
     }
 
-    /// Returns the bytes that are held.
+    /// Returns the number of bytes that are held.
     pub fn held_bytes(&self) -> usize {
         self.held + self.outgoing_bytes + self.legacy.held()
     }
 
-    /// Returns how many messages of the program no client has received.
+    /// Returns how many messages were dropped before a client received them.
     pub fn lost(&self) -> u64 {
         self.lost
     }
 
-    /// Returns when [`expire`](Self::expire) has something to do.
+    /// Returns the time at which to call [`expire`](Self::expire) next.
     pub fn deadline(&self) -> Option<Duration> {
         let idle = self.calls.is_empty().then(|| self.last_use.saturating_add(self.limits.idle));
         [self.phase.deadline(), self.legacy.deadline(), idle].into_iter().flatten().min()
     }
 
-    /// Does what is due.
+    /// Handles the timeouts that have passed.
     pub fn expire(&mut self, now: Duration) {
         if self.phase.deadline().is_some_and(|at| at <= now) {
             self.probe_expired();
@@ -420,7 +425,7 @@ impl ModernProgram {
         true
     }
 
-    /// Passes queued calls to the program, as far as it may have them.
+    /// Passes queued calls to the program, if it may receive them.
     fn pump(&mut self) {
         match self.phase {
             Phase::Modern => {
@@ -433,7 +438,7 @@ impl ModernProgram {
         }
     }
 
-    /// Changes a call, and counts by how much its bytes grow or shrink.
+    /// Changes a call, and updates the cost of all calls.
     fn update<R>(&mut self, number: u64, change: impl FnOnce(&mut Call) -> R) -> Option<R> {
         let call = self.calls.get_mut(&number)?;
         let before = call.held();
@@ -448,12 +453,12 @@ impl ModernProgram {
     }
 }
 
-/// Reads the id of one of our requests.
+/// Parses the id of a request to the program, which is a number.
 fn number_of(id: &[u8]) -> Option<u64> {
     std::str::from_utf8(id).ok()?.parse().ok()
 }
 
-/// Writes the `_meta` of our own messages to programs of the modern era.
+/// Writes the `_meta` of messages to programs of the modern era that belong to no call.
 fn envelope() -> Vec<u8> {
     let version = super::json::quoted(MODERN_VERSION);
     super::json::object([
@@ -464,7 +469,7 @@ fn envelope() -> Vec<u8> {
 
 /// The code of the error for a request that the program did not answer before it ended.
 const PROGRAM_ENDED: i64 = -31000;
-/// The code of the error for a program's response that is not valid.
+/// The code of the error for an invalid response of the program.
 const INVALID_RESPONSE: i64 = -31001;
 
 #[cfg(test)]

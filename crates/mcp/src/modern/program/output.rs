@@ -1,4 +1,4 @@
-//! What the program and the connections of the calls get.
+//! Queues messages for the program and for the connections of the calls.
 
 use bytes::Bytes;
 use tieline_proto::jsonrpc::{
@@ -17,7 +17,7 @@ impl ModernProgram {
         self.outgoing.push_back(message);
     }
 
-    /// Sends a request of our own. Returns its number.
+    /// Sends a request that belongs to no call. Returns its number.
     pub(super) fn send_request(&mut self, method: &str, params: &[u8]) -> u64 {
         let number = self.number();
         let id = number.to_string();
@@ -29,7 +29,7 @@ impl ModernProgram {
         self.send(write_error(&Dialect::MCP, id, METHOD_NOT_FOUND, why, None));
     }
 
-    /// Gives a call a message that is not its response.
+    /// Queues a message for a call that is not its response.
     pub(super) fn push(&mut self, number: u64, message: Bytes) {
         let limit = self.limits.waiting_bytes;
         match self.calls.get(&number) {
@@ -43,7 +43,7 @@ impl ModernProgram {
         }
     }
 
-    /// Gives a call its response.
+    /// Queues the response for a call.
     pub(super) fn respond(&mut self, number: u64, status: u16, message: Bytes) {
         if self.calls.get(&number).is_some_and(|call| !call.is_done()) {
             self.update(number, |call| call.respond(status, message));
@@ -57,7 +57,7 @@ impl ModernProgram {
         self.respond(number, status, error.into());
     }
 
-    /// Ends a call without a response: its client does not read.
+    /// Ends a call without a response, because its client does not read or there is too little memory.
     pub(super) fn give_up(&mut self, number: u64) {
         self.cancel(number);
         self.lost += self.calls.get(&number).map_or(0, Call::waiting);
@@ -66,7 +66,7 @@ impl ModernProgram {
         self.queued.retain(|it| *it != number);
     }
 
-    /// Cancels the request of a call, if the program has it.
+    /// Cancels the request of a call, if it was passed to the program.
     pub(super) fn cancel(&mut self, number: u64) {
         if !self.calls.get(&number).is_some_and(Call::is_in_flight) {
             return;

@@ -1,4 +1,4 @@
-//! The machine of a program, driven by messages.
+//! Tests of the state of a program with messages from both sides.
 
 mod legacy;
 mod modern;
@@ -16,7 +16,7 @@ use crate::{PROTOCOL_VERSION, Posted};
 const NO_CAPABILITIES: &str = "{}";
 const ALL_CAPABILITIES: &str = r#"{"elicitation":{},"sampling":{},"roots":{}}"#;
 
-/// Writes a request of the modern era. `more` begins with a comma, if it is not empty.
+/// Writes a request of the modern era. If `more` is not empty, it begins with a comma.
 fn text(id: &str, method: &str, capabilities: &str, more: &str, in_meta: &str) -> String {
     format!(
         r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{"_meta":{{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{capabilities}{in_meta}}}{more}}}}}"#
@@ -39,7 +39,7 @@ fn read(text: &str) -> ModernRequest {
     }
 }
 
-/// A request that can be made and posted in one step.
+/// Returns a request from a client without capabilities.
 fn request(id: &str, method: &str, more: &str) -> ModernRequest {
     read(&text(id, method, NO_CAPABILITIES, more, ""))
 }
@@ -48,7 +48,7 @@ fn call(id: &str, tool: &str) -> ModernRequest {
     request(id, "tools/call", &format!(r#","name":"{tool}""#))
 }
 
-/// A program, and what goes to and fro.
+/// A program, and the current time.
 struct Bench {
     program: ModernProgram,
     now: Duration,
@@ -70,7 +70,7 @@ impl Bench {
         Self { program, now }
     }
 
-    /// Posts a request that is accepted.
+    /// Posts a request, which must be accepted.
     #[track_caller]
     fn post(&mut self, request: &ModernRequest) -> u64 {
         let call = self.program.post(self.now, request).unwrap();
@@ -83,7 +83,7 @@ impl Bench {
         self.check();
     }
 
-    /// Returns what goes to the program.
+    /// Takes the messages for the program.
     fn sent(&mut self) -> Vec<String> {
         let sent = std::iter::from_fn(|| self.program.outgoing());
         sent.map(|message| String::from_utf8(message.to_vec()).unwrap()).collect()
@@ -95,7 +95,7 @@ impl Bench {
         answer
     }
 
-    /// Returns the status and the body of a response that is known.
+    /// Returns the status and the body of a response, which must be JSON.
     #[track_caller]
     fn json(&mut self, call: u64) -> (u16, String) {
         match self.answer(call) {
@@ -130,14 +130,14 @@ impl Bench {
         self.check();
     }
 
-    /// Lets time pass.
+    /// Advances the time, and handles timeouts.
     fn later(&mut self, time: Duration) {
         self.now += time;
         self.program.expire(self.now);
         self.check();
     }
 
-    /// Checks that the bytes are counted.
+    /// Checks that the counted bytes are right.
     fn check(&self) {
         let program = &self.program;
         let held: usize = program.calls.values().map(Call::held).sum();

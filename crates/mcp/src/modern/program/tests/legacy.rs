@@ -1,10 +1,10 @@
-//! A program of an earlier version, and how it is found out that it is one.
+//! Tests of programs of earlier versions, and of how their era is determined.
 
 use super::*;
 
 const INITIALIZED: &str = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{"listChanged":true},"resources":{"subscribe":true},"logging":{},"tasks":{}},"serverInfo":{"name":"s","version":"1"},"instructions":"Do."}"#;
 
-/// A program that was taken for one of an earlier version, and is initialized.
+/// Returns a program of an earlier version that is initialized.
 fn bench() -> Bench {
     let mut bench = Bench::new(Some(ProgramEra::Legacy));
     let sent = bench.sent();
@@ -14,7 +14,7 @@ fn bench() -> Bench {
     bench
 }
 
-/// A call whose client can be asked.
+/// Returns a call whose client can be asked.
 fn asking(id: &str, more: &str) -> ModernRequest {
     let more = format!(r#","name":"t","arguments":{{}}{more}"#);
     read(&text(id, "tools/call", ALL_CAPABILITIES, &more, ""))
@@ -28,7 +28,7 @@ fn result(id: u64, result: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)
 }
 
-/// The time in which a program may ask several things.
+/// The time during which questions of a program are collected.
 const GATHERED: Duration = Duration::from_millis(20);
 
 #[test]
@@ -48,7 +48,7 @@ fn era_is_found_out_with_discover_first() {
         (Some(OLD), Some(OPENED), Some(Legacy), false),
         (None, Some(OPENED), Some(Legacy), false),
         (Some(OTHER), None, None, true),
-        // The next program is initialized without the question before.
+        // The next program is initialized at once.
         (Some(NOT_FOUND), Some(NOT_FOUND), Some(Legacy), true),
         (None, Some(TOLD), Some(Modern), true),
     ] {
@@ -92,7 +92,7 @@ fn program_that_ends_when_it_is_asked_is_of_an_earlier_version() {
     bench.program.ended();
     assert_eq!(bench.answer(call), ModernAnswer::Elsewhere);
     assert_eq!(bench.program.era(), Some(ProgramEra::Legacy));
-    // The next one is not asked, so that it is its own failure if it ends.
+    // The next program is not asked with `server/discover`, so its end is its own failure.
     let mut next = Bench::new(Some(ProgramEra::Legacy));
     let call = next.post(&super::call("1", "t"));
     next.program.ended();
@@ -171,7 +171,7 @@ fn program_asks_the_client_whose_turn_it_is() {
     let expected = r#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"input_required","inputRequests":{"input-1":{"method":"elicitation/create","params":{"p":"e"}},"input-2":{"method":"roots/list","params":{"p":8}}},"requestState":"state-1"}}"#;
     assert_eq!((status, &*body), (200, expected));
 
-    // One answer is missing, so that it is asked for again.
+    // One answer is missing, so the client is asked for it again.
     let responses =
         r#","requestState":"state-1","inputResponses":{"input-1":{"action":"accept"},"x":{}}"#;
     let second = bench.post(&asking("2", responses));
@@ -218,11 +218,11 @@ fn state_is_checked() {
         let refusal = bench.program.post(bench.now, &request).unwrap_err();
         assert_eq!((refusal.status, refusal.code), (200, -32602), "{state} {time:?}");
         bench.check();
-        // The call still waits, unless its time is over.
+        // The call is still waiting, unless its time is over.
         bench.later(Duration::ZERO);
         assert_eq!(bench.program.has_state("state-1"), time.is_zero());
     }
-    // Posted before it is known that the program is new.
+    // This request is posted before it is known that the program is new.
     let mut bench = Bench::new(Some(ProgramEra::Legacy));
     let call = bench.post(&asking("1", &continued("of another program")));
     bench.says(&format!(r#"{{"jsonrpc":"2.0","id":1,"result":{INITIALIZED}}}"#));
@@ -273,7 +273,7 @@ fn calls_whose_clients_can_be_asked_run_one_at_a_time() {
         let id = |text: &String| text.split(r#""id":"#).nth(1)?.split(',').next()?.parse().ok();
         bench.sent().iter().filter_map(id).collect()
     };
-    // A list needs no turn.
+    // A list request needs no turn.
     assert_eq!(sent(&mut bench), [one, two, list]);
     bench.says(&result(two, "{}"));
     assert_eq!(sent(&mut bench), [0; 0]);
@@ -316,7 +316,7 @@ fn program_is_refused_what_the_client_has_not_declared() {
     assert!(body.contains(r#""code":-32021"#), "{body}");
     assert!(body.contains(r#""data":{"requiredCapabilities":{"sampling":{}}}"#), "{body}");
 
-    // A program that can do without is not disturbed.
+    // A program that does not depend on the answer is not affected.
     let call = bench.post(&super::call("1", "t"));
     bench.says(&asks("8", "sampling/createMessage"));
     bench.says(&result(call, r#"{"content":[]}"#));
@@ -337,7 +337,7 @@ fn log_level_is_set_when_a_request_asks_for_it() {
         "{sent:?}"
     );
     assert_eq!(sent.len(), 2);
-    // The most verbose level of those in flight.
+    // The level is the most verbose one of the requests in flight.
     bench.post(&with_level("error"));
     assert_eq!(bench.sent().len(), 1);
     bench.post(&with_level("debug"));

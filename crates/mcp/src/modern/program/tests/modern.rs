@@ -1,4 +1,4 @@
-//! A program of the modern era.
+//! Tests of programs of the modern era.
 
 use super::*;
 
@@ -136,7 +136,7 @@ fn slow_client_only_loses_its_own_request() {
     assert_eq!(bench.events(slow), (vec![], true));
     assert_eq!(bench.sent().len(), 1);
     assert!(bench.program.lost() > 0);
-    // A response may be longer.
+    // A response may be longer than the limit.
     let long = "x".repeat(5000);
     bench.says(&format!(r#"{{"jsonrpc":"2.0","id":{other},"result":"{long}"}}"#));
     assert_eq!(bench.json(other).0, 200);

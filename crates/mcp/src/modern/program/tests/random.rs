@@ -1,4 +1,4 @@
-//! Random sequences of steps: no panic, and all accounts stay right.
+//! Tests that random steps cause no panic, and that all counters stay right.
 
 use proptest::prelude::*;
 
@@ -88,7 +88,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
     #[test]
-    fn accounts_stay_right(
+    fn counters_stay_exact_after_any_steps(
         era in prop_oneof![Just(None), Just(Some(ProgramEra::Modern)), Just(Some(ProgramEra::Legacy))],
         steps in proptest::collection::vec(step(), 0..40),
     ) {
