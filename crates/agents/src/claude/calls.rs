@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::frames::{Answered, NoAnswer, is_lost_answer, names};
 
-/// The pending requests. An entry lives as long as its [`Waiting`].
+/// The pending requests. An entry is kept as long as its [`Waiting`] exists.
 pub(super) struct Calls {
     table: Mutex<Table>,
     /// The ids of abandoned requests, which the program must still be asked to cancel.
