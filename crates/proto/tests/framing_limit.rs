@@ -1,4 +1,5 @@
-//! Message limits that change during a line, for example between a session's greeting and its messages.
+//! Message limits that change while a line is in use, for example between a session's greeting and its
+//! messages.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 

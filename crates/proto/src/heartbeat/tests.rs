@@ -185,7 +185,7 @@ struct Model {
     pings: Vec<(u64, Option<u64>)>,
     /// The times when bytes were received, including the start of the line.
     lives: Vec<u64>,
-    /// The number of pings that had been sent when the peer was reported down, if it is.
+    /// The number of pings that had been sent when the peer was reported down, if it is down.
     down_since: Option<usize>,
     wants_probe: bool,
     events: Vec<(u64, HeartbeatEvent)>,
