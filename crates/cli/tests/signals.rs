@@ -170,7 +170,8 @@ fn a_second_signal_ends_connect_at_once() {
     until("the program is gone", || !is_running(pid));
 }
 
-/// Returns whether `process` holds a writing end of this pipe. It also keeps a reading end.
+/// Returns whether `process` holds a writing end of this pipe. The process also keeps a reading end,
+/// which is not counted.
 fn has_writer(pipe: &str, process: u32) -> bool {
     let pipe = std::fs::read_link(pipe).unwrap();
     let fds = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().flatten();

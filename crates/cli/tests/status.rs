@@ -93,7 +93,7 @@ fn status_shows_a_session_with_and_without_its_connection() {
     let mut client = Program::start(&mut command);
     client.send_raw(b"hello\n");
     assert_eq!(client.line().as_deref(), Some("hello"));
-    // The acknowledgement arrives a moment later.
+    // The acknowledgment arrives a moment later.
     let session = || place.serves()[0]["lines"][0]["session"].clone();
     until("the message is acknowledged", || session()["measured"] == 1);
     let said = session();

@@ -132,8 +132,8 @@ impl ModernProgram {
         self.send(write_request(&Dialect::MCP, id.as_bytes(), request.method(), Some(&params)));
     }
 
-    /// Tells the program to send log messages of this level and above. Those that a client did not ask
-    /// for are filtered.
+    /// Tells the program to send log messages of this level and above. Messages that a client did not
+    /// ask for are filtered.
     fn set_level(&mut self, wanted: Option<Level>) {
         let Some(wanted) = wanted.filter(|_| self.legacy.has_levels) else { return };
         let others = self.calls.values().filter(|call| call.is_in_flight());
