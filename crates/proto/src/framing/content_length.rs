@@ -4,7 +4,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr;
 
-use super::first_bytes::expect_headers;
+use super::first_bytes::{expect_headers, is_token};
 use super::{
     EncodeError, Ending, Frame, FrameError, Framing, FramingKind, Truncated, refuse_oversize,
     take_message,
@@ -177,9 +177,4 @@ fn refuse_nonsense(unfinished: &[u8]) -> Result<(), FrameError> {
         return Ok(());
     }
     Err(FrameError::MalformedHeader)
-}
-
-/// Returns whether `byte` is allowed in a header name (RFC 9110, section 5.6.2).
-pub(super) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

@@ -3,7 +3,6 @@
 //! Only unambiguous signs are used, because the first bytes may be any message. As long as they are too
 //! short to decide, they are not a whole line, so that no complete message has to wait.
 
-use super::content_length::is_token;
 use super::refusals::JSON_REFUSAL;
 use super::{FrameError, FramingKind, MAX_HEADER_BLOCK};
 use crate::byte_size::ByteSize;
@@ -224,6 +223,11 @@ fn may_be_header(first: &[u8]) -> Option<bool> {
         false if line.len() >= MAX_HEADER_BLOCK.bytes() => Some(has_colon),
         false => None,
     }
+}
+
+/// Returns whether `byte` is allowed in a header name (RFC 9110, section 5.6.2).
+pub(super) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Returns whether a message with a `Content-Length` header is the refusal of a listener that uses
