@@ -5,15 +5,17 @@ mod support;
 
 use std::time::Duration;
 
+use base64::prelude::*;
 use bytes::Bytes;
 use support::events::shears;
 use support::{Served, config, end, head, message, refused, registry, serve};
-use tieline_http::{PLAIN, ServerConfig};
+use tieline_http::{PLAIN, RESUMABLE, ServerConfig};
 use tieline_link::SessionOptions;
+use tieline_proto::session::{Farewell, Frame};
 use tieline_transport::{
     Acceptor, BoxChannel, Channel, CloseReason, Endpoint, ErrorKind, Options, SendError, SenderExt,
 };
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 fn url(port: u16) -> Endpoint {
@@ -266,37 +268,41 @@ async fn a_session_survives_a_thousand_streams_cut_in_mid_event() {
     support::cuts::a_thousand(url, |counts| counts.event_streams).await;
 }
 
-/// Starts a server that refuses the first POST and then ends the stream with the event `last`. The
-/// client sends a message or only ends its input. Returns the reason why the client's line ends.
-async fn refused_post(last: &str, has_message: bool) -> CloseReason {
+/// A server that refuses the first POST and then ends the stream with this text. Returns its port.
+async fn refuses_posts(protocol: &'static str, last: String) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let server = async {
+    tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         head(&mut stream).await;
         let begin = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTieline-Protocol: {PLAIN}\r\n\
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTieline-Protocol: {protocol}\r\n\
              Tieline-Half-Close: 1\r\n\r\nevent: endpoint\ndata: /sse\n\n"
         );
         stream.write_all(begin.as_bytes()).await.unwrap();
         let (mut post, _) = listener.accept().await.unwrap();
         head(&mut post).await;
-        post.write_all(b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        let refusal = b"HTTP/1.1 410 Gone\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+        post.write_all(refusal).await.unwrap();
+        // The stream ends after the client has seen the status.
+        while post.read_u8().await.is_ok() {}
         stream.write_all(last.as_bytes()).await.unwrap();
-        (stream, post)
-    };
-    let client = async {
-        let (registry, url, options) = (registry(), url(port), Options::default());
-        let (mut sender, mut receiver) = registry.connect(&url, &options).await.unwrap().split();
-        if has_message {
-            sender.send("unread").await.unwrap_err();
-        } else {
-            let _ = sender.close().await;
-        }
-        end(&mut receiver).await
-    };
-    let (_sockets, reason) = tokio::join!(server, client);
-    reason
+    });
+    port
+}
+
+/// Returns how a client's line ends whose POST is refused before the stream ends with this event. The client sends a
+/// message, or only ends its input.
+async fn refused_post(last: &str, has_message: bool) -> CloseReason {
+    let port = refuses_posts(PLAIN, last.to_owned()).await;
+    let (registry, url, options) = (registry(), url(port), Options::default());
+    let (mut sender, mut receiver) = registry.connect(&url, &options).await.unwrap().split();
+    if has_message {
+        sender.send("unread").await.unwrap_err();
+    } else {
+        let _ = sender.close().await;
+    }
+    end(&mut receiver).await
 }
 
 #[tokio::test]
@@ -310,4 +316,21 @@ async fn last_event_of_the_stream_replaces_the_status_of_a_refused_post() {
     let clean = "event: end\ndata: {\"code\":1000,\"reason\":\"\"}\n\n";
     let reason = refused_post(clean, false).await;
     assert!(reason.is_clean(), "{reason}");
+    let reason = refused_post(clean, true).await;
+    assert!(matches!(reason, CloseReason::InputUnread(6)), "{reason}");
+}
+
+/// A server that has ended a session refuses POSTs, and the last frames are on their way.
+#[tokio::test]
+async fn last_frames_of_a_session_arrive_after_a_refused_post() {
+    let text = "enough";
+    let bye = Frame::Bye(Farewell { received: 0, text: text.into() }).to_bytes();
+    let last = format!("data: {}\n\n", BASE64_URL_SAFE.encode(bye));
+    let port = refuses_posts(RESUMABLE, last).await;
+    let carrier = url(port).resumable().carrier();
+    let line = registry().connect(&carrier, &Options::default()).await.unwrap();
+    let (mut sender, mut receiver) = line.split();
+    sender.send("a frame").await.unwrap_err();
+    let frame = Frame::decode(message(&mut receiver).await).unwrap();
+    assert!(matches!(frame, Frame::Bye(farewell) if farewell.text == text));
 }

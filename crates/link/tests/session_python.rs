@@ -8,8 +8,8 @@ use std::process::Stdio;
 use tieline_link::{SessionOptions, connector, listen};
 use tieline_testkit::wait::block_on;
 use tieline_transport::{
-    BoxChannel, Channel, Endpoint, Incoming, Options, Receiver, ReceiverExt, Registry, Sender,
-    SenderExt,
+    BoxChannel, Channel, CloseReason, Endpoint, Incoming, Options, Receiver, ReceiverExt, Registry,
+    Sender, SenderExt,
 };
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -123,5 +123,40 @@ fn python_server_completes_a_session_despite_cuts() {
         let connector = connector(&Registry::new(), &endpoint, &options, session).unwrap();
         let channel = connector.connect().await.unwrap();
         converse(python, channel).await;
+    });
+}
+
+/// The client has no connection when the session ends.
+#[test]
+fn python_client_that_returns_to_an_ended_session_gets_the_last_message_and_the_reason() {
+    block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        let (socket, hidden) = (directory.path().join("s"), directory.path().join("hidden"));
+        let endpoint = Endpoint::unix(&socket).resumable();
+        let (options, session) = (Options::default(), SessionOptions::default());
+        let mut acceptor = listen(&Registry::new(), &endpoint, &options, session).await.unwrap();
+        let Python { mut child, mut input, mut output } = Python::start("client", &socket);
+        let server = acceptor.accept().await.unwrap();
+        let control = server.control().clone();
+        let (mut sender, mut receiver) = server.split();
+        input.write_all(b"send read\n").await.unwrap();
+        assert!(matches!(receiver.recv().await, Incoming::Message(_)));
+        std::fs::rename(&socket, &hidden).unwrap();
+        input.write_all(b"cut\nsend unread\n").await.unwrap();
+        while control.info().session.is_some_and(|session| session.is_connected) {
+            tokio::task::yield_now().await;
+        }
+        sender.send("last").await.unwrap();
+        control.report_at_close(CloseReason::InputUnread(6));
+        drop((sender, receiver));
+        std::fs::rename(&hidden, &socket).unwrap();
+        let mut said = Vec::new();
+        while let Some(line) = output.next_line().await.unwrap() {
+            said.push(line);
+        }
+        let bye = format!("bye 1 {}", CloseReason::InputUnread(6));
+        assert_eq!(said.last(), Some(&bye), "{said:?}");
+        assert!(said.contains(&"message 1 last".to_owned()), "{said:?}");
+        assert!(child.wait().await.unwrap().success());
     });
 }

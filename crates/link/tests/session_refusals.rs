@@ -239,8 +239,8 @@ fn client_that_missed_the_end_of_a_session_receives_it_again() {
         let resumes = Some((welcome.session, guessed, 1));
         let thief = stage.by_hand().await.greet(Hello { resumes, position }).await;
         assert_eq!(thief.unwrap_err(), Refusal::Unknown);
-        let position = Position { received: 0, ..position };
+        let position = Position { received: 0, acknowledged: 0, ..position };
         let lacking = stage.by_hand().await.greet(Hello { position, ..hello }).await;
-        assert_eq!(lacking.unwrap_err(), Refusal::Unknown);
+        assert_eq!(lacking.unwrap_err(), Refusal::Gap);
     });
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_proto::session::{
-    Delivered, Farewell, Frame, Lease, Received, Refusal, Secret, SessionConfig, SessionId,
-    SessionMachine, Ticket, Violation,
+    Delivered, Farewell, Frame, Lease, Position, Received, Refusal, Secret, SessionConfig,
+    SessionId, SessionMachine, Ticket, Violation,
 };
 
 const NOW: Duration = Duration::ZERO;
@@ -157,4 +157,27 @@ fn farewell_that_acknowledges_unsent_messages_is_a_violation() {
     assert_eq!(lie, Err(Violation::NeverSent { acknowledged: 1, sent: 0 }));
     assert!(session.next(NOW).is_some());
     assert!(matches!(session.receive(NOW, bye(1)), Ok(Some(Received::Bye(_)))));
+}
+
+#[test]
+fn discarded_messages_are_a_gap_unless_the_other_end_has_received_them() {
+    let mut session = SessionMachine::new(SessionConfig::default());
+    for word in ["one", "two"] {
+        session.send(word.into());
+    }
+    session.end();
+    assert!(matches!(session.next(NOW), Some(Frame::Data { sequence: 1, .. })));
+    let theirs = |received| Position { received, ..Position::default() };
+    let mut written = session.clone();
+    session.discard_kept();
+    assert_eq!(session.kept(), (0, 0));
+    // The second message was never written, so no end can have received it.
+    assert_eq!([0, 1].map(|received| session.check(theirs(received))), [Err(Refusal::Gap); 2]);
+
+    while written.next(NOW).is_some() {}
+    written.discard_kept();
+    assert_eq!(written.check(theirs(1)), Err(Refusal::Gap));
+    // Only the end is missing.
+    assert_eq!(written.resume(theirs(2)), Ok(1));
+    assert!(matches!(written.next(NOW), Some(Frame::End { sequence: 3, .. })));
 }

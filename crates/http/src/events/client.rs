@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use super::backend::{ChannelBackend, Outward};
 use super::channel::{ChannelParams, EventChannel, pair};
 use super::message::{decoded, limits, why};
-use super::posting::{FullBody, PostBody, PostClient};
+use super::posting::{FullBody, PostBody, PostClient, PostFailed};
 use super::reference::resolve;
 use super::{BINARY, END, ENDPOINT, EVENT_STREAM, HALF_CLOSE, PROTOCOL, YES};
 use crate::address::WebAddress;
@@ -222,18 +222,22 @@ async fn drive(mut reader: Reader, mut client: PostClient, backend: ChannelBacke
             },
             Ok(Written::All) => (false, None),
             Err(Ok(reason)) => (backend.ended_input(), Some(reason)),
-            Err(Err(Unsent { reason, has_messages })) => {
-                // The server refuses POSTs after the end of the line, and the stream ends with the reason.
-                let is_refused = matches!(reason, CloseReason::Io(_)) && is_ours && !is_carrier;
-                let ended = match is_refused {
+            Err(Err(Unsent { failed: PostFailed { reason, is_over }, bytes })) => {
+                // The server refuses POSTs after the end of the line, and the stream ends with the reason. That
+                // of a session ends with its last frames.
+                let may_be_over = matches!(reason, CloseReason::Io(_)) && is_ours && !is_carrier;
+                let ended = match is_over || may_be_over {
                     true => while_it_comes(&backend, reading.as_mut()).await,
                     false => None,
                 };
-                let says_more = |ended: &CloseReason| match ended.is_clean() {
-                    true => !has_messages,
-                    false => matches!(ended, CloseReason::ByPeerBecause(_)),
+                let reason = match ended {
+                    // The other side did not take the messages of this POST before it ended.
+                    Some(ended) if ended.is_clean() && bytes > 0 => CloseReason::InputUnread(bytes),
+                    Some(ended) if ended.is_clean() => ended,
+                    Some(ended @ CloseReason::ByPeerBecause(_)) => ended,
+                    _ => reason,
                 };
-                (backend.ended_input(), Some(ended.filter(says_more).unwrap_or(reason)))
+                (backend.ended_input(), Some(reason))
             }
         };
         if let Some(reason) = reason {
@@ -284,30 +288,32 @@ enum Written {
     InputEnded,
 }
 
-/// A POST that failed.
+/// What was not sent because a POST failed.
 struct Unsent {
-    reason: CloseReason,
-    /// Whether the POST carried messages, and not only the end of the input.
-    has_messages: bool,
+    failed: PostFailed,
+    /// The length of its messages in bytes.
+    bytes: u64,
 }
 
 /// POSTs outgoing messages until there are no more.
 async fn write(client: &mut PostClient, backend: &ChannelBackend) -> Result<Written, Unsent> {
     loop {
         let Outward::Message(first) = backend.take().await else { break };
+        let mut bytes = first.len() as u64;
         let mut batch = client.body(first);
         while batch.has_room() {
             let Some(message) = backend.try_take() else { break };
+            bytes += message.len() as u64;
             batch.push(&message);
         }
-        client.post(batch).await.map_err(|reason| Unsent { reason, has_messages: true })?;
+        client.post(batch).await.map_err(|failed| Unsent { failed, bytes })?;
         backend.handed_on();
     }
     if !backend.ends_input() || backend.is_over() {
         return Ok(Written::All);
     }
     let ended = client.post(PostBody::EndOfInput).await;
-    ended.map_err(|reason| Unsent { reason, has_messages: false })?;
+    ended.map_err(|failed| Unsent { failed, bytes: 0 })?;
     backend.ended_input();
     Ok(Written::InputEnded)
 }

@@ -65,6 +65,19 @@ struct PostKind {
     ends_input: bool,
 }
 
+/// A POST that failed.
+pub(super) struct PostFailed {
+    pub(super) reason: CloseReason,
+    /// The server is ours and no longer has the line, whose stream has ended or is about to end.
+    pub(super) is_over: bool,
+}
+
+impl From<CloseReason> for PostFailed {
+    fn from(reason: CloseReason) -> Self {
+        Self { reason, is_over: false }
+    }
+}
+
 pub(super) struct PostClient {
     dialer: Arc<Dialer>,
     target: String,
@@ -106,7 +119,7 @@ impl PostClient {
     }
 
     /// Sends a POST and waits for the response.
-    pub(super) async fn post(&mut self, batch: PostBody) -> Result<(), CloseReason> {
+    pub(super) async fn post(&mut self, batch: PostBody) -> Result<(), PostFailed> {
         self.sequence += 1;
         let ends_input = matches!(batch, PostBody::EndOfInput);
         let (body, content_type) = match batch {
@@ -128,13 +141,13 @@ impl PostClient {
                         attempt += 1;
                         continue;
                     }
-                    return Err(lost.error.into());
+                    return Err(CloseReason::from(lost.error).into());
                 }
-                None => return Err(CloseReason::TimedOut),
+                None => return Err(CloseReason::TimedOut.into()),
             };
             return match status {
                 status if status.is_success() => Ok(()),
-                StatusCode::SERVICE_UNAVAILABLE if self.is_ours => Err(CloseReason::Stalled),
+                StatusCode::SERVICE_UNAVAILABLE if self.is_ours => Err(CloseReason::Stalled.into()),
                 status => {
                     let error = self.dialer.denied(status);
                     let text = match error.kind() {
@@ -144,7 +157,9 @@ impl PostClient {
                         // The proxy refused the request.
                         problem => problem.to_string(),
                     };
-                    Err(io::Error::other(text).into())
+                    let is_over =
+                        self.is_ours && matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
+                    Err(PostFailed { reason: io::Error::other(text).into(), is_over })
                 }
             };
         }

@@ -19,10 +19,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::assemble::{Session, assemble};
 use super::handed::Handed;
 use super::options::{LineOptions, SessionOptions};
-use super::refuse::{farewell, refuse};
+use super::refuse::{refuse, send_and_close};
 use super::shared_session::SharedSession;
 use super::state::{Offer, OnOver, Role, ServerRole, random};
-use super::table::Table;
+use super::table::{NoReturn, Table};
 use crate::lock::lock;
 
 /// How many handshakes may run at once; further connections wait to be accepted.
@@ -191,21 +191,45 @@ impl HandshakeLimiter {
         let offer = Offer { line, usual, hello };
         let offered = match resumed {
             None => self.begin(offer, owner, &control).await,
-            Some(id) => {
-                let known = lock(&self.table.live).get(&id).and_then(Weak::upgrade);
-                match known {
-                    Some(session) => hand_over(&session, offer, &owner),
-                    None => match self.table.final_welcome(&offer.hello, &owner) {
-                        Some(welcome) => return farewell(offer.line, limit, welcome).await,
-                        None => Err((offer.line, Refusal::Unknown)),
-                    },
-                }
-            }
+            Some(id) => self.resume(id, offer, &owner).await,
         };
-        if let Err((line, refusal)) = offered {
+        if let Err((line, NoReturn { refusal, text })) = offered {
             let endpoint = control.endpoint().clone().resumable();
             tracing::info!(%endpoint, "refused a session: {refusal}");
-            refuse(line, limit, refusal, "").await;
+            refuse(line, limit, refusal, &text).await;
+        }
+    }
+
+    /// Passes a connection to the session that it resumes. If that has ended, sends its last frames.
+    async fn resume(
+        &self,
+        id: SessionId,
+        offer: Offer,
+        owner: &Owner,
+    ) -> Result<(), (BoxChannel, NoReturn)> {
+        let live = lock(&self.table.live).get(&id).and_then(Weak::upgrade);
+        let offer = match live {
+            Some(session) => match hand_over(&session, offer, owner) {
+                Ok(()) => return Ok(()),
+                // It has ended in the meantime.
+                Err((offer, Refusal::Unknown)) => offer,
+                Err((offer, refusal)) => return Err((offer.line, refusal.into())),
+            },
+            None => offer,
+        };
+        let Offer { line, usual, hello } = offer;
+        match self.table.last_frames(&hello, owner) {
+            Ok(frames) => {
+                let control = line.control().clone();
+                let (sender, mut receiver) = line.split();
+                if let Some(usual) = usual {
+                    receiver.limit_to(usual);
+                }
+                let line = BoxChannel::from_parts(sender, receiver, control);
+                send_and_close(line, self.options.handshake_timeout, frames).await;
+                Ok(())
+            }
+            Err(no_return) => Err((line, no_return)),
         }
     }
 
@@ -214,22 +238,24 @@ impl HandshakeLimiter {
         offer: Offer,
         owner: Owner,
         control: &Control,
-    ) -> Result<(), (BoxChannel, Refusal)> {
-        if lock(&self.table.live).len() >= self.options.max_sessions {
-            return Err((offer.line, Refusal::Full));
-        }
-        // Sessions that have already ended also take a place until they are accepted.
-        let Ok(place) = self.arrived.try_reserve() else { return Err((offer.line, Refusal::Full)) };
+    ) -> Result<(), (BoxChannel, NoReturn)> {
+        // Sessions that have ended already also take a place until they are accepted.
+        let Ok(place) = self.arrived.try_reserve() else {
+            return Err((offer.line, Refusal::Full.into()));
+        };
         let (Some(id), Some(secret)) = (random(), random()) else {
             let endpoint = control.endpoint().clone().resumable();
             tracing::error!(%endpoint, "cannot get random bytes from the operating system");
-            return Err((offer.line, Refusal::Full));
+            return Err((offer.line, Refusal::Full.into()));
         };
         let id = SessionId(id);
+        if !self.table.reserve(id, self.options.max_sessions) {
+            return Err((offer.line, Refusal::Full.into()));
+        }
         let (table, grace) = (Arc::downgrade(&self.table), self.options.grace);
-        let on_over: OnOver = Box::new(move |lease, position, exit| {
+        let on_over: OnOver = Box::new(move |lease, remains, exit| {
             if let Some(table) = table.upgrade() {
-                table.over(lease, position, exit, grace);
+                table.over(lease, remains, exit, grace);
             }
         });
         let server = ServerRole::new(Lease::new(id, owner, Secret(secret)), offer, on_over);
@@ -250,7 +276,7 @@ fn hand_over(
     session: &Arc<SharedSession>,
     offer: Offer,
     owner: &Owner,
-) -> Result<(), (BoxChannel, Refusal)> {
+) -> Result<(), (Offer, Refusal)> {
     let replaced = {
         let mut state = session.state();
         let replaced = state.offer(offer, owner)?;

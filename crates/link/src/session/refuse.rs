@@ -2,36 +2,32 @@
 
 use std::time::Duration;
 
-use tieline_proto::session::{Farewell, Frame, Refusal, Welcome};
+use tieline_proto::session::{Frame, Refusal};
 use tieline_transport::{BoxChannel, Channel, Incoming, ReceiverExt, SenderExt};
 use tokio::time::timeout;
-
-/// Sends the final position of an ended session to its client once more, and a farewell.
-pub(super) async fn farewell(line: BoxChannel, limit: Duration, welcome: Welcome) {
-    let received = welcome.position.received;
-    let bye = Frame::Bye(Farewell { received, text: String::new() });
-    send_and_close(line, limit, [Frame::Welcome(welcome), bye]).await;
-}
 
 /// Sends a refusal and closes the connection. Waits at most `limit` for the client to read it.
 pub(super) async fn refuse(line: BoxChannel, limit: Duration, refusal: Refusal, text: &str) {
     send_and_close(line, limit, [Frame::Refused { refusal, text: text.to_owned() }]).await;
 }
 
-/// Sends these frames and closes the connection.
-async fn send_and_close(
+/// Sends these frames and closes the connection. Waits at most `limit` for the client to read them.
+pub(super) async fn send_and_close(
     line: BoxChannel,
     limit: Duration,
     frames: impl IntoIterator<Item = Frame>,
 ) {
     let (mut sender, mut receiver) = line.split();
-    let _ = timeout(limit, async {
+    let sending = async {
         for frame in frames {
-            let _ = sender.send(frame.to_bytes()).await;
+            if sender.feed(frame.to_bytes()).await.is_err() {
+                break;
+            }
         }
         let _ = sender.close().await;
-        // Closing a connection with unread data may discard what was sent, so read until the peer closes.
-        while let Incoming::Message(_) = receiver.recv().await {}
-    })
-    .await;
+    };
+    // Closing a connection with unread data may discard what was sent, so read until the peer closes. A client
+    // that is itself sending may read only after that.
+    let reading = async { while let Incoming::Message(_) = receiver.recv().await {} };
+    let _ = timeout(limit, async { tokio::join!(sending, reading) }).await;
 }

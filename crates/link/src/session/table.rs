@@ -5,55 +5,85 @@ use std::sync::{Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tieline_proto::session::{Hello, Lease, Position, Secret, SessionId, Welcome};
+use tieline_proto::session::{
+    Farewell, Frame, Hello, Lease, Refusal, Secret, SessionId, SessionMachine,
+};
 use tieline_transport::{ChildExit, Owner, from_now};
 use tokio::time::Instant;
 
 use super::shared_session::SharedSession;
-use super::state::random;
+use super::state::{Remains, random};
 use crate::lock::lock;
 
 /// The live sessions, and those that have ended recently.
 #[derive(Default)]
 pub(super) struct Table {
     pub(super) live: Mutex<HashMap<SessionId, Weak<SharedSession>>>,
-    /// Sessions that both ends have ended. The last acknowledgement may have been lost with its
-    /// connection, so a client that tries to resume one receives the final position again. The oldest
-    /// comes first; there are at most [`MAX_ENDED`].
+    /// Sessions that the server has ended. The last frames may have been lost with their connection, so a
+    /// client that returns receives them again. Oldest first, at most [`MAX_ENDED`].
     over: Mutex<VecDeque<Ended>>,
 }
 
 /// How many ended sessions are remembered.
 const MAX_ENDED: usize = 1024;
 
-/// How many bytes at the end of a program's stderr are remembered for an ended session.
+/// How many bytes of messages are kept for the clients of all ended sessions together. Those of the oldest are
+/// discarded first.
+const MAX_ENDED_BYTES: usize = 1 << 20;
+
+/// How much of the end of a program's stderr is remembered of an ended session, in bytes.
 const MAX_STDERR: usize = 4096;
 
 struct Ended {
     lease: Lease<Owner>,
-    position: Position,
+    /// Keeps the messages that the client has not acknowledged.
+    machine: SessionMachine,
+    farewell: Farewell,
     exit: Option<ChildExit>,
     until: Instant,
 }
 
+/// Why a client cannot return to an ended session, and how the session ended if the client may know.
+pub(super) struct NoReturn {
+    pub(super) refusal: Refusal,
+    pub(super) text: String,
+}
+
+impl From<Refusal> for NoReturn {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, text: String::new() }
+    }
+}
+
 impl Table {
-    /// Removes a session. `position` is its final position if both ends have ended it. The client may
-    /// then still request this position, and how the program ended, during the grace period.
+    /// Adds a session that is about to begin. Returns whether there was room for it among at most `max`.
+    pub(super) fn reserve(&self, id: SessionId, max: usize) -> bool {
+        let mut live = lock(&self.live);
+        let has_room = live.len() < max;
+        if has_room {
+            live.insert(id, Weak::new());
+        }
+        has_room
+    }
+
+    /// Removes a session. During the grace period, its client may still ask for what remains, and for how its
+    /// program ended.
     pub(super) fn over(
         &self,
         lease: &Lease<Owner>,
-        position: Option<Position>,
+        remains: Option<Remains>,
         exit: Option<ChildExit>,
         grace: Duration,
     ) {
-        if let Some(position) = position {
+        if let Some(Remains { machine, farewell }) = remains {
             let exit = exit.map(|exit| {
                 let tail = &exit.stderr_tail;
                 let tail = tail.get(tail.len().saturating_sub(MAX_STDERR)..).unwrap_or_default();
                 // The bytes are copied, so that the rest is not kept in memory.
                 ChildExit { stderr_tail: Bytes::copy_from_slice(tail), ..exit }
             });
-            self.remember(Ended { lease: lease.clone(), position, exit, until: from_now(grace) });
+            let (lease, until) = (lease.clone(), from_now(grace));
+            self.remember(Ended { lease, machine, farewell, exit, until });
         }
         lock(&self.live).remove(&lease.session());
     }
@@ -65,6 +95,13 @@ impl Table {
             over.pop_front();
         }
         over.push_back(ended);
+        let mut bytes = 0_usize;
+        for ended in over.iter_mut().rev() {
+            bytes = bytes.saturating_add(ended.machine.kept().1);
+            if bytes > MAX_ENDED_BYTES {
+                ended.machine.discard_kept();
+            }
+        }
     }
 
     /// Returns how the program of a session ended, if that is known and `owner` owns the session.
@@ -78,19 +115,22 @@ impl Table {
         ended.exit.clone().filter(|_| ended.lease.principal() == owner)
     }
 
-    /// Returns the final state of an ended session, as a welcome for the client that is authorized to
-    /// resume it.
-    pub(super) fn final_welcome(&self, hello: &Hello, owner: &Owner) -> Option<Welcome> {
+    /// Returns the last frames of an ended session, from the welcome to the farewell, for the client that is
+    /// authorized to resume it.
+    pub(super) fn last_frames(&self, hello: &Hello, owner: &Owner) -> Result<Vec<Frame>, NoReturn> {
         let mut over = lock(&self.over);
-        let position = hello.position;
-        let ended = over
-            .iter_mut()
-            .find(|it| it.until >= Instant::now() && it.lease.check(hello, owner).is_ok())?;
-        // The client must have received everything.
-        if position.received != ended.position.sent {
-            return None;
+        let now = Instant::now();
+        let is_theirs = |it: &&mut Ended| it.until >= now && it.lease.check(hello, owner).is_ok();
+        let ended = over.iter_mut().find(is_theirs).ok_or(Refusal::Unknown)?;
+        let secret = Secret(random().ok_or(Refusal::Full)?);
+        let position = ended.machine.position();
+        if let Err(refusal) = ended.machine.resume(hello.position) {
+            return Err(NoReturn { refusal, text: ended.farewell.text.clone() });
         }
-        let secret = Secret(random()?);
-        ended.lease.resume(hello, owner, secret, ended.position).ok()
+        let welcome = ended.lease.resume(hello, owner, secret, position)?;
+        let mut frames = vec![Frame::Welcome(welcome)];
+        frames.extend(std::iter::from_fn(|| ended.machine.next(Duration::ZERO)));
+        frames.push(Frame::Bye(ended.farewell.clone()));
+        Ok(frames)
     }
 }

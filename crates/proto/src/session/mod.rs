@@ -346,6 +346,12 @@ impl SessionMachine {
         self.outgoing.delivered()
     }
 
+    /// Discards the messages kept for replay. [`check`](Self::check) then fails with [`Refusal::Gap`] if the
+    /// other end lacks any of them.
+    pub fn discard_kept(&mut self) {
+        self.outgoing.discard_kept();
+    }
+
     /// Returns the number of messages kept for replay, and their total length in bytes.
     pub fn kept(&self) -> (usize, usize) {
         self.outgoing.kept()

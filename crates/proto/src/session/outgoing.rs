@@ -151,6 +151,11 @@ impl Outgoing {
         Delivered { acknowledged: self.acknowledged.min(sent), sent }
     }
 
+    /// Discards the kept messages as if they had been acknowledged.
+    pub(super) fn discard_kept(&mut self) {
+        self.release(self.last_message());
+    }
+
     pub(super) fn kept(&self) -> (usize, usize) {
         (self.kept.len(), self.kept_bytes)
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tieline_proto::session::{Delivered, Hello, Refusal, Sequence, Ticket, Welcome};
-use tieline_transport::{BoxChannel, Channel, CloseReason, LostBy, Owner, Reset};
+use tieline_transport::{Channel, CloseReason, LostBy, Owner, Reset};
 
 use super::{Item, Offer, Role, ServerRole, SessionState};
 use crate::session::options::SessionOptions;
@@ -77,14 +77,15 @@ impl SessionState {
         &mut self,
         offer: Offer,
         owner: &Owner,
-    ) -> Result<Option<Offer>, (BoxChannel, Refusal)> {
+    ) -> Result<Option<Offer>, (Offer, Refusal)> {
         let fits = self.machine.check(offer.hello.position);
-        let Role::Server(server) = &mut self.role else {
-            return Err((offer.line, Refusal::Unknown));
-        };
-        match server.check(&offer.hello, owner).and(fits) {
-            Ok(()) => Ok(server.offer(offer)),
-            Err(refusal) => Err((offer.line, refusal)),
+        let is_over = self.is_finished();
+        match &mut self.role {
+            Role::Server(server) if !is_over => match server.check(&offer.hello, owner).and(fits) {
+                Ok(()) => Ok(server.offer(offer)),
+                Err(refusal) => Err((offer, refusal)),
+            },
+            _ => Err((offer, Refusal::Unknown)),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tieline_proto::session::Farewell;
 use tieline_transport::CloseReason;
 
 #[derive(Default)]
@@ -21,6 +22,8 @@ pub(super) struct Ending {
     is_undeliverable: bool,
     /// The task is to end the session for this reason. It is set where locks of the Link are held.
     doom: Option<CloseReason>,
+    /// The farewell that this side has sent, or would have sent if there had been a connection.
+    farewell: Option<Farewell>,
     /// The session is over for this reason.
     reason: Option<CloseReason>,
 }
@@ -94,6 +97,15 @@ impl Ending {
 
     pub(super) fn take_doom(&mut self) -> Option<CloseReason> {
         self.doom.take()
+    }
+
+    /// Records the farewell. The first one is kept.
+    pub(super) fn farewell(&mut self, farewell: &Farewell) {
+        self.farewell.get_or_insert_with(|| farewell.clone());
+    }
+
+    pub(super) fn take_farewell(&mut self) -> Option<Farewell> {
+        self.farewell.take()
     }
 
     pub(super) fn is_over(&self) -> bool {

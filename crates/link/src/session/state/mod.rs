@@ -32,7 +32,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tieline_proto::json::Limits;
-use tieline_proto::session::{Farewell, Frame, Position, SessionMachine};
+use tieline_proto::session::{Farewell, Frame, SessionMachine};
 use tieline_proto::{HeartbeatConfig, HeartbeatEvent};
 use tieline_transport::{
     Account, ChildExit, CloseReason, Control, LostBy, Owner, SendError, Sender, SessionInfo,
@@ -50,7 +50,7 @@ use super::options::SessionOptions;
 use crate::link::LinkSender;
 
 pub(super) use self::inbound::Item;
-pub(super) use self::role::{Offer, OnOver, Role, ServerRole, random};
+pub(super) use self::role::{Offer, OnOver, Remains, Role, ServerRole, random};
 pub(super) use self::wakers::Waits;
 
 /// Messages of at least this size update the memory account when they are sent or taken. Smaller ones are
@@ -184,9 +184,9 @@ impl SessionState {
         if !self.ending.has_peer_ended() {
             self.inbound.push(Item::End(reason));
         }
-        let position = self.final_position();
+        let remains = self.remains();
         if let Role::Server(server) = &self.role {
-            server.over(position, exit);
+            server.over(remains, exit);
         }
         (self.wakers.take_all(), self.line.take())
     }
@@ -203,9 +203,17 @@ impl SessionState {
         }
     }
 
-    /// Returns the session's last position if both ends have ended it.
-    fn final_position(&self) -> Option<Position> {
-        self.machine.is_over().then(|| self.machine.position())
+    /// Returns what the client is still to receive, if this side has ended the session.
+    fn remains(&mut self) -> Option<Remains> {
+        if let Role::Client(_) = self.role {
+            return None;
+        }
+        let farewell = self.ending.take_farewell()?;
+        let mut machine = self.machine.clone();
+        if self.ending.is_undeliverable() {
+            machine.discard_kept();
+        }
+        Some(Remains { machine, farewell })
     }
 
     /// Handles the drop of both halves: if the sender was closed first, the session lingers until the
@@ -224,11 +232,12 @@ impl SessionState {
     pub(super) fn send_farewell(&mut self, text: &str) {
         // Received messages that were not consumed are lost with the session, so they are not acknowledged.
         let received = self.machine.position().acknowledged;
+        let farewell = Farewell { received, text: text.to_owned() };
+        self.ending.farewell(&farewell);
         let _ = self.pump();
         let mut cx = Context::from_waker(Waker::noop());
         let Some(line) = &mut self.line else { return };
         if let Poll::Ready(Ok(())) = line.poll_ready(&mut cx) {
-            let farewell = Farewell { received, text: text.to_owned() };
             let _ = line.start_send(Frame::Bye(farewell).to_bytes());
             let _ = line.poll_flush(&mut cx);
         }

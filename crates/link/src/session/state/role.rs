@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tieline_proto::ByteSize;
 use tieline_proto::session::{
-    Hello, Lease, Position, Refusal, Secret, Sequence, SessionMachine, Ticket, Welcome,
+    Farewell, Hello, Lease, Refusal, Secret, Sequence, SessionMachine, Ticket, Welcome,
 };
 use tieline_transport::{BoxChannel, ChildExit, Owner};
 use tokio::sync::Notify;
@@ -40,9 +40,16 @@ pub(in crate::session) struct Offer {
     pub(in crate::session) hello: Hello,
 }
 
-/// A callback for the end of a server's session, with its final position if both ends have ended it.
+/// What the client of a session that its server has ended is still to receive.
+pub(in crate::session) struct Remains {
+    /// Keeps the messages that the client has not acknowledged.
+    pub(in crate::session) machine: SessionMachine,
+    pub(in crate::session) farewell: Farewell,
+}
+
+/// A callback for the end of a server's session, with what its client is still to receive.
 pub(in crate::session) type OnOver =
-    Box<dyn Fn(&Lease<Owner>, Option<Position>, Option<ChildExit>) + Send + Sync>;
+    Box<dyn Fn(&Lease<Owner>, Option<Remains>, Option<ChildExit>) + Send + Sync>;
 
 /// The state of the server's end of a session, besides its messages.
 pub(in crate::session) struct ServerRole {
@@ -111,8 +118,8 @@ impl ServerRole {
     }
 
     /// Reports that the session is over, and how its program ended.
-    pub(super) fn over(&self, position: Option<Position>, exit: Option<ChildExit>) {
-        (self.on_over)(&self.lease, position, exit);
+    pub(super) fn over(&self, remains: Option<Remains>, exit: Option<ChildExit>) {
+        (self.on_over)(&self.lease, remains, exit);
     }
 }
 
