@@ -201,6 +201,43 @@ fn commit_for_a_lost_session_does_not_apply_to_the_next() {
     });
 }
 
+/// The server forgets the session again and again, and the client's consumer does not receive meanwhile.
+#[test]
+fn consumer_that_slept_through_several_sessions_gets_one_reset_and_may_send() {
+    block_on(async {
+        let way = door();
+        let mut acceptor = way.clone().listen().await.unwrap();
+        let connecting =
+            Session::connect(Arc::new(way), SessionOptions::default(), LineOptions::default());
+        let mut accept = async |answer| {
+            let mut server = ByHand::over(acceptor.accept().await.unwrap());
+            assert!(matches!(server.hear().await, Some(Frame::Hello(_))));
+            server.say(answer).await;
+            server
+        };
+        let welcome = |name| {
+            let (session, secret) = (SessionId([name; 16]), Secret([name; 16]));
+            Frame::Welcome(Welcome { session, secret, epoch: 1, position: Position::default() })
+        };
+        let unknown = || Frame::Refused { refusal: Refusal::Unknown, text: String::new() };
+        let (session, mut server) = tokio::join!(connecting, accept(welcome(0)));
+        let (mut to_server, mut from_server) = session.unwrap().split();
+        for name in 1..=5 {
+            drop(server);
+            drop(accept(unknown()).await);
+            server = accept(welcome(name)).await;
+        }
+        server.say(data(1, "of the last")).await;
+        sleep(PAUSE).await;
+        let reset = from_server.recv().await;
+        assert!(matches!(reset, Incoming::Reset(_)), "{reset:?}");
+        let next = from_server.recv().await;
+        assert!(matches!(next, Incoming::Message(_)), "{next:?}");
+        to_server.send("to the last").await.unwrap();
+        while !matches!(server.hear().await.unwrap(), Frame::Data { .. }) {}
+    });
+}
+
 /// A relay between client and server corrupts the length of the second connection's greeting.
 #[test]
 fn greeting_damaged_in_transit_is_retried() {

@@ -1,9 +1,11 @@
 //! Pending requests to the program.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tieline_transport::CloseReason;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::frames::{Answered, NoAnswer, is_lost_answer, names};
@@ -12,8 +14,14 @@ use super::frames::{Answered, NoAnswer, is_lost_answer, names};
 pub(super) struct Calls {
     table: Mutex<Table>,
     /// The ids of abandoned requests, which the program must still be asked to cancel.
-    withdrawn: mpsc::UnboundedSender<String>,
+    withdrawn: mpsc::Sender<String>,
+    /// Counts the requests that are not cancelled.
+    lost: Arc<AtomicU64>,
 }
+
+/// How many cancellations may wait for the reader, which takes them without waiting for the program. Further
+/// ones are dropped and counted.
+const MAX_WITHDRAWN: usize = 1024;
 
 #[derive(Default)]
 struct Table {
@@ -24,10 +32,11 @@ struct Table {
 }
 
 impl Calls {
-    /// Creates the table, and the receiver for the ids of abandoned requests.
-    pub(super) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<String>) {
-        let (withdrawn, ids) = mpsc::unbounded_channel();
-        (Arc::new(Self { table: Mutex::default(), withdrawn }), ids)
+    /// Creates the table, and the receiver for the ids of abandoned requests. `lost` counts those that do not fit
+    /// into it.
+    pub(super) fn new(lost: Arc<AtomicU64>) -> (Arc<Self>, mpsc::Receiver<String>) {
+        let (withdrawn, ids) = mpsc::channel(MAX_WITHDRAWN);
+        (Arc::new(Self { table: Mutex::default(), withdrawn, lost }), ids)
     }
 
     /// Registers a new request.
@@ -127,8 +136,11 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if self.calls.table().waiting.remove(&self.id).is_some() {
-            // Sending fails once the line has ended, but then there is nothing left to cancel.
-            let _ = self.calls.withdrawn.send(std::mem::take(&mut self.id));
+            let sent = self.calls.withdrawn.try_send(std::mem::take(&mut self.id));
+            // Once the line has ended, there is nothing left to cancel.
+            if let Err(TrySendError::Full(_)) = sent {
+                self.calls.lost.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -140,7 +152,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_response_reaches_its_request() {
-        let (calls, _withdrawn) = Calls::new();
+        let (calls, _withdrawn) = Calls::new(Arc::default());
         let (mut one, mut two) = (calls.begin().unwrap(), calls.begin().unwrap());
         assert_ne!(one.id, two.id);
         calls.answer(&two.id, Ok(json!(2)));
@@ -155,7 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn dropped_request_leaves_only_a_cancellation() {
-        let (calls, mut withdrawn) = Calls::new();
+        let (calls, mut withdrawn) = Calls::new(Arc::default());
         let waiting = calls.begin().unwrap();
         let id = waiting.id.clone();
         drop(waiting);
@@ -168,8 +180,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn number_of_waiting_cancellations_is_bounded_and_the_others_are_counted() {
+        let lost = Arc::new(AtomicU64::new(0));
+        let (calls, withdrawn) = Calls::new(lost.clone());
+        for _ in 0..MAX_WITHDRAWN + 3 {
+            drop(calls.begin().unwrap());
+        }
+        assert_eq!((withdrawn.len(), lost.load(Ordering::Relaxed)), (MAX_WITHDRAWN, 3));
+    }
+
+    #[tokio::test]
     async fn response_without_an_id_goes_to_the_only_request() {
-        let (calls, _withdrawn) = Calls::new();
+        let (calls, _withdrawn) = Calls::new(Arc::default());
         assert!(!calls.answer_only(Ok(json!(1))));
         let (mut one, mut two) = (calls.begin().unwrap(), calls.begin().unwrap());
         assert!(!calls.answer_only(Ok(json!(1))));
@@ -187,7 +209,7 @@ mod tests {
 
     #[tokio::test]
     async fn end_of_the_line_fails_all_requests() {
-        let (calls, mut withdrawn) = Calls::new();
+        let (calls, mut withdrawn) = Calls::new(Arc::default());
         let mut waiting = calls.begin().unwrap();
         calls.end(CloseReason::ByPeer);
         assert!(waiting.answered().await.is_none());

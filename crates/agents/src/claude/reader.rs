@@ -35,7 +35,7 @@ pub(super) struct Reader {
     messages: Messages,
     callbacks: Callbacks,
     calls: Arc<Calls>,
-    withdrawn: mpsc::UnboundedReceiver<String>,
+    withdrawn: mpsc::Receiver<String>,
     queue: mpsc::UnboundedSender<Queued>,
     room: Arc<Semaphore>,
     /// The running callbacks, by task and by request.
@@ -51,7 +51,7 @@ impl Reader {
         cli: Cli,
         callbacks: Callbacks,
         calls: Arc<Calls>,
-        withdrawn: mpsc::UnboundedReceiver<String>,
+        withdrawn: mpsc::Receiver<String>,
         lost: Arc<AtomicU64>,
     ) -> (Self, mpsc::UnboundedReceiver<Queued>) {
         let (queue, queued) = mpsc::unbounded_channel();

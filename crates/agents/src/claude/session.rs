@@ -71,8 +71,8 @@ impl Session {
     /// See [`Cli::connect`].
     pub async fn connect(options: &Options) -> Result<(Self, Inbox), Error> {
         let cli = Cli::connect(options).await?;
-        let (calls, withdrawn) = Calls::new();
         let lost = Arc::new(AtomicU64::new(0));
+        let (calls, withdrawn) = Calls::new(lost.clone());
         let callbacks = options.callbacks.clone();
         let (reader, queued) =
             Reader::new(cli.clone(), callbacks, calls.clone(), withdrawn, lost.clone());

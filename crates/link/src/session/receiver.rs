@@ -132,9 +132,9 @@ impl Receiver for SessionReceiver {
                     self.given = sequence;
                     return Poll::Ready(Incoming::Fault(fault));
                 }
-                Some(Item::Reset(reset)) => {
+                Some(Item::Reset(generation, reset)) => {
                     self.given = 0;
-                    let sender = self.shared.state().reset_given();
+                    let sender = self.shared.state().reset_given(generation);
                     sender.into_iter().for_each(Waker::wake);
                     return Poll::Ready(Incoming::Reset(reset));
                 }

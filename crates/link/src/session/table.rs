@@ -134,3 +134,25 @@ impl Table {
         Ok(frames)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn simultaneous_reservations_do_not_exceed_the_limit() {
+        let (table, together) = (Table::default(), Barrier::new(8));
+        let reserve = |number| {
+            together.wait();
+            table.reserve(SessionId([number; 16]), 3)
+        };
+        let reserved = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..8).map(|number| scope.spawn(move || reserve(number))).collect();
+            threads.into_iter().filter_map(|it| it.join().ok()).filter(|it| *it).count()
+        });
+        assert_eq!((reserved, lock(&table.live).len()), (3, 3));
+    }
+}

@@ -63,11 +63,12 @@ impl Stderr {
     ) -> impl Future<Output = ()> + Send + use<R> {
         let this = self.clone();
         async move {
-            let mut output = Output::of(mode, name, pid);
-            let mut buffer = BytesMut::with_capacity(8 * 1024);
+            let buffer = BytesMut::with_capacity(8 * 1024);
+            let mut reading = Reading { output: Output::of(mode, name, pid), buffer };
             loop {
+                let Reading { output, buffer } = &mut reading;
                 let kept = buffer.len();
-                let read = pipe.read_buf(&mut buffer);
+                let read = pipe.read_buf(buffer);
                 let read = match output.announces_at() {
                     None => read.await,
                     Some(at) => match timeout_at(at, read).await {
@@ -82,10 +83,9 @@ impl Stderr {
                     Ok(1..) => this.keep(buffer.get(kept..).unwrap_or_default()),
                     Ok(0) | Err(_) => break,
                 }
-                output.take(&mut buffer, kept);
+                output.take(buffer, kept);
             }
-            output.finish(&mut buffer);
-            drop(output);
+            drop(reading);
             this.finished.send_replace(true);
         }
     }
@@ -97,6 +97,19 @@ impl Stderr {
         let dropped = excess.min(tail.len());
         tail.drain(..dropped);
         tail.extend(fresh);
+    }
+}
+
+/// The output, and what was read of an unterminated line.
+struct Reading {
+    output: Output,
+    buffer: BytesMut,
+}
+
+/// The reading task may be aborted before stderr ends: a surviving process can hold it open.
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.output.finish(&mut self.buffer);
     }
 }
 
@@ -236,8 +249,6 @@ impl LineLog {
     }
 }
 
-/// On drop, the number of suppressed lines is logged: the reading task may be aborted before stderr
-/// ends, because a surviving process can hold it open.
 impl Drop for LineLog {
     fn drop(&mut self) {
         self.say_suppressed();
@@ -292,6 +303,25 @@ mod tests {
         assert_eq!(passed.concat(), b"one\r\ntwo\n\n\x1b[1mthree\xff\n");
         assert!(passed.iter().all(|text| text.ends_with(b"\n")), "{passed:?}");
         assert!(passed_on(&[]).await.is_empty());
+    }
+
+    /// A process that outlives the program may hold stderr open.
+    #[tokio::test]
+    async fn unterminated_last_line_is_passed_on_if_reading_is_aborted() {
+        let passed: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let into = passed.clone();
+        let sink = StderrSink::new(move |lines| into.lock().unwrap().extend(lines.text));
+        let (mut writer, reader) = tokio::io::duplex(1024);
+        let stderr = Stderr::default();
+        let draining =
+            tokio::spawn(stderr.drain(reader, ChildStderr::PassOn(sink), "child".into(), 7));
+        tokio::io::AsyncWriteExt::write_all(&mut writer, b"one\ntwo").await.unwrap();
+        while stderr.tail() != &b"one\ntwo"[..] {
+            tokio::task::yield_now().await;
+        }
+        draining.abort();
+        assert!(draining.await.unwrap_err().is_cancelled());
+        assert_eq!(*passed.lock().unwrap(), b"one\ntwo\n");
     }
 
     #[tokio::test]

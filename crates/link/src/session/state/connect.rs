@@ -118,7 +118,7 @@ impl SessionState {
         // Report to the consumer that a lost session was replaced.
         if let Some((lost, cause)) = self.renewal.take_reset() {
             let reset = Reset { epoch: self.connection, lost, cause };
-            self.inbound.push(Item::Reset(Box::new(reset)));
+            self.inbound.push(Item::Reset(self.renewal.generation(), Box::new(reset)));
         }
     }
 

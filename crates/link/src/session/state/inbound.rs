@@ -18,7 +18,8 @@ const INBOUND_BYTES: usize = 32 << 20;
 pub(in crate::session) enum Item {
     Message(Sequence, Bytes),
     Fault(Sequence, Fault),
-    Reset(Box<Reset>),
+    /// The session was replaced by another one, which has this generation.
+    Reset(u64, Box<Reset>),
     End(CloseReason),
 }
 
@@ -27,12 +28,13 @@ impl Item {
     pub(in crate::session) fn length(&self) -> u64 {
         match self {
             Self::Message(_, message) => message.len() as u64,
-            Self::Fault(..) | Self::Reset(_) | Self::End(_) => 0,
+            Self::Fault(..) | Self::Reset(..) | Self::End(_) => 0,
         }
     }
 }
 
-/// A bounded queue of received items. The task stops reading when it is full.
+/// A bounded queue of received items. The task stops reading when it is full. A full queue gets at most one
+/// reset and one end.
 #[derive(Default)]
 pub(super) struct Inbound {
     items: VecDeque<Item>,
@@ -69,9 +71,18 @@ impl Inbound {
         self.items.iter().map(Item::length).sum()
     }
 
-    /// Queues an item. Without a receiver it is dropped, and not acknowledged.
+    /// Queues an item. Without a receiver it is dropped, and not acknowledged. Consecutive resets become one:
+    /// sessions may be replaced while nothing is read.
     pub(super) fn push(&mut self, item: Item) {
         if self.is_receiver_gone {
+            return;
+        }
+        if let (Some(Item::Reset(last, before)), Item::Reset(generation, reset)) =
+            (self.items.back_mut(), &item)
+        {
+            *last = *generation;
+            before.epoch = reset.epoch;
+            before.lost = before.lost.saturating_add(reset.lost);
             return;
         }
         if let Item::Message(_, message) = &item {
@@ -94,5 +105,39 @@ impl Inbound {
         self.is_receiver_gone = true;
         self.items.clear();
         (self.bytes, self.taken_bytes) = (0, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resets_without_a_message_in_between_take_one_place() {
+        let mut inbound = Inbound::default();
+        let reset = |generation, cause| {
+            Item::Reset(generation, Box::new(Reset { epoch: generation + 1, lost: 2, cause }))
+        };
+        inbound.push(Item::Message(1, Bytes::from_static(b"m")));
+        inbound.push(reset(1, CloseReason::TimedOut));
+        for generation in 2..=3 {
+            inbound.push(reset(generation, CloseReason::Stalled));
+        }
+        inbound.push(Item::Message(1, Bytes::from_static(b"m")));
+        inbound.push(reset(4, CloseReason::Stalled));
+        let mut taken = VecDeque::new();
+        inbound.take(&mut taken);
+        let resets: Vec<_> = taken
+            .iter()
+            .map(|item| match item {
+                Item::Reset(generation, reset) => {
+                    Some((*generation, reset.epoch, reset.lost, reset.cause.to_string()))
+                }
+                _ => None,
+            })
+            .collect();
+        let first = (3, 4, 6, CloseReason::TimedOut.to_string());
+        let second = (4, 5, 2, CloseReason::Stalled.to_string());
+        assert_eq!(resets, [None, Some(first), None, Some(second)]);
     }
 }

@@ -195,10 +195,9 @@ impl SessionState {
         self.wakers.task().cloned()
     }
 
-    /// Records that the consumer has received a reset. Returns the waker of the sender, which may
-    /// continue.
-    pub(in crate::session) fn reset_given(&mut self) -> Option<Waker> {
-        self.renewal.given();
+    /// Records that the consumer has received the reset to this generation. Returns the sender, which may go on.
+    pub(in crate::session) fn reset_given(&mut self, generation: u64) -> Option<Waker> {
+        self.renewal.given(generation);
         self.wakers.take_sender()
     }
 

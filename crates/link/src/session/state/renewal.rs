@@ -48,9 +48,13 @@ impl Renewal {
         self.reset.take()
     }
 
-    /// Records that the consumer has received a reset.
-    pub(super) fn given(&mut self) {
-        self.given_generation += 1;
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Records that the consumer has received the reset to this generation.
+    pub(super) fn given(&mut self, generation: u64) {
+        self.given_generation = generation;
     }
 
     pub(super) fn has_unreported(&self) -> bool {
