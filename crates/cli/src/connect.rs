@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use tieline_gateway::{BridgeEnd, Tap};
+use tieline_gateway::{BridgeEnd, BridgeReport, Tap};
 use tieline_proto::{Count, FramingKind};
 use tieline_rpc::Dialect;
 use tieline_transport::{Address, Endpoint, Registry};
@@ -82,14 +82,19 @@ async fn join(
         "{}",
         report.end
     );
+    let is_stdout = matches!(near_endpoint.address(), Address::Stdio);
     match &report.end {
         BridgeEnd::Stopped(_) => return Err(Failure::other("stopped by a signal")),
         end if !end.is_clean() => {
             let endpoint =
                 if let BridgeEnd::Near { .. } = end { near_endpoint } else { far_endpoint };
             let hint = end.hint().map(str::to_owned);
+            let output = match end {
+                BridgeEnd::Near { .. } if is_stdout => output_of(&report),
+                _ => String::new(),
+            };
             return Err(Failure::Other {
-                sentence: format!("{}: the line has ended: {end:#}", endpoint.label()),
+                sentence: format!("{}: the line has ended: {end:#}{output}", endpoint.label()),
                 stderr: last_lines(end.child_exit(), line.stderr(logging)),
                 hint,
             });
@@ -111,5 +116,14 @@ async fn join(
     match [lost, unread].into_iter().flatten().collect::<Vec<_>>().join(", and ") {
         nothing if nothing.is_empty() => recorded,
         losses => Err(Failure::other(format!("{}: {losses}", far_endpoint.label()))),
+    }
+}
+
+/// Returns how much of the output reached stdout, as the end of a sentence.
+fn output_of(report: &BridgeReport) -> String {
+    let (written, unwritten) = (Count(report.written, "byte"), Count(report.unwritten, "byte"));
+    match report.unwritten {
+        0 => format!("; written to stdout: {written}"),
+        _ => format!("; written to stdout: {written}, not written: at least {unwritten}"),
     }
 }

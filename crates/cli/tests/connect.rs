@@ -112,6 +112,27 @@ fn closing_stdout_early_ends_connect_without_a_panic() {
 }
 
 #[test]
+fn error_says_how_much_was_written_to_a_stdout_that_was_closed() {
+    // The output does not fit into the pipe, and fits into the queues before it.
+    let mut connect = tieline(["connect", "exec:seq 60000"]);
+    connect.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut connect = connect.spawn().unwrap();
+    let mut read = [0; 10_000];
+    std::io::Read::read_exact(connect.stdout.as_mut().unwrap(), &mut read).unwrap();
+    drop(connect.stdout.take());
+    let output = connect.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let number = |after: &str| -> u64 {
+        let text = stderr.split_once(after).unwrap_or_else(|| panic!("{stderr}")).1;
+        text.split_once(' ').unwrap().0.parse().unwrap()
+    };
+    let (written, lost) = (number("; written to stdout: "), number(", not written: at least "));
+    let all: u64 = (1..=60_000).map(|number: u64| number.to_string().len() as u64 + 1).sum();
+    assert!(written >= read.len() as u64 && lost > 0 && written + lost <= all, "{stderr}");
+}
+
+#[test]
 fn an_output_error_on_stdout_is_named_as_the_reason() {
     let mut connect = Command::new("sh");
     connect.args(["-c", r#"exec "$0" connect "$1" > /dev/full"#]);

@@ -175,3 +175,16 @@ fn a_silent_client_does_not_delay_the_exit() {
     );
     assert_eq!(silent.read(&mut [0]).unwrap(), 0);
 }
+
+#[test]
+fn client_that_is_refused_because_the_server_stops_is_logged() {
+    let mut served = Served::start("");
+    let mut client = TcpStream::connect(served.address()).unwrap();
+    // No program is started before the message is complete.
+    client.write_all(b"{").unwrap();
+    served.program.wait_stderr("client connected");
+    served.program.signal(Signal::TERM);
+    let finished = served.program.wait();
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert!(finished.stderr.contains("client refused: the server is stopping"), "{finished:?}");
+}

@@ -84,6 +84,11 @@ pub struct BridgeReport {
     /// that had arrived from the near side and were not passed on. Bytes of the last kind are not
     /// counted if the near side ended the line.
     pub unread: u64,
+    /// Bytes that were written to the near side. Of a session, the number of messages that it has acknowledged.
+    pub written: u64,
+    /// Bytes of messages to the near side that were not written before it ended. Of a session, those that it has not
+    /// acknowledged.
+    pub unwritten: u64,
     /// How often the far side was restarted.
     pub restarted: u64,
     /// Whether the near side had ended its input, or had disconnected, before the line ended.

@@ -229,7 +229,7 @@ impl Server {
             lines.watch.client_connected();
             Some(arrival)
         }) {
-            lines.refuse("the server is stopping");
+            lines.refuse(STOPPING);
             client.control().report_at_close(CloseReason::ByUs);
         }
         turned_away.shutdown().await;
@@ -255,6 +255,9 @@ impl Server {
 
 /// How many clients at once wait for lines that are about to end.
 const WAITING: usize = 64;
+
+/// Why a client is refused during a stop.
+const STOPPING: &str = "the server is stopping";
 
 /// How many refused clients may receive an error response at once. Further ones are disconnected without
 /// it.
@@ -410,6 +413,7 @@ async fn run(
     // Until the client has a far side, this reports to the client that the server is stopping.
     let control = arrival.client.control().clone();
     let gone = || {
+        tracing::warn!("client refused: {STOPPING}");
         control.report_at_close(CloseReason::ByUs);
         None
     };

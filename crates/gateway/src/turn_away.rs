@@ -3,13 +3,20 @@
 use std::time::Duration;
 
 use tieline_proto::jsonrpc::Dialect;
-use tieline_transport::{BoxChannel, Channel, CloseReason, Incoming, ReceiverExt, SenderExt};
+use tieline_transport::{
+    BoxChannel, Channel, CloseReason, Incoming, ReceiverExt, SenderExt, from_now,
+};
+use tokio::time::timeout_at;
 
 use crate::ending::arrived;
 use crate::unanswered::{MAX_CALLS, Unanswered};
 
 /// How long a client may take to send a request and to receive the response.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long after its first message a client may take to send a request. One that sends only notifications waits
+/// for no answer.
+const WITHOUT_REQUEST: Duration = Duration::from_secs(1);
 
 /// Closes a client's line with `reason`. If the dialect is known, first waits for a request, and answers
 /// it and any others that have arrived by then with an error.
@@ -25,11 +32,13 @@ pub(crate) async fn turn_away(
     let (mut sender, mut receiver) = client.split();
     let refusal = async {
         let unanswered = Unanswered::new(dialect);
+        let mut until = from_now(PATIENCE);
         while unanswered.is_empty() {
-            match receiver.recv().await {
-                Incoming::End(_) => return,
-                incoming => _ = unanswered.arrived(&incoming),
+            match timeout_at(until, receiver.recv()).await {
+                Ok(Incoming::End(_)) | Err(_) => return,
+                Ok(incoming) => _ = unanswered.arrived(&incoming),
             }
+            until = until.min(from_now(WITHOUT_REQUEST));
         }
         for incoming in arrived(&mut receiver, MAX_CALLS) {
             unanswered.arrived(&incoming);
@@ -54,6 +63,7 @@ mod tests {
     use tieline_testkit::duplex::framed;
     use tieline_transport::{Capabilities, TransportKind};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -69,6 +79,28 @@ mod tests {
         let mut received = String::new();
         own.read_to_string(&mut received).await.unwrap();
         received
+    }
+
+    /// A client that takes the places of others by waiting is refused sooner if it sends only notifications.
+    #[tokio::test(start_paused = true)]
+    async fn client_without_a_request_is_closed_after_a_second_and_a_silent_one_after_ten() {
+        let notification = "{\"jsonrpc\":\"2.0\",\"method\":\"n\"}\n";
+        for (sent, after) in [("", PATIENCE), (notification, WITHOUT_REQUEST)] {
+            let (mut own, end) = tokio::io::duplex(64 * 1024);
+            let lines = Lines::new(ByteSize::new(512));
+            let client = framed(end, lines, TransportKind::MEMORY, Capabilities::default());
+            own.write_all(sent.as_bytes()).await.unwrap();
+            let begun = Instant::now();
+            // More notifications make no difference.
+            let more = async {
+                tokio::time::sleep(WITHOUT_REQUEST / 2).await;
+                own.write_all(sent.as_bytes()).await.unwrap();
+            };
+            let refused =
+                turn_away(client.boxed(), Some(Dialect::MCP), "too many", CloseReason::Overrun);
+            tokio::join!(refused, more);
+            assert_eq!(begun.elapsed(), after);
+        }
     }
 
     #[tokio::test(start_paused = true)]

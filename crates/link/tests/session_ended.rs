@@ -77,7 +77,7 @@ impl Stage {
         let mut client = self.by_hand().await;
         let welcome = client.greet(hello(None)).await.unwrap();
         let server = self.sessions.accept().await.unwrap();
-        client.say(data(1, "{}")).await;
+        client.send_frame(data(1, "{}")).await;
         let control = server.control().clone();
         let (mut to_client, mut from_client) = server.split();
         assert!(matches!(from_client.recv().await, Incoming::Message(_)));
@@ -92,18 +92,18 @@ impl Stage {
     /// Greets the server and returns what follows: the messages, and the farewell.
     async fn told(&self, hello: Hello) -> Result<(Vec<(u64, Bytes)>, Farewell), (Refusal, String)> {
         let mut client = self.by_hand().await;
-        client.say(Frame::Hello(hello)).await;
-        match client.hear().await {
+        client.send_frame(Frame::Hello(hello)).await;
+        match client.next_frame().await {
             Some(Frame::Welcome(_)) => {}
             Some(Frame::Refused { refusal, text }) => return Err((refusal, text)),
             other => panic!("{other:?}"),
         }
         let mut messages = Vec::new();
         loop {
-            match client.hear().await {
+            match client.next_frame().await {
                 Some(Frame::Data { sequence, message, .. }) => messages.push((sequence, message)),
                 Some(Frame::Bye(farewell)) => {
-                    assert!(client.hear().await.is_none(), "a frame after the farewell");
+                    assert!(client.next_frame().await.is_none(), "a frame after the farewell");
                     return Ok((messages, farewell));
                 }
                 Some(Frame::Ack { .. }) => {}

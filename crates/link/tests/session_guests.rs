@@ -203,16 +203,16 @@ fn commit_for_a_lost_session_does_not_apply_to_the_next() {
 
 /// The server forgets the session again and again, and the client's consumer does not receive meanwhile.
 #[test]
-fn consumer_that_slept_through_several_sessions_gets_one_reset_and_may_send() {
+fn several_sessions_lost_while_nothing_is_received_cause_one_reset() {
     block_on(async {
-        let way = door();
+        let way = memory_endpoint();
         let mut acceptor = way.clone().listen().await.unwrap();
         let connecting =
             Session::connect(Arc::new(way), SessionOptions::default(), LineOptions::default());
         let mut accept = async |answer| {
             let mut server = ByHand::over(acceptor.accept().await.unwrap());
-            assert!(matches!(server.hear().await, Some(Frame::Hello(_))));
-            server.say(answer).await;
+            assert!(matches!(server.next_frame().await, Some(Frame::Hello(_))));
+            server.send_frame(answer).await;
             server
         };
         let welcome = |name| {
@@ -227,14 +227,14 @@ fn consumer_that_slept_through_several_sessions_gets_one_reset_and_may_send() {
             drop(accept(unknown()).await);
             server = accept(welcome(name)).await;
         }
-        server.say(data(1, "of the last")).await;
+        server.send_frame(data(1, "of the last")).await;
         sleep(PAUSE).await;
         let reset = from_server.recv().await;
         assert!(matches!(reset, Incoming::Reset(_)), "{reset:?}");
         let next = from_server.recv().await;
         assert!(matches!(next, Incoming::Message(_)), "{next:?}");
         to_server.send("to the last").await.unwrap();
-        while !matches!(server.hear().await.unwrap(), Frame::Data { .. }) {}
+        while !matches!(server.next_frame().await.unwrap(), Frame::Data { .. }) {}
     });
 }
 

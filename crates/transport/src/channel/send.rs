@@ -238,6 +238,6 @@ impl<W: WriteEnd, F: Framing> Sender for FramedSender<W, F> {
     }
 
     fn unwritten(&self) -> usize {
-        self.given_up + self.queue.len()
+        self.given_up + self.queue.unwritten()
     }
 }

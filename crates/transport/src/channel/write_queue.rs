@@ -84,6 +84,11 @@ impl<W: WriteEnd> WriteQueue<W> {
         Outgoing { left: self.written.saturating_sub(below), waiting }
     }
 
+    /// Returns how many bytes have not reached the operating system: they are queued here, or in a buffer below.
+    pub fn unwritten(&self) -> usize {
+        self.bytes.len() + self.write.unflushed()
+    }
+
     /// Writes once. The queue must not be empty.
     ///
     /// # Errors

@@ -33,6 +33,8 @@ struct State {
     queue: Vec<u8>,
     /// How many bytes the thread has taken but not written yet.
     writing: usize,
+    /// How many bytes were discarded because they could not be written.
+    discarded: usize,
     stage: Stage,
     error: Option<io::ErrorKind>,
     waker: Option<Waker>,
@@ -73,7 +75,8 @@ impl WriteEnd for Stdout {
     }
 
     fn unflushed(&self) -> usize {
-        self.shared.lock().unwritten()
+        let state = self.shared.lock();
+        state.unwritten() + state.discarded
     }
 }
 
@@ -159,6 +162,7 @@ impl Shared {
         }
         drop(sink);
         let mut state = self.lock();
+        state.discarded = state.unwritten();
         state.queue = Vec::new();
         state.writing = 0;
         state.stage = Stage::Closed;
