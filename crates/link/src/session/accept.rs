@@ -212,7 +212,7 @@ impl HandshakeLimiter {
             Some(session) => match hand_over(&session, offer, owner) {
                 Ok(()) => return Ok(()),
                 // It has ended in the meantime.
-                Err((offer, Refusal::Unknown)) => offer,
+                Err((offer, Refusal::Unknown)) => *offer,
                 Err((offer, refusal)) => return Err((offer.line, refusal.into())),
             },
             None => offer,
@@ -276,7 +276,7 @@ fn hand_over(
     session: &Arc<SharedSession>,
     offer: Offer,
     owner: &Owner,
-) -> Result<(), (Offer, Refusal)> {
+) -> Result<(), (Box<Offer>, Refusal)> {
     let replaced = {
         let mut state = session.state();
         let replaced = state.offer(offer, owner)?;

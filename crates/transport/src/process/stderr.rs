@@ -316,7 +316,7 @@ mod tests {
         let draining =
             tokio::spawn(stderr.drain(reader, ChildStderr::PassOn(sink), "child".into(), 7));
         tokio::io::AsyncWriteExt::write_all(&mut writer, b"one\ntwo").await.unwrap();
-        while stderr.tail() != &b"one\ntwo"[..] {
+        while stderr.tail() != b"one\ntwo"[..] {
             tokio::task::yield_now().await;
         }
         draining.abort();

@@ -77,15 +77,15 @@ impl SessionState {
         &mut self,
         offer: Offer,
         owner: &Owner,
-    ) -> Result<Option<Offer>, (Offer, Refusal)> {
+    ) -> Result<Option<Offer>, (Box<Offer>, Refusal)> {
         let fits = self.machine.check(offer.hello.position);
         let is_over = self.is_finished();
         match &mut self.role {
             Role::Server(server) if !is_over => match server.check(&offer.hello, owner).and(fits) {
                 Ok(()) => Ok(server.offer(offer)),
-                Err(refusal) => Err((offer, refusal)),
+                Err(refusal) => Err((Box::new(offer), refusal)),
             },
-            _ => Err((offer, Refusal::Unknown)),
+            _ => Err((Box::new(offer), Refusal::Unknown)),
         }
     }
 
