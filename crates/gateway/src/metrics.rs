@@ -51,6 +51,10 @@ fn add_all(text: &mut MetricsText, view: &ServerView) {
         "state",
         [("running", running), ("waiting", lines - running)],
     );
+    if let Some(programs) = &view.programs {
+        text.add("tieline_programs", "Programs that clients share.", programs.running);
+        text.add("tieline_programs_max", "How many of them may run.", programs.limit);
+    }
     text.add(
         "tieline_breaker_open",
         "1 while no programs are started because they keep failing.",
@@ -105,8 +109,24 @@ impl Sessions {
 
 #[cfg(test)]
 mod tests {
+    use tieline_proto::jsonrpc::Dialect;
+
     use super::*;
-    use crate::ServerReport;
+    use crate::processes::Programs;
+    use crate::{ProcessModel, Processes, ServerReport};
+
+    #[test]
+    fn programs_that_clients_share_are_exported() {
+        let watch = ServerWatch::default();
+        assert!(!watch.prometheus().contains("tieline_programs"));
+        let processes =
+            Processes { model: ProcessModel::Shared, max_programs: 7, ..Processes::default() };
+        let programs = Programs::new(processes, Some(Dialect::MCP)).unwrap();
+        watch.programs(programs.count());
+        let text = watch.prometheus();
+        assert!(text.contains("\ntieline_programs 0\n"), "{text}");
+        assert!(text.contains("\ntieline_programs_max 7\n"), "{text}");
+    }
 
     #[test]
     fn every_metric_has_a_value_and_a_description() {

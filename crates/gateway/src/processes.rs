@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -128,6 +129,9 @@ pub struct ProgramsView {
     pub running: usize,
     /// How many may run.
     pub limit: usize,
+    /// Messages between clients and these programs that were not passed on, in addition to those that the
+    /// clients' lines count.
+    pub lost: u64,
 }
 
 /// How many programs a server runs. It does not keep them alive.
@@ -136,14 +140,25 @@ pub(crate) struct ProgramCount {
     processes: Processes,
     /// One permit for each program that may still be started.
     limit: Arc<Semaphore>,
+    lost: Arc<AtomicU64>,
 }
 
 impl ProgramCount {
+    /// Returns how many messages of programs that clients share were not passed on.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Relaxed)
+    }
+
     /// Returns how many programs are running, or `None` if each client has its own.
     pub(crate) fn view(&self) -> Option<ProgramsView> {
         let Processes { model, max_programs: limit, .. } = self.processes;
         let running = limit.saturating_sub(self.limit.available_permits());
-        (model != ProcessModel::PerClient).then_some(ProgramsView { model, running, limit })
+        (model != ProcessModel::PerClient).then_some(ProgramsView {
+            model,
+            running,
+            limit,
+            lost: self.lost(),
+        })
     }
 }
 
@@ -182,7 +197,10 @@ impl Programs {
             }
         }
         let limit = Arc::new(Semaphore::new(processes.max_programs.min(Semaphore::MAX_PERMITS)));
-        Ok(Self { count: ProgramCount { processes, limit }, shared: Arc::default() })
+        Ok(Self {
+            count: ProgramCount { processes, limit, lost: Arc::default() },
+            shared: Arc::default(),
+        })
     }
 
     /// Returns the connector for a client of the listener with this `target`, or `None` if the client
@@ -222,6 +240,7 @@ impl Programs {
             memory: bridge.memory.clone(),
             limit: self.count.limit.clone(),
             most: self.count.processes.max_programs,
+            lost: self.count.lost.clone(),
         };
         let program = SharedProgram::new(target.clone(), options);
         let connector = program.for_client();

@@ -245,6 +245,7 @@ impl Server {
         if let Some(programs) = programs {
             // Programs that have not stopped by then are killed.
             let _ = timeout_at(hard_stop, programs.stop()).await;
+            lines.report.lost += programs.count().lost();
         }
         if let Some(account) = account {
             lines.report.programs = account.settled(EXIT_TIMEOUT).await;

@@ -101,11 +101,12 @@ impl ServerWatch {
     pub fn now(&self) -> ServerView {
         let (mut view, lines) = {
             let seen = self.lock();
-            let (connected, report, traffic) = (seen.connected, seen.report, seen.over);
+            let (connected, mut report, traffic) = (seen.connected, seen.report, seen.over);
             let restarts = report.restarted;
             let (breaker, retry_after) = (self.breaker.state(), self.breaker.retry_after());
             let lines = Vec::new();
             let programs = seen.programs.as_ref().and_then(ProgramCount::view);
+            report.lost += programs.as_ref().map_or(0, |programs| programs.lost);
             let view = ServerView {
                 connected,
                 report,

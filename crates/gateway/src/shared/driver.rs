@@ -41,6 +41,9 @@ pub(super) async fn drive(
     let mut idle = Idle { timeout: idle_timeout, timer: None };
     let ended = tokio::select! {
         ended = poll_fn(|cx| {
+            if let Some(reason) = exchange.refused(cx) {
+                return Poll::Ready(Some(reason));
+            }
             if let Poll::Ready(reason) = turn.poll(&mut sender, &mut receiver, cx) {
                 return Poll::Ready(Some(reason));
             }
@@ -52,6 +55,12 @@ pub(super) async fn drive(
     exchange.close(false);
     let ended_by_itself = ended.is_some();
     let reason = match ended {
+        Some(reason @ CloseReason::NoMemory(_)) => {
+            // The clients release what is held for them before the program has stopped.
+            exchange.end(&reason);
+            stopped(&mut sender, &mut receiver, &control).await;
+            reason
+        }
         Some(reason) => end_far(reason, &mut sender, &control, GRACE).await,
         None => stopped(&mut sender, &mut receiver, &control).await,
     };
@@ -98,6 +107,7 @@ impl<'a> Turn<'a> {
 
     /// Logs lost messages, as a warning at most once per minute.
     fn lose(&self, count: usize, which: &str, why: &dyn fmt::Display) {
+        self.exchange.lose(count);
         if let Some(unreported) = self.lost.admit_many(count as u64, Instant::now()) {
             tracing::warn!(count, unreported, "a message {which} a shared program was lost: {why}");
         } else {
@@ -248,7 +258,7 @@ mod tests {
     #[test]
     fn one_turn_reads_a_bounded_number_of_messages_and_bytes() {
         let Sharing::Possible(rules) = Dialect::MCP.sharing else { panic!("MCP can be shared") };
-        let exchange = Exchange::new(Hub::new(Dialect::MCP, rules), None);
+        let exchange = Exchange::new(Hub::new(Dialect::MCP, rules), None, Arc::default());
         for (length, expected) in [(10, TURN), (TURN_BYTES / 4, 4), (3 * TURN_BYTES, 1)] {
             let mut turn = Turn::new(&exchange);
             let (program, _other) = memory_pair();

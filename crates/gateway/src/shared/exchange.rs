@@ -1,6 +1,7 @@
 //! The queues between the lines of the clients and the driver of their program, around the hub.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
@@ -42,6 +43,14 @@ struct State {
     /// The program has ended by itself, with a failure.
     has_failed: bool,
     memory: Option<MemoryBudget>,
+    /// The memory that all clients share: the hub's messages to the program, and what the hub holds for
+    /// all of them.
+    account: Account,
+    to_program_bytes: usize,
+    /// There was too little memory for it.
+    refused: Option<CloseReason>,
+    /// Messages of and for the program that were not passed on.
+    lost: Arc<AtomicU64>,
     driver: Option<Waker>,
 }
 
@@ -55,6 +64,8 @@ struct Queues {
     sender: Option<Waker>,
     output: VecDeque<Bytes>,
     output_cost: usize,
+    /// The number of bytes that the hub holds for the client.
+    in_hub: usize,
     account: Account,
     receiver: Option<Waker>,
     /// Why nothing follows the queued output.
@@ -73,24 +84,38 @@ impl Queues {
         if cost > OUTPUT_BYTES && !self.output.is_empty() {
             return Err(CloseReason::Overrun);
         }
-        self.account.set(cost + self.input_bytes)?;
+        self.account.set(cost + self.input_bytes + self.in_hub)?;
         self.output_cost = cost;
         self.output.push_back(message);
         wake(&mut self.receiver);
         Ok(())
     }
 
+    fn held(&self) -> usize {
+        self.output_cost + self.input_bytes + self.in_hub
+    }
+
+    /// Counts what the hub holds for the client.
+    fn set_in_hub(&mut self, bytes: usize) -> Result<(), CloseReason> {
+        let is_more = bytes > self.in_hub;
+        self.in_hub = bytes;
+        match self.account.set(self.held()) {
+            Err(refused) if is_more => Err(refused.into()),
+            _ => Ok(()),
+        }
+    }
+
     fn pop(&mut self) -> Option<Bytes> {
         let message = self.output.pop_front()?;
         self.output_cost -= message.len() + EACH;
         // Lowering cannot fail, except if the line has to end anyway, which `check` reports.
-        let _ = self.account.set(self.output_cost + self.input_bytes);
+        let _ = self.account.set(self.held());
         Some(message)
     }
 
     /// Queues a message from the client.
     fn push_input(&mut self, message: Bytes) -> Result<(), CloseReason> {
-        self.account.set(self.output_cost + self.input_bytes + message.len())?;
+        self.account.set(self.held() + message.len())?;
         self.input_bytes += message.len();
         self.input.push_back(message);
         Ok(())
@@ -99,14 +124,14 @@ impl Queues {
     fn pop_input(&mut self) -> Option<Bytes> {
         let message = self.input.pop_front()?;
         self.input_bytes -= message.len();
-        let _ = self.account.set(self.output_cost + self.input_bytes);
+        let _ = self.account.set(self.held());
         Some(message)
     }
 
     /// Drops all messages, because there is no memory for them.
     fn clear(&mut self) {
         (self.output, self.input) = (VecDeque::new(), VecDeque::new());
-        (self.output_cost, self.input_bytes) = (0, 0);
+        (self.output_cost, self.input_bytes, self.in_hub) = (0, 0, 0);
         let _ = self.account.set(0);
     }
 
@@ -118,7 +143,8 @@ impl Queues {
 }
 
 impl Exchange {
-    pub(super) fn new(hub: Hub, memory: Option<MemoryBudget>) -> Arc<Self> {
+    /// Creates an exchange. `lost` counts the messages that are not passed on.
+    pub(super) fn new(hub: Hub, memory: Option<MemoryBudget>, lost: Arc<AtomicU64>) -> Arc<Self> {
         let state = State {
             hub,
             ports: BTreeMap::new(),
@@ -126,6 +152,10 @@ impl Exchange {
             waiting: VecDeque::new(),
             is_closed: false,
             has_failed: false,
+            account: Account::of(memory.as_ref(), Holding::Queue),
+            to_program_bytes: 0,
+            refused: None,
+            lost,
             memory,
             driver: None,
         };
@@ -151,6 +181,7 @@ impl Exchange {
             sender: None,
             output: VecDeque::new(),
             output_cost: 0,
+            in_hub: 0,
             account: Account::of(state.memory.as_ref(), Holding::Queue),
             receiver: None,
             end: None,
@@ -267,6 +298,7 @@ impl Exchange {
         while messages.len() < most && bytes < TURN_BYTES {
             match state.to_program.pop_front() {
                 Some(message) => {
+                    state.to_program_bytes -= message.len() + EACH;
                     bytes += message.len();
                     messages.push_back(message);
                 }
@@ -291,6 +323,19 @@ impl Exchange {
         if !state.to_program.is_empty() {
             wake(&mut state.driver);
         }
+    }
+
+    /// Returns why the program has to end: too much memory is in use. If that happens later, the driver is
+    /// woken.
+    pub(super) fn refused(&self, cx: &Context<'_>) -> Option<CloseReason> {
+        let state = self.lock();
+        let revoked = state.account.check(cx.waker()).err();
+        state.refused.clone().or(revoked.map(CloseReason::from))
+    }
+
+    /// Counts messages of or for the program that are not passed on.
+    pub(super) fn lose(&self, messages: usize) {
+        self.lock().lost.fetch_add(messages as u64, Relaxed);
     }
 
     /// Returns whether the program has no client.
@@ -366,11 +411,12 @@ impl State {
     fn settle(&mut self) {
         while let Some(output) = self.hub.output() {
             match output {
-                Output::Program(message) => self.to_program.push_back(message),
+                Output::Program(message) => self.push_to_program(message),
                 Output::Refusal(message) if self.to_program.len() < OWN_MESSAGES => {
-                    self.to_program.push_back(message);
+                    self.push_to_program(message);
                 }
                 Output::Refusal(_) => {
+                    self.lost.fetch_add(1, Relaxed);
                     tracing::debug!(
                         "dropped a response for the program: it does not read its input"
                     );
@@ -381,16 +427,16 @@ impl State {
                         continue;
                     }
                     if let Err(reason) = queues.push(message) {
-                        let messages = queues.output.len();
-                        tracing::warn!(
-                            messages,
-                            "a client of a shared program is disconnected: {reason}"
-                        );
-                        if !matches!(reason, CloseReason::Overrun) {
-                            queues.clear();
-                        }
-                        queues.finish(reason);
-                        self.hub.leave(client);
+                        self.disconnect(client, reason);
+                    }
+                }
+                Output::Held(client, bytes) => {
+                    let Some(queues) = self.ports.get_mut(&client) else { continue };
+                    if queues.end.is_some() {
+                        continue;
+                    }
+                    if let Err(reason) = queues.set_in_hub(bytes) {
+                        self.disconnect(client, reason);
                     }
                 }
                 Output::Done(client) => {
@@ -400,5 +446,34 @@ impl State {
                 }
             }
         }
+        self.count_shared();
+    }
+
+    fn push_to_program(&mut self, message: Bytes) {
+        self.to_program_bytes += message.len() + EACH;
+        self.to_program.push_back(message);
+    }
+
+    /// Counts the memory that all clients share. If there is too little, the program ends.
+    fn count_shared(&mut self) {
+        if let Err(refused) = self.account.set(self.to_program_bytes + self.hub.held()) {
+            self.refused.get_or_insert(refused.into());
+            wake(&mut self.driver);
+        }
+    }
+
+    /// Ends the line of a client that lets too much wait for it.
+    fn disconnect(&mut self, client: ClientId, reason: CloseReason) {
+        let Some(queues) = self.ports.get_mut(&client) else { return };
+        let messages = queues.output.len();
+        tracing::warn!(messages, "a client of a shared program is disconnected: {reason}");
+        if !matches!(reason, CloseReason::Overrun) {
+            queues.clear();
+        }
+        queues.finish(reason);
+        self.hub.leave(client);
     }
 }
+
+#[cfg(test)]
+mod tests;

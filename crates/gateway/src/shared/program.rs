@@ -1,5 +1,6 @@
 //! A program that is started for its first client and shared by all.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub(crate) struct ProgramOptions {
     pub(crate) limit: Arc<Semaphore>,
     /// The number of programs that may run at once.
     pub(crate) most: usize,
+    /// Counts the messages that are not passed on.
+    pub(crate) lost: Arc<AtomicU64>,
 }
 
 /// A program that is started for its first client and shared by all. When it has had no client for a while, or
@@ -82,9 +85,10 @@ impl SharedProgram {
     /// Returns whether the program is running, or a client has a connector to it.
     pub(crate) fn is_in_use(self: &Arc<Self>) -> bool {
         // A client that is just starting it has a connector. A program that is being stopped is driven, too.
+        // The pause after a failure is remembered for as long as it counts.
         let is_driven = |mut state: MutexGuard<'_, State>| {
             while state.drivers.try_join_next().is_some() {}
-            !state.drivers.is_empty()
+            !state.drivers.is_empty() || state.has_just_failed()
         };
         Arc::strong_count(self) > 1 || self.state.try_lock().is_ok_and(is_driven)
     }
@@ -105,7 +109,7 @@ impl SharedProgram {
         let channel = self.target.connect().await?;
         let control = channel.control().clone();
         let hub = Hub::new(self.options.dialect, self.options.rules);
-        let exchange = Exchange::new(hub, self.options.memory.clone());
+        let exchange = Exchange::new(hub, self.options.memory.clone(), self.options.lost.clone());
         let ended = || {
             let reason = control.close_reason().unwrap_or(CloseReason::ByUs);
             TransportError::new(ErrorKind::Closed(reason), Operation::Connect)
@@ -130,12 +134,17 @@ impl SharedProgram {
 }
 
 impl State {
+    /// Returns whether the last program has failed soon after its start, and this is not long ago.
+    fn has_just_failed(&self) -> bool {
+        let is_bad =
+            |last: &Running| last.exchange.has_failed() && last.since.elapsed() < WORKS_AFTER;
+        self.running.as_ref().is_some_and(is_bad)
+    }
+
     /// Waits before restarting a program that failed soon after its start, longer each time. Otherwise
     /// each of many clients would start the program again.
     async fn pause_after_failure(&mut self) {
-        let Some(last) = &self.running else { return };
-        let is_bad = last.exchange.has_failed() && last.since.elapsed() < WORKS_AFTER;
-        if !is_bad {
+        if !self.has_just_failed() {
             self.pause = Backoff::new(BackoffConfig::LOCAL);
             return;
         }

@@ -73,6 +73,11 @@ impl Batches {
         (!all.is_empty()).then(|| [b"[", &all[..], b"]"].concat().into())
     }
 
+    /// Returns the size of the responses that are collected for a client.
+    pub(super) fn bytes(&self, client: ClientId) -> usize {
+        self.open.get(&client).map_or(0, |it| it.bytes)
+    }
+
     pub(super) fn forget(&mut self, client: ClientId) {
         self.open.remove(&client);
     }

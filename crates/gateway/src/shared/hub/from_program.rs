@@ -5,9 +5,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use tieline_proto::Fault;
 use tieline_proto::jsonrpc::{
-    Answers, CallId, INTERNAL_ERROR, INVALID_REQUEST, Invalid, InvalidProblem, METHOD_NOT_FOUND,
-    Message, Notification, Request, Response, answers_in_text, elements, locate, write_error,
-    write_result,
+    Answers, CallId, INTERNAL_ERROR, INVALID_REQUEST, Invalid, InvalidProblem, MAX_ID,
+    METHOD_NOT_FOUND, Message, Notification, Request, Response, answers_in_text, elements, locate,
+    write_error, write_result,
 };
 
 use super::{Asked, Call, ClientId, Hub, Kind, MAX_ASKED, MAX_COMPARED, Output};
@@ -164,18 +164,21 @@ impl Hub {
                 return self.refuse_program(id, METHOD_NOT_FOUND, &why);
             }
         }
-        if self.asked.contains_key(id) {
+        if self.asked.get(id).is_some() {
             return self.refuse_program(id, INVALID_REQUEST, "this id is already in use");
         }
         if self.asked.len() >= MAX_ASKED {
-            return self.refuse_program(
-                id,
-                self.dialect.gone,
-                "too many requests wait for clients",
-            );
+            let why =
+                format!("too many requests wait for clients: the limit of {MAX_ASKED} is reached");
+            return self.refuse_program(id, self.dialect.gone, &why);
         }
-        let token = self.token(request).ok().flatten().map(Bytes::copy_from_slice);
-        self.asked.insert(Bytes::copy_from_slice(id), Asked { client, token });
+        let token = self.token(request).ok().flatten();
+        if token.is_some_and(|token| token.len() > MAX_ID) {
+            let why = format!("the progress token is longer than {MAX_ID} bytes");
+            return self.refuse_program(id, INVALID_REQUEST, &why);
+        }
+        let token = token.map(Bytes::copy_from_slice);
+        self.asked.insert(id, Asked { client, token });
         self.out.push_back(Output::Client(client, request.message().clone()));
     }
 

@@ -11,7 +11,9 @@
 //! the most verbose that a client wants ([`level`]). The program's messages are routed by
 //! [`from_program`].
 
+mod asked;
 mod batches;
+mod client;
 mod from_program;
 mod level;
 mod opening;
@@ -19,7 +21,7 @@ mod opening;
 mod tests;
 mod things;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use tieline_proto::json::Limits;
@@ -30,7 +32,9 @@ use tieline_proto::jsonrpc::{
 };
 use tieline_transport::WarnThrottle;
 
+use asked::{Asked, AskedTable};
 use batches::{BatchId, Batches};
+use client::Client;
 use opening::{Opening, Stage};
 use things::Things;
 
@@ -46,6 +50,8 @@ const MAX_ASKED: usize = 1024;
 /// With more calls in flight than this, a response is not matched to a call if its id is spelled
 /// differently.
 const MAX_COMPARED: usize = 1024;
+/// How many of the hub's own requests may wait for the program. Beyond that the oldest one is forgotten.
+const MAX_OWN: usize = 1024;
 
 /// The number of a client of this hub. It is never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,6 +68,8 @@ pub(super) enum Output {
     Client(ClientId, Bytes),
     /// The client has ended its input, and nothing is left to be sent to it.
     Done(ClientId),
+    /// The hub holds this number of bytes for the client. Sent when it has changed by 64 KiB or more.
+    Held(ClientId, usize),
 }
 
 /// The state machine of a shared program.
@@ -71,8 +79,9 @@ pub(super) struct Hub {
     clients: BTreeMap<ClientId, Client>,
     last: u64,
     calls: Calls<Call>,
-    /// Requests from the program without a response, by their ids.
-    asked: HashMap<Bytes, Asked>,
+    asked: AskedTable,
+    /// The hub's own requests, which no client waits for, the oldest first. Some have a response already.
+    own: VecDeque<CallId>,
     opening: Opening,
     things: Things,
     /// The level that was last requested from the program, as an index.
@@ -80,22 +89,6 @@ pub(super) struct Hub {
     batches: Batches,
     out: VecDeque<Output>,
     not_json: WarnThrottle,
-}
-
-#[derive(Default)]
-struct Client {
-    stage: Stage,
-    /// The capabilities that the client has declared, as bits at the places of [`SharingRules::needs`].
-    capabilities: u64,
-    level: Option<usize>,
-    /// Requests that were sent to the program.
-    calls: BTreeSet<CallId>,
-    /// The number of requests that wait in the hub.
-    waiting: usize,
-    waiting_bytes: usize,
-    /// The size of the ids and tokens of its requests.
-    id_bytes: usize,
-    has_ended_input: bool,
 }
 
 /// The destination of the response to a request.
@@ -124,12 +117,6 @@ enum Kind {
     Level,
 }
 
-/// A request from the program.
-struct Asked {
-    client: ClientId,
-    token: Option<Bytes>,
-}
-
 impl Hub {
     /// Creates the hub of a new program. `rules` are those of `dialect`.
     pub(super) fn new(dialect: Dialect, rules: &'static SharingRules) -> Self {
@@ -139,7 +126,8 @@ impl Hub {
             clients: BTreeMap::new(),
             last: 0,
             calls: Calls::default(),
-            asked: HashMap::new(),
+            asked: AskedTable::default(),
+            own: VecDeque::new(),
             opening: Opening::default(),
             things: Things::default(),
             level: None,
@@ -154,6 +142,12 @@ impl Hub {
     /// Returns the next action.
     pub(super) fn output(&mut self) -> Option<Output> {
         self.out.pop_front()
+    }
+
+    /// Returns the number of bytes that the hub holds for all clients together: the result of the handshake, what
+    /// they have open, and the program's requests.
+    pub(super) fn held(&self) -> usize {
+        self.opening.held() + self.things.held() + self.asked.held()
     }
 
     /// Adds a client.
@@ -176,11 +170,8 @@ impl Hub {
         }
         self.batches.forget(client);
         self.opening.forget(client);
-        self.forget_things(client);
-        let asked: Vec<Bytes> = {
-            let its = self.asked.iter().filter(|(_, asked)| asked.client == client);
-            its.map(|(id, _)| id.clone()).collect()
-        };
+        self.forget_things(client, left.things, left.waits);
+        let asked: Vec<Bytes> = self.asked.of(client).cloned().collect();
         for id in asked {
             self.asked.remove(&id);
             let why = "the client has disconnected";
@@ -267,7 +258,14 @@ impl Hub {
         if request.id() == b"null" {
             return self.refuse(&reply, INVALID_REQUEST, "the id of a request must not be null");
         }
-        if client.calls.len() + client.waiting >= MAX_CALLS || client.id_bytes >= MAX_ID_BYTES {
+        if client.id_bytes >= MAX_ID_BYTES {
+            let why = format!(
+                "the ids and progress tokens of the requests in flight are too long: the limit of {MAX_ID_BYTES} \
+                 bytes is reached"
+            );
+            return self.refuse(&reply, self.dialect.gone, &why);
+        }
+        if client.calls.len() + client.waiting >= MAX_CALLS {
             let why = format!("too many requests in flight: the limit of {MAX_CALLS} is reached");
             return self.refuse(&reply, self.dialect.gone, &why);
         }
@@ -292,13 +290,16 @@ impl Hub {
             return false;
         };
         if token.is_some_and(|token| token.len() > MAX_ID) {
-            self.refuse(&reply, INVALID_REQUEST, "the progress token is too long");
+            let why = format!("the progress token is longer than {MAX_ID} bytes");
+            self.refuse(&reply, INVALID_REQUEST, &why);
             return false;
         }
-        let Some(client) = self.clients.get_mut(&reply.client) else { return false };
+        let number = reply.client;
+        let Some(client) = self.clients.get_mut(&number) else { return false };
         client.id_bytes += reply.id.len() + token.map_or(0, <[u8]>::len);
         let id = self.calls.begin(Call { reply: Some(reply), token: token.map(Id::from), kind });
         client.calls.insert(id);
+        self.out.extend(client.changed().map(|held| Output::Held(number, held)));
         let mut buffer = [0; 20];
         let id = id.digits(&mut buffer);
         let message = request.rewritten(id, token.map(|token| (token, id)));
@@ -309,6 +310,11 @@ impl Hub {
     /// Sends a request of the hub itself. No client waits for the response.
     fn ask(&mut self, kind: Kind, write: impl FnOnce(&Dialect, &[u8]) -> Vec<u8>) {
         let id = self.calls.begin(Call { reply: None, token: None, kind });
+        self.own.push_back(id);
+        if self.own.len() > MAX_OWN {
+            let oldest = self.own.pop_front();
+            oldest.into_iter().for_each(|id| drop(self.calls.end(id)));
+        }
         let message = write(&self.dialect, id.digits(&mut [0; 20]));
         self.out.push_back(Output::Program(message.into()));
     }
@@ -328,11 +334,15 @@ impl Hub {
         let bytes = client.waiting_bytes + request.message().len();
         // The first request may have any length.
         if client.waiting > 0 && bytes > MAX_WAITING_BYTES {
-            self.refuse(reply, self.dialect.gone, "too many requests wait for other clients");
+            let why = format!(
+                "too many requests wait for other clients: the limit of {MAX_WAITING_BYTES} bytes is reached"
+            );
+            self.refuse(reply, self.dialect.gone, &why);
             return false;
         }
         client.waiting += 1;
         client.waiting_bytes = bytes;
+        self.out.extend(client.changed().map(|held| Output::Held(reply.client, held)));
         true
     }
 
@@ -341,6 +351,7 @@ impl Hub {
         let Some(client) = self.clients.get_mut(&reply.client) else { return false };
         client.waiting -= 1;
         client.waiting_bytes -= request.message().len();
+        self.out.extend(client.changed().map(|held| Output::Held(reply.client, held)));
         true
     }
 
@@ -358,6 +369,7 @@ impl Hub {
         if let Some(client) = self.clients.get_mut(&reply.client) {
             client.calls.remove(&id);
             client.id_bytes -= reply.id.len() + token.map_or(0, <[u8]>::len);
+            self.out.extend(client.changed().map(|held| Output::Held(reply.client, held)));
         }
     }
 
@@ -365,7 +377,7 @@ impl Hub {
     /// continues.
     fn abandon(&mut self, id: CallId) {
         let Some(call) = self.calls.get_mut(id) else { return };
-        call.reply = None;
+        (call.reply, call.token) = (None, None);
         if matches!(call.kind, Kind::Opening | Kind::Subscribing(_)) {
             return;
         }
@@ -389,11 +401,14 @@ impl Hub {
     /// Sends a response to a client, at once or with the others of its batch.
     fn reply(&mut self, reply: &ReplyTo, response: Bytes) {
         let client = reply.client;
-        if !self.clients.contains_key(&client) {
-            return;
-        }
+        let Some(its) = self.clients.get_mut(&client) else { return };
         let whole = match reply.batch {
-            Some(batch) => self.batches.answered(batch, response),
+            Some(batch) => {
+                let whole = self.batches.answered(batch, response);
+                its.batch_bytes = self.batches.bytes(client);
+                self.out.extend(its.changed().map(|held| Output::Held(client, held)));
+                whole
+            }
             None => Some(response),
         };
         self.out.extend(whole.map(|message| Output::Client(client, message)));
@@ -418,8 +433,7 @@ impl Hub {
         }
         if let Some(style) = self.dialect.progress.filter(|style| style.method == method) {
             let token = locate(params, &[style.token]).ok().flatten();
-            let is_its = |asked: &Asked| asked.client == client && asked.token.as_deref() == token;
-            if token.is_none() || !self.asked.values().any(is_its) {
+            if !token.is_some_and(|token| self.asked.has_token(client, token)) {
                 return;
             }
         }
@@ -437,9 +451,13 @@ impl Hub {
         match (&call.kind, cancel.code) {
             // The handshake must not be cancelled: the other clients wait for it, too.
             (Kind::Opening, _) => return,
-            (Kind::Subscribing(_), None) => {
+            (Kind::Subscribing(name), None) => {
+                let name = name.clone();
                 let (reply, token) = (call.reply.take(), call.token.take());
                 let Some(reply) = reply else { return };
+                if let Some(client) = self.clients.get_mut(&client) {
+                    client.remove_thing(&name);
+                }
                 self.release(id, &reply, token.as_deref());
                 return self.no_reply(&reply);
             }
@@ -467,12 +485,11 @@ impl Hub {
 
     /// Handles a client's response to a request from the program.
     fn outcome(&mut self, client: ClientId, response: &Response) {
-        let its = self.asked.iter().filter(|(_, asked)| asked.client == client);
         let is_its = self.asked.get(response.id()).is_some_and(|asked| asked.client == client);
         let id = match is_its {
             true => Bytes::copy_from_slice(response.id()),
-            false => match response.answers().find(its.map(|(id, _)| (id, id))) {
-                Some(id) => id.clone(),
+            false => match self.asked.find(client, response.answers()) {
+                Some(id) => id,
                 None => {
                     tracing::debug!("dropped a client's response: the program has not asked it");
                     return;

@@ -42,6 +42,14 @@ enum State {
 }
 
 impl Opening {
+    /// Returns the number of bytes of the result.
+    pub(super) fn held(&self) -> usize {
+        match &self.state {
+            State::Open(result) => result.len(),
+            State::Closed | State::Asked(_) => 0,
+        }
+    }
+
     pub(super) fn forget(&mut self, client: ClientId) {
         self.waiting.retain(|(reply, _)| reply.client != client);
     }

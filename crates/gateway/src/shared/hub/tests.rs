@@ -8,6 +8,7 @@ use tieline_proto::jsonrpc::Sharing;
 use super::*;
 
 mod batches;
+mod bounds;
 mod random;
 mod things;
 
@@ -23,12 +24,15 @@ struct Test {
     program: VecDeque<Bytes>,
     clients: BTreeMap<ClientId, VecDeque<Bytes>>,
     done: Vec<ClientId>,
+    /// What the hub has reported to hold for each client.
+    held: BTreeMap<ClientId, usize>,
 }
 
 impl Test {
     fn new(dialect: Dialect) -> Self {
         let hub = Hub::new(dialect, rules(dialect));
-        Self { hub, program: VecDeque::new(), clients: BTreeMap::new(), done: Vec::new() }
+        let (program, clients, held) = (VecDeque::new(), BTreeMap::new(), BTreeMap::new());
+        Self { hub, program, clients, done: Vec::new(), held }
     }
 
     fn settle(&mut self) {
@@ -41,6 +45,7 @@ impl Test {
                     self.clients.entry(client).or_default().push_back(message);
                 }
                 Output::Done(client) => self.done.push(client),
+                Output::Held(client, bytes) => _ = self.held.insert(client, bytes),
             }
         }
     }

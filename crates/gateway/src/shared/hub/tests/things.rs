@@ -77,7 +77,10 @@ fn refused_subscription_does_not_make_other_clients_wait() {
         )
     };
     test.client(one, subscribe(1, json!("x".repeat(MAX_ID))));
-    assert_eq!(test.at_client(one)["error"]["message"], "the progress token is too long");
+    assert_eq!(
+        test.at_client(one)["error"]["message"],
+        "the progress token is longer than 4096 bytes"
+    );
     test.is_quiet();
     test.client(two, subscribe(2, json!(2)));
     let asked = test.at_program();
