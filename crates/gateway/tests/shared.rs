@@ -525,3 +525,21 @@ fn programs_that_cannot_be_shared_are_refused_with_the_reason() {
     let mut server = Server::new(1, Bridge::default());
     assert_eq!(server.processes(Processes::default()), Ok(()));
 }
+
+/// Otherwise a client that connects again and again starts a failing program each time.
+#[tokio::test(start_paused = true)]
+async fn pause_after_a_failure_is_kept_when_the_last_client_has_left() {
+    let mut test = Test::shared();
+    for number in 0..4 {
+        let before = tokio::time::Instant::now();
+        let (mut client, program) = test.opened(None).await;
+        // The first restart follows at once.
+        assert_eq!(before.elapsed().is_zero(), number < 2, "{number}: {:?}", before.elapsed());
+        drop(program);
+        client.ended().await;
+        drop(client);
+        while test.watch.now().programs.unwrap().running > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
