@@ -1,23 +1,25 @@
-//! A running line, and the stages of its end.
+//! A running line, and the stages of its end until the far side is stopped. `closing` has the rest.
+
+mod closing;
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{
-    BoxChannel, Capabilities, Channel, CloseReason, Control, Receiver, SendError, Sender,
-    SenderExt, TransportKind, from_now,
+    BoxChannel, Channel, CloseReason, Control, Receiver, Reset, Sender, SenderExt, TransportKind,
+    from_now,
 };
 use tokio::task::coop;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use crate::dialogue::Dialogue;
-use crate::ending::{arrived, end_far, is_failure, is_fault, keep_alive, stop_far, waiting};
+use crate::ending::{end_far, is_failure, is_fault, keep_alive, stop_far};
 use crate::gateway_messages::WithGatewayMessages;
 use crate::line_memory::LineMemory;
 use crate::outbox::Outbox;
@@ -25,8 +27,8 @@ use crate::patience::{self, Patience};
 use crate::pump::{Direction, Passing, PumpEnd, Watch};
 use crate::restored::Restored;
 use crate::side::Side;
-use crate::unanswered::{MAX_CALLS, Unanswered};
-use crate::{Bridge, BridgeEnd, BridgeReport};
+use crate::unanswered::Unanswered;
+use crate::{Bridge, BridgeEnd};
 
 /// The state of a line, which is kept when its far side is restarted.
 pub(crate) struct BridgedLine<'a> {
@@ -123,22 +125,11 @@ impl<'a> BridgedLine<'a> {
                 let watch_sink = Some(watches_near);
                 match to_near.pump(&mut far_receiver, near_sender, watch_down, watch_sink).await {
                     PumpEnd::Reset(reset) => {
-                        self.restarted.fetch_add(1, Relaxed);
-                        to_far.lose_many(reset.lost, &reset.cause);
-                        self.note_unread(&reset.cause, 0);
                         if let Some(awaited) = &awaited {
                             drop(awaited.answers(&reset.cause));
                         }
-                        // Answer at once, because later requests are for the new far side.
-                        let patience = Patience::while_it_moves(self.options.grace);
-                        if !self.answer(&reset.cause, near_sender, patience).await {
-                            break PumpEnd::Sink(CloseReason::Stalled);
-                        }
-                        if dialogue.is_none() && matches!(reset.cause, CloseReason::SessionLost(_))
-                        {
-                            // The new session leads to a new program, which lacks the state of the old
-                            // one.
-                            break PumpEnd::Source(reset.cause);
+                        if let Err(end) = self.go_on_after(*reset, near_sender).await {
+                            break end;
                         }
                     }
                     end => break end,
@@ -166,30 +157,7 @@ impl<'a> BridgedLine<'a> {
                 tokio::task::yield_now().await;
             }
             if let (true, Some(unanswered), false) = (is_answered, unanswered, half_close) {
-                // The gateway's own messages to the far side are still sent.
-                let moved = AtomicU64::new(0);
-                let mut checks = tokio::time::interval(PROGRESS_CHECK);
-                let flush = poll_fn(|cx| {
-                    while checks.poll_tick(cx).is_ready() {
-                        let (left, received) =
-                            (far_input.outgoing().left, far_control.info().bytes_in);
-                        moved.store(left.wrapping_add(received), Relaxed);
-                    }
-                    let _ = far_input.poll_flush(cx);
-                    Poll::<()>::Pending
-                });
-                // With HTTP, the end of input is a separate request, and answers still arrive after it.
-                let kind = far_control.info().kind;
-                let is_last = !matches!(kind.as_str(), "http" | "https" | "http-unix");
-                let grace = self.options.grace;
-                tokio::select! {
-                    unanswered = unanswered.settled(grace, is_last, &moved) => {
-                        if is_last {
-                            to_near.lose_many(unanswered, &NO_ANSWER);
-                        }
-                    }
-                    () = flush => {}
-                }
+                self.wait_for_answers(unanswered, far_input, far_control).await;
             }
             // A far side that stopped reading needs no end of input.
             let _ = far_input.close().await;
@@ -223,22 +191,7 @@ impl<'a> BridgedLine<'a> {
                 },
                 never = keep_alive(&mut closed) => match never {},
                 fault = &mut answered => break LineOutcome::Broken(fault),
-                end = &mut down => break match end {
-                    PumpEnd::Source(reason) => LineOutcome::Far(reason),
-                    PumpEnd::Sink(reason) if to_far.fault().is_some() => LineOutcome::Broken(reason),
-                    PumpEnd::Sink(reason) => {
-                        // A lost session, or a fault after the end of input, is more precise than the
-                        // failed send.
-                        let is_precise = |it: &CloseReason| {
-                            matches!(it, CloseReason::SessionLost(_)) || is_fault(it)
-                        };
-                        let known = near_control.close_reason().filter(is_precise);
-                        LineOutcome::NotReading(known.unwrap_or(reason))
-                    }
-                    // `down` handles resets itself, so these end the line.
-                    PumpEnd::Reset(reset) => LineOutcome::Broken(reset.cause),
-                    PumpEnd::Broken(reason) => LineOutcome::Broken(reason),
-                },
+                end = &mut down => break self.outcome_of(end, near_control),
                 () = &mut stop => break LineOutcome::Stop,
             }
         };
@@ -310,6 +263,75 @@ impl<'a> BridgedLine<'a> {
         Joined { end, out_of_grace, patience }
     }
 
+    /// Handles the restart of the far side. Returns why the line ends, if it does.
+    async fn go_on_after(&self, reset: Reset, near: &mut impl Sender) -> Result<(), PumpEnd> {
+        self.restarted.fetch_add(1, Relaxed);
+        self.to_far.lose_many(reset.lost, &reset.cause);
+        self.note_unread(&reset.cause, 0);
+        // Answer at once, because later requests are for the new far side.
+        let patience = Patience::while_it_moves(self.options.grace);
+        if !self.answer(&reset.cause, near, patience).await {
+            return Err(PumpEnd::Sink(CloseReason::Stalled));
+        }
+        match reset.cause {
+            // The new session leads to a new program, which lacks the state of the old one.
+            CloseReason::SessionLost(_) if self.dialogue.is_none() => {
+                Err(PumpEnd::Source(reset.cause))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until the far side has answered, before its line without half-close is closed.
+    async fn wait_for_answers(
+        &self,
+        unanswered: &Unanswered,
+        far: &mut impl Sender,
+        control: &Control,
+    ) {
+        // The gateway's own messages to the far side are still sent.
+        let moved = AtomicU64::new(0);
+        let mut checks = tokio::time::interval(PROGRESS_CHECK);
+        let flush = poll_fn(|cx| {
+            while checks.poll_tick(cx).is_ready() {
+                let (left, received) = (far.outgoing().left, control.info().bytes_in);
+                moved.store(left.wrapping_add(received), Relaxed);
+            }
+            let _ = far.poll_flush(cx);
+            Poll::<()>::Pending
+        });
+        // With HTTP, the end of input is a separate request, and answers still arrive after it.
+        let kind = control.info().kind;
+        let is_last = !matches!(kind.as_str(), "http" | "https" | "http-unix");
+        tokio::select! {
+            unanswered = unanswered.settled(self.options.grace, is_last, &moved) => {
+                if is_last {
+                    self.to_near.lose_many(unanswered, &NO_ANSWER);
+                }
+            }
+            () = flush => {}
+        }
+    }
+
+    /// Returns what the end of the direction to the near side means for the line.
+    fn outcome_of(&self, down: PumpEnd, near: &Control) -> LineOutcome {
+        match down {
+            PumpEnd::Source(reason) => LineOutcome::Far(reason),
+            PumpEnd::Sink(reason) if self.to_far.fault().is_some() => LineOutcome::Broken(reason),
+            PumpEnd::Sink(reason) => {
+                // A lost session, or a fault after the end of input, is more precise than the failed
+                // send.
+                let is_precise =
+                    |it: &CloseReason| matches!(it, CloseReason::SessionLost(_)) || is_fault(it);
+                let known = near.close_reason().filter(is_precise);
+                LineOutcome::NotReading(known.unwrap_or(reason))
+            }
+            // Resets were handled, so these end the line.
+            PumpEnd::Reset(reset) => LineOutcome::Broken(reset.cause),
+            PumpEnd::Broken(reason) => LineOutcome::Broken(reason),
+        }
+    }
+
     /// Completes when the line has to end because it uses too much memory. Discards the gateway's own messages.
     async fn out_of_memory(&self) -> CloseReason {
         let Some(held) = &self.held else { return std::future::pending().await };
@@ -349,174 +371,6 @@ impl<'a> BridgedLine<'a> {
     fn note_unread(&self, end: &CloseReason, unwritten: usize) {
         let in_pipe = end.child_exit().and_then(|exit| exit.unread).unwrap_or_default();
         self.unread.fetch_add(in_pipe.saturating_add(unwritten as u64), Relaxed);
-    }
-
-    /// Sends error responses to the requests that the far side left unanswered. Returns false if the near side
-    /// does not read them in time.
-    async fn answer(
-        &self,
-        reason: &CloseReason,
-        near: &mut impl Sender,
-        patience: Patience,
-    ) -> bool {
-        let Some(unanswered) = self.unanswered() else { return true };
-        let mut answers = unanswered.answers(reason);
-        let mut taken = false;
-        // Earlier messages may be long, so they get time of their own.
-        let before = patience.wait(near, |near, cx| near.poll_flush(cx)).await;
-        let deadline = before.map_or_else(Instant::now, |_| patience.deadline());
-        let answered = async {
-            for answer in &mut answers {
-                if self.to_near.pass(answer.into(), near, Watch::default()).await.is_err() {
-                    return;
-                }
-            }
-            taken = near.flush().await.is_ok();
-        };
-        let _ = timeout_at(deadline, answered).await;
-        let unsent = answers.len();
-        if unsent > 0 {
-            self.to_near.lose_many(unsent as u64, &"the client did not read it in time");
-        }
-        taken
-    }
-
-    /// Receives messages that the far side can no longer read, counts them as lost, and records their requests
-    /// so that they are answered. Returns the number of messages, at most `most`.
-    fn drain(&self, near: &mut impl Receiver, most: usize) -> usize {
-        let Some(dialogue) = self.dialogue.as_ref().filter(|it| it.unanswered().is_some()) else {
-            return 0;
-        };
-        let mut drained = 0;
-        for incoming in arrived(near, most) {
-            if dialogue.undelivered(&incoming) {
-                self.to_far.lose(&"the other side has ended");
-            }
-            drained += 1;
-        }
-        drained
-    }
-
-    /// Closes the near side. It may have disconnected already, and a near side that does not read must not
-    /// delay the end.
-    pub(crate) async fn end(
-        self,
-        (mut near, mut receiver): (WithGatewayMessages<Outbox>, Box<dyn Receiver>),
-        control: &Control,
-        joined: Joined,
-    ) -> BridgeReport {
-        let Joined { end, out_of_grace, patience } = joined;
-        let near_reads = match &end {
-            _ if out_of_grace => false,
-            BridgeEnd::Far(reason) | BridgeEnd::Stopped(reason) => {
-                let mut most = MAX_CALLS;
-                loop {
-                    // The near side sends until it notices the end, so the number is bounded.
-                    let drained = self.drain(&mut receiver, most);
-                    most -= drained;
-                    if !self.answer(reason, &mut near, patience).await {
-                        break false;
-                    }
-                    if drained == 0 {
-                        break true;
-                    }
-                }
-            }
-            // A near side that was too slow would not read more now.
-            BridgeEnd::Near { near, .. } => !matches!(near, CloseReason::Overrun),
-        };
-        let reports_reason =
-            |reason: &CloseReason| matches!(reason, CloseReason::Overrun) || is_fault(reason);
-        let Capabilities { half_close, is_session, .. } = control.capabilities();
-        if let (BridgeEnd::Far(_) | BridgeEnd::Stopped(_), false) = (&end, half_close) {
-            // Without half-close, the close can report unread bytes to the near side, so count them
-            // first.
-            let unread = if is_session { receiver.unread() } else { waiting(&mut receiver) };
-            self.unread.fetch_add(unread, Relaxed);
-        }
-        let unread = self.unread.load(Relaxed);
-        // A session has acknowledged the unread bytes, and cannot report that the program failed.
-        let leaves_unread = unread > 0
-            && match &end {
-                BridgeEnd::Far(far) => is_session || far.is_clean(),
-                BridgeEnd::Stopped(_) => true,
-                BridgeEnd::Near { .. } => false,
-            };
-        match &end {
-            _ if leaves_unread => {
-                control.report_at_close(CloseReason::InputUnread(unread));
-            }
-            BridgeEnd::Far(reason) => control.report_at_close(reason.clone()),
-            BridgeEnd::Stopped(_) => control.report_at_close(CloseReason::ByUs),
-            BridgeEnd::Near { near, .. } if reports_reason(near) => {
-                control.report_at_close(near.clone())
-            }
-            BridgeEnd::Near { .. } => {}
-        }
-        if let (BridgeEnd::Near { near: CloseReason::Protocol(error), .. }, Some(dialogue)) =
-            (&end, &self.dialogue)
-        {
-            // A client of another protocol would not understand a JSON-RPC error.
-            if !control.is_refused() {
-                dialogue.client_broke_framing(error);
-            }
-        }
-        let patience = if near_reads { patience } else { Patience::until(Instant::now()) };
-        // Closing a session ends it without an error. Dropping it reports the reason.
-        let leaves_unclosed = is_session
-            && match &end {
-                BridgeEnd::Near { near, .. } => reports_reason(near),
-                _ => leaves_unread,
-            };
-        let leave =
-            |near: &mut WithGatewayMessages<Outbox>, cx: &mut Context<'_>| match leaves_unclosed {
-                true => near.poll_flush(cx),
-                false => near.poll_close(cx),
-            };
-        let closed = patience.wait(&mut near, leave).await;
-        // A session delivers its last messages by itself.
-        let is_line = control.info().session.is_none();
-        let discarded = AtomicU64::new(0);
-        if let (true, Some(Ok(()))) = (is_line, &closed) {
-            match &end {
-                // A stream that can no longer be split into messages is not read any further.
-                BridgeEnd::Near { near: reason, .. } if is_fault(reason) && half_close => {
-                    patience
-                        .wait_for_client_end(&mut near, std::future::pending(), half_close)
-                        .await;
-                }
-                BridgeEnd::Near { near: reason, .. } if !is_fault(reason) => {}
-                _ => {
-                    let discard = patience::discard(&mut receiver, &discarded);
-                    patience.wait_for_client_end(&mut near, discard, half_close).await;
-                }
-            }
-        }
-        if let (true, BridgeEnd::Far(_) | BridgeEnd::Stopped(_)) = (is_line, &end) {
-            let unread = discarded.load(Relaxed).saturating_add(receiver.unread());
-            self.unread.fetch_add(unread, Relaxed);
-        }
-        let end = match (end, closed) {
-            // The client ended its session before it had received everything from the far side.
-            (BridgeEnd::Far(far), Some(Err(SendError::Closed(reason))))
-                if matches!(*reason, CloseReason::SessionLost(_)) =>
-            {
-                BridgeEnd::Near { near: *reason, far }
-            }
-            (end, _) => end,
-        };
-        let (undelivered, unwritten) = (near.sender.lost(), near.unwritten() as u64);
-        BridgeReport {
-            to_far: self.to_far.passed.load(Relaxed),
-            to_near: self.to_near.passed.load(Relaxed).saturating_sub(undelivered),
-            lost: self.to_far.lost.load(Relaxed) + self.to_near.lost.load(Relaxed) + undelivered,
-            unread: self.unread.load(Relaxed),
-            written: near.outgoing().left,
-            unwritten,
-            restarted: self.restarted.load(Relaxed),
-            near_was_done: self.near_was_done.load(Relaxed),
-            end,
-        }
     }
 }
 

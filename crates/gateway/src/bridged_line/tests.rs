@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use std::task::Context;
+
 use bytes::Bytes;
 use tieline_transport::{Incoming, SendError};
 
