@@ -153,16 +153,19 @@ pub fn upgrade_of(more: &str) -> String {
 
 /// Reads up to the empty line that ends the head, or to the end of the connection.
 pub async fn head(stream: &mut TcpStream) -> String {
+    let reading = tokio::time::timeout(LIMIT, head_at_any_time(stream));
+    reading.await.expect("timed out waiting for a response")
+}
+
+/// As [`head`], without a time limit: the response depends on other events of the test.
+pub async fn head_at_any_time(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
-    let reading = async {
-        while !head.ends_with(b"\r\n\r\n") {
-            match stream.read_u8().await {
-                Ok(byte) => head.push(byte),
-                Err(_) => break,
-            }
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => break,
         }
-    };
-    tokio::time::timeout(LIMIT, reading).await.expect("timed out waiting for a response");
+    }
     String::from_utf8_lossy(&head).into_owned()
 }
 
