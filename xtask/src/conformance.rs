@@ -34,25 +34,31 @@ struct Revision {
 struct Column {
     heading: &'static str,
     gateway: Gateway,
-    program: &'static str,
+    /// The program's script and its arguments.
+    program: Program,
     /// Required scenarios that the program cannot express.
     inexpressible: &'static [&'static str],
 }
 
 impl Column {
-    const fn new(heading: &'static str, gateway: Gateway, program: &'static str) -> Self {
+    const fn new(heading: &'static str, gateway: Gateway, program: Program) -> Self {
         Self { heading, gateway, program, inexpressible: &[] }
     }
 }
 
-const LEGACY: &str = "server.js";
-const MODERN: &str = "modern.js";
+type Program = &'static [&'static str];
+
+const LEGACY: Program = &["server.js"];
+const MODERN: Program = &["modern.js"];
+/// It does not serve clients of 2025-11-25.
+const ONLY_MODERN: Program = &["modern.js", "only"];
 
 const REVISIONS: [Revision; 2] = [
     Revision {
         name: "2025-11-25",
         columns: &[
             Column::new("tieline", Gateway::Tieline, LEGACY),
+            Column::new("tieline, program of 2026-07-28", Gateway::Tieline, ONLY_MODERN),
             Column::new("supergateway", Gateway::Supergateway, LEGACY),
             Column::new("mcp-proxy", Gateway::McpProxy, LEGACY),
         ],
@@ -209,7 +215,10 @@ impl Suite<'_> {
     }
 
     fn start(&self, column: &Column) -> Result<(Running, String), Failure> {
-        let (node, program) = (self.node(), self.directory.join(column.program));
+        let node = self.node();
+        let (script, arguments) =
+            column.program.split_first().ok_or_else(|| failed("no program"))?;
+        let program = self.directory.join(script);
         let port =
             TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).map_err(failed)?.port();
         let mut command = match column.gateway {
@@ -224,7 +233,7 @@ impl Suite<'_> {
                     "--listen",
                     &listen,
                 ]);
-                command.arg("--").arg(&node).arg(&program);
+                command.arg("--").arg(&node).arg(&program).args(arguments);
                 command
             }
             Gateway::Supergateway => {
@@ -240,7 +249,11 @@ impl Suite<'_> {
             Gateway::McpProxy => {
                 let mut command = self.workspace.command(&node);
                 command.arg(self.script("mcp-proxy")).args(["--host", "127.0.0.1"]);
-                command.args(["--port", &port.to_string(), "--"]).arg(&node).arg(&program);
+                command
+                    .args(["--port", &port.to_string(), "--"])
+                    .arg(&node)
+                    .arg(&program)
+                    .args(arguments);
                 command
             }
         };

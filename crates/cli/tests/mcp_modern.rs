@@ -34,6 +34,7 @@ const MODERN: &str = r#"
             echo '{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":'$id',"progress":1}}' ;;
         *'"name":"exit"'*) exit 3 ;;
         *'"tools/call"'*) answer $id '{"resultType":"complete","pid":'$$'}' ;;
+        *'"method":"notifications/'*) ;;
         *) echo '{"jsonrpc":"2.0","id":'$id',"error":{"code":-32601,"message":"unknown"}}' ;;
         esac
     done"#;
@@ -269,6 +270,28 @@ fn a_program_of_an_earlier_version_asks_the_client_in_its_result() {
     assert_eq!(continued(state)["error"]["code"], -32602);
     let log = site.stop();
     assert_eq!(log.matches("the program speaks MCP up to 2025-11-25").count(), 1, "{log}");
+}
+
+/// The program has no `initialize`.
+#[test]
+fn clients_with_sessions_can_use_a_program_without_them() {
+    let site = site(MODERN);
+    let headers = bearer() + ACCEPT;
+    let params = json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "c" } });
+    let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params });
+    let answer = site.ask(&post_with(&headers, &body.to_string()));
+    assert_eq!(status_of(&answer), "200", "{answer}");
+    assert!(answer.contains(r#""protocolVersion":"2025-06-18""#), "{answer}");
+    let id = answer.lines().find_map(|line| line.strip_prefix("mcp-session-id: ")).unwrap();
+    let headers = format!("{headers}Mcp-Session-Id: {id}\r\n");
+    let body =
+        json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": { "name": "t" } });
+    let (status, body) = ask(&site, &post_with(&headers, &body.to_string()));
+    assert_eq!((&*status, &body["id"]), ("200", &json!(2)), "{body}");
+    assert!(body["result"]["pid"].is_number(), "{body}");
+    let (_, body) = ask(&site, &post_with(&headers, r#"{"jsonrpc":"2.0","id":3,"method":"ping"}"#));
+    assert_eq!(body, json!({ "jsonrpc": "2.0", "id": 3, "result": {} }));
+    site.stop();
 }
 
 /// This is a real server of an earlier version.

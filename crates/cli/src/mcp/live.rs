@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tieline_http::{EventWriter, RouteLine};
-use tieline_mcp::{Answer, Ending, Head, Next, Place, Posted, Refusal, Session};
+use tieline_mcp::{
+    Answer, Ending, Head, Next, Place, Posted, Refusal, Session, SessionTranslator, Translated,
+};
 use tieline_proto::sse;
 use tieline_transport::{Account, Holding, MemoryBudget, Owner};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
@@ -20,7 +22,7 @@ use super::Sessions;
 pub(super) const QUIET: Duration = Duration::from_secs(15);
 
 /// How many messages of the program are routed under one lock.
-const TURN: usize = 64;
+pub(super) const TURN: usize = 64;
 
 /// Below this, the memory budget counts nothing.
 const UNCOUNTED: usize = 64 * 1024;
@@ -41,6 +43,8 @@ pub(super) struct Live {
 
 struct State {
     session: Session,
+    /// Between the session and its program.
+    translator: SessionTranslator,
     /// The notifications that wake the connections of the streams.
     streams: HashMap<u64, Arc<Notify>>,
     account: Account,
@@ -48,12 +52,49 @@ struct State {
 
 impl State {
     /// Counts the memory of the session. Returns false if there is too little, which ends the session.
+    fn held_bytes(&self) -> usize {
+        self.session.held_bytes() + self.translator.held_bytes()
+    }
+
+    /// Takes messages of the client. Returns what the program gets.
+    fn from_client(&mut self, now: Duration, messages: Vec<Bytes>) -> Vec<Bytes> {
+        if self.translator.is_transparent() {
+            return messages;
+        }
+        let mut to_program = Vec::new();
+        for message in messages {
+            let translated = self.translator.from_client(message);
+            to_program.extend(self.deliver(now, translated));
+        }
+        to_program
+    }
+
+    /// Takes a message of the program. Returns what the program gets in return.
+    fn from_program(&mut self, now: Duration, message: Bytes) -> Vec<Bytes> {
+        if self.translator.is_transparent() {
+            let touched = self.session.from_program(now, message);
+            self.wake(&touched);
+            return Vec::new();
+        }
+        let translated = self.translator.from_program(message);
+        self.deliver(now, translated)
+    }
+
+    /// Gives the client its part. Returns that of the program.
+    fn deliver(&mut self, now: Duration, translated: Translated) -> Vec<Bytes> {
+        for message in translated.to_client {
+            let touched = self.session.from_program(now, message);
+            self.wake(&touched);
+        }
+        translated.to_program
+    }
+
     fn count_memory(&mut self) -> bool {
-        if self.account.set(self.session.held_bytes()).is_ok() {
+        if self.account.set(self.held_bytes()).is_ok() {
             return true;
         }
         self.session.forget();
-        let is_enough = self.account.set(self.session.held_bytes()).is_ok();
+        let is_enough = self.account.set(self.held_bytes()).is_ok();
         if !is_enough {
             self.session.end(Ending::Memory);
         }
@@ -82,7 +123,12 @@ impl Live {
         memory: Option<&MemoryBudget>,
     ) -> Arc<Self> {
         let account = Account::of(memory, Holding::Queue);
-        let state = Mutex::new(State { session, streams: HashMap::new(), account });
+        let state = Mutex::new(State {
+            session,
+            translator: SessionTranslator::default(),
+            streams: HashMap::new(),
+            account,
+        });
         let (posting, changed) = (AsyncMutex::default(), Notify::new());
         Arc::new(Self { id, owner, line, clock, state, posting, changed })
     }
@@ -128,8 +174,9 @@ impl Live {
             self.changed.notify_one();
         }
         let attached = accepted.place.map(|place| self.attach(&mut state, place, is_opening));
+        let messages = state.from_client(self.now(), accepted.messages);
         drop(state);
-        let is_taken = accepted.messages.into_iter().all(|message| self.line.push(message));
+        let is_taken = messages.into_iter().all(|message| self.line.push(message));
         match attached {
             // The line has ended, and the session ends with it. Requests are answered on their stream.
             None if !is_taken => Err(Unposted::Refused(Refusal::unknown_session())),
@@ -224,8 +271,10 @@ impl Live {
         let (now, mut state) = (self.now(), self.state());
         let (mut next, mut routed) = (Some(message), 0);
         while let Some(message) = next {
-            let touched = state.session.from_program(now, message);
-            state.wake(&touched);
+            // Few: at most some dozens for each request of the client.
+            for message in state.from_program(now, message) {
+                self.line.push(message);
+            }
             routed += 1;
             let has_more = routed < TURN && state.session.has_room();
             next = if has_more { self.line.try_take() } else { None };

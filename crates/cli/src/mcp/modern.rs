@@ -2,10 +2,12 @@
 //! that serves it.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tieline_http::{EventWriter, RouteLine, RouteRequest, RouteResponse, Token};
 use tieline_mcp::{
     ModernAnswer, ModernLimits, ModernNext, ModernProgram, ModernRequest, ProgramEra, ToolHeaders,
@@ -15,7 +17,7 @@ use tieline_transport::{Account, Holding, MemoryBudget, Owner};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::{Instant, timeout};
 
-use super::live::{QUIET, until};
+use super::live::{QUIET, TURN, until};
 use super::{McpRoute, Refused, lock, lost};
 
 /// The maximum number of programs of one client. Another program is started if all of them wait for the
@@ -222,10 +224,7 @@ impl Running {
                 // If the program does not read, no more of its messages are handled.
                 message = self.line.take(), if self.state().program.has_room() => {
                     let Some(message) = message else { break };
-                    let mut state = self.state();
-                    state.program.from_program(self.now(), message);
-                    state.wake();
-                    drop(state);
+                    self.take(message);
                     self.line.handed_on();
                 }
                 () = until(self.clock, deadline) => {
@@ -234,9 +233,10 @@ impl Running {
                     state.wake();
                 }
                 () = self.changed.notified() => {}
+                () = revoked(&account) => {}
             }
             is_era_known = is_era_known || self.learn_era(&programs);
-            if !self.count_memory(&mut account) {
+            if !self.count_memory(&mut account, memory.as_ref()) {
                 tracing::warn!("an MCP program ended: too much memory is in use");
                 break;
             }
@@ -253,8 +253,21 @@ impl Running {
         self.room.notify_waiters();
         self.line.end();
         if lost > 0 {
-            tracing::warn!(lost, "messages of an MCP program were not delivered");
+            self.line.lose(lost, &"their MCP requests had no connection that takes them");
         }
+    }
+
+    /// Takes a message of the program, and some of those that follow it.
+    fn take(&self, message: Bytes) {
+        let (now, mut state) = (self.now(), self.state());
+        let (mut next, mut taken) = (Some(message), 0);
+        while let Some(message) = next {
+            state.program.from_program(now, message);
+            taken += 1;
+            let has_more = taken < TURN && state.program.has_room();
+            next = if has_more { self.line.try_take() } else { None };
+        }
+        state.wake();
     }
 
     /// Records the versions that the program speaks. Returns whether they are known.
@@ -270,16 +283,30 @@ impl Running {
         true
     }
 
-    fn count_memory(&self, account: &mut Account) -> bool {
+    /// Counts the memory of the requests, and ends the largest ones if it is needed elsewhere. Returns false if
+    /// that is not enough.
+    fn count_memory(&self, account: &mut Account, memory: Option<&MemoryBudget>) -> bool {
         let mut state = self.state();
         while account.set(state.program.held_bytes()).is_err() {
             if !state.program.shed() {
                 return false;
             }
+            tracing::warn!("an MCP request ended: too much memory is in use");
             state.wake();
+            // An account that was revoked grants nothing more.
+            *account = Account::of(memory, Holding::Queue);
         }
         true
     }
+}
+
+/// Completes when the memory of the account is needed elsewhere.
+async fn revoked(account: &Account) {
+    poll_fn(|cx| match account.check(cx.waker()) {
+        Ok(()) => Poll::Pending,
+        Err(_) => Poll::Ready(()),
+    })
+    .await;
 }
 
 /// The connection of a call. Dropping it ends the call, and cancels it if there is no response yet.

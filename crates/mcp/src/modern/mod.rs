@@ -9,8 +9,10 @@
 //! ```
 //!
 //! The program speaks this version or an earlier one. It is asked for its versions first. For a program
-//! of an earlier version, requests and responses are translated.
+//! of an earlier version, requests and responses are translated. A [`SessionTranslator`] does the reverse: it
+//! is between a session of an earlier version and a program that only speaks this one.
 
+mod behind_session;
 mod capabilities;
 mod head;
 mod json;
@@ -18,6 +20,10 @@ mod program;
 mod request;
 mod schemas;
 
+use bytes::Bytes;
+use tieline_proto::jsonrpc::{elements, member};
+
+pub use behind_session::{SessionTranslator, Translated};
 pub use head::{METHOD, ModernHead, NAME};
 pub use program::{ModernAnswer, ModernLimits, ModernNext, ModernProgram, ProgramEra};
 pub use request::{Era, ModernRequest};
@@ -31,6 +37,7 @@ mod meta {
     pub(super) const PREFIX: &str = "io.modelcontextprotocol/";
     pub(super) const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
     pub(super) const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+    pub(super) const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
     pub(super) const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
     pub(super) const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
     pub(super) const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
@@ -42,3 +49,10 @@ const HEADER_MISMATCH: i64 = -32020;
 const MISSING_CAPABILITY: i64 = -32021;
 /// The code of the error for a protocol version that is not supported.
 const UNSUPPORTED_VERSION: i64 = -32022;
+
+/// Returns whether the member `list` of an object contains the protocol version of this module.
+fn lists_modern_version(object: &[u8], list: &str) -> bool {
+    let versions = member(object, list).map(Bytes::copy_from_slice);
+    let versions = versions.as_ref().and_then(elements).unwrap_or_default();
+    versions.iter().any(|version| json::string(version).as_deref() == Some(MODERN_VERSION))
+}

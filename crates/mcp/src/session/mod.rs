@@ -76,7 +76,7 @@ impl Default for SessionLimits {
 }
 
 /// The supported protocol versions.
-const VERSIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
+pub(crate) const VERSIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
 /// The only version with batches.
 const WITH_BATCHES: &str = "2025-03-26";
 /// The first version whose clients can parse an event without data.

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tieline_proto::jsonrpc::{Dialect, elements, locate, member, write_notification};
+use tieline_proto::jsonrpc::{Dialect, locate, member, write_notification};
 
 use super::{ModernProgram, PROGRAM_ENDED, ProgramEra, envelope};
 use crate::modern::json::{object, string};
-use crate::modern::{MODERN_VERSION, UNSUPPORTED_VERSION};
+use crate::modern::{UNSUPPORTED_VERSION, lists_modern_version};
 
 /// The progress of determining a program's versions.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ impl ModernProgram {
             (Phase::Probing { id, .. }, outcome) => {
                 let id = *id;
                 match outcome {
-                    Ok(result) if has_modern_version(result, "supportedVersions") => {
+                    Ok(result) if lists_modern_version(result, "supportedVersions") => {
                         self.phase = Phase::Modern;
                     }
                     // The program is of the modern era, but speaks another version.
@@ -105,7 +105,7 @@ impl ModernProgram {
                 }
             }
             (Phase::Opening { id, is_modern, .. }, outcome) if *id != number => {
-                *is_modern = outcome.is_ok_and(|it| has_modern_version(it, "supportedVersions"));
+                *is_modern = outcome.is_ok_and(|it| lists_modern_version(it, "supportedVersions"));
             }
             (Phase::Opening { .. }, Ok(result)) => {
                 self.initialized(Bytes::copy_from_slice(result));
@@ -115,14 +115,14 @@ impl ModernProgram {
             }
             (Phase::Opening { probe, is_modern, .. }, Err(error)) => {
                 let supported = locate(error, &["data"]).ok().flatten().unwrap_or_default();
-                let era = match is_unsupported(error) && has_modern_version(supported, "supported")
-                {
-                    true => ProgramEra::Modern,
-                    false if *is_modern => ProgramEra::Modern,
-                    // The earlier `server/discover` request may be the cause.
-                    false if probe.is_some() => ProgramEra::Legacy,
-                    false => return self.refuse_all(error),
-                };
+                let era =
+                    match is_unsupported(error) && lists_modern_version(supported, "supported") {
+                        true => ProgramEra::Modern,
+                        false if *is_modern => ProgramEra::Modern,
+                        // The earlier `server/discover` request may be the cause.
+                        false if probe.is_some() => ProgramEra::Legacy,
+                        false => return self.refuse_all(error),
+                    };
                 self.phase = Phase::Over(Some(era));
                 self.send_elsewhere(|_| true);
             }
@@ -142,10 +142,4 @@ impl ModernProgram {
 fn is_unsupported(error: &[u8]) -> bool {
     let code = member(error, "code").and_then(|code| std::str::from_utf8(code).ok());
     code.and_then(|code| code.parse().ok()) == Some(UNSUPPORTED_VERSION)
-}
-
-fn has_modern_version(value: &[u8], list: &str) -> bool {
-    let versions = member(value, list).map(Bytes::copy_from_slice);
-    let versions = versions.as_ref().and_then(elements).unwrap_or_default();
-    versions.iter().any(|version| string(version).as_deref() == Some(MODERN_VERSION))
 }
