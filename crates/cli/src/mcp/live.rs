@@ -57,7 +57,7 @@ impl State {
     }
 
     /// Takes messages of the client. Returns what the program gets.
-    fn from_client(&mut self, now: Duration, messages: Vec<Bytes>) -> Vec<Bytes> {
+    fn take_from_client(&mut self, now: Duration, messages: Vec<Bytes>) -> Vec<Bytes> {
         if self.translator.is_transparent() {
             return messages;
         }
@@ -70,7 +70,7 @@ impl State {
     }
 
     /// Takes a message of the program. Returns what the program gets in return.
-    fn from_program(&mut self, now: Duration, message: Bytes) -> Vec<Bytes> {
+    fn take_from_program(&mut self, now: Duration, message: Bytes) -> Vec<Bytes> {
         if self.translator.is_transparent() {
             let touched = self.session.from_program(now, message);
             self.wake(&touched);
@@ -174,7 +174,7 @@ impl Live {
             self.changed.notify_one();
         }
         let attached = accepted.place.map(|place| self.attach(&mut state, place, is_opening));
-        let messages = state.from_client(self.now(), accepted.messages);
+        let messages = state.take_from_client(self.now(), accepted.messages);
         drop(state);
         let is_taken = messages.into_iter().all(|message| self.line.push(message));
         match attached {
@@ -272,7 +272,7 @@ impl Live {
         let (mut next, mut routed) = (Some(message), 0);
         while let Some(message) = next {
             // Few: at most some dozens for each request of the client.
-            for message in state.from_program(now, message) {
+            for message in state.take_from_program(now, message) {
                 self.line.push(message);
             }
             routed += 1;

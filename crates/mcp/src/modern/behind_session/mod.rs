@@ -106,7 +106,7 @@ impl SessionTranslator {
                     held.push_back(message);
                 }
             }
-            State::Modern(modern) => modern.from_client(message, &mut self.out),
+            State::Modern(modern) => modern.take_from_client(message, &mut self.out),
         }
         std::mem::take(&mut self.out)
     }
@@ -117,7 +117,7 @@ impl SessionTranslator {
             State::New | State::Same => self.out.to_client.push(message),
             State::Opening(_) => self.opened(message),
             State::Asking { .. } => self.discovered(message),
-            State::Modern(modern) => modern.from_program(message, &mut self.out),
+            State::Modern(modern) => modern.take_from_program(message, &mut self.out),
         }
         std::mem::take(&mut self.out)
     }
@@ -140,7 +140,7 @@ impl SessionTranslator {
 }
 
 impl Modern {
-    fn from_client(&mut self, message: Bytes, out: &mut Translated) {
+    fn take_from_client(&mut self, message: Bytes, out: &mut Translated) {
         match classify(message, &Dialect::MCP, Limits::default()) {
             Message::Request(request) => self.request(&request, out),
             Message::Notification(notification) => self.notification(&notification, out),
@@ -221,7 +221,7 @@ impl Modern {
         }
     }
 
-    fn from_program(&mut self, message: Bytes, out: &mut Translated) {
+    fn take_from_program(&mut self, message: Bytes, out: &mut Translated) {
         match classify(message.clone(), &Dialect::MCP, Limits::default()) {
             Message::Response(response) => self.response(&response, out),
             Message::Notification(notification) => {

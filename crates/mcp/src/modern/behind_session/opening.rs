@@ -68,7 +68,7 @@ impl SessionTranslator {
         }
         for message in held {
             match &mut self.state {
-                State::Modern(modern) => modern.from_client(message, &mut self.out),
+                State::Modern(modern) => modern.take_from_client(message, &mut self.out),
                 _ => self.out.to_program.push(message),
             }
         }

@@ -245,7 +245,7 @@ fn program_cannot_have_a_request_repeated_forever() {
         let translated = bench.0.from_program(bytes(&again));
         if let Some(error) = translated.to_client.first() {
             assert_eq!(round, 33);
-            assert!(texts(&[error.clone()])[0].contains(r#""id":7,"error""#));
+            assert!(texts(std::slice::from_ref(error))[0].contains(r#""id":7,"error""#));
             return;
         }
         id = format!("\"tieline-{round}\"");
