@@ -57,7 +57,7 @@ pub(super) async fn drive(
     let reason = match ended {
         Some(reason @ CloseReason::NoMemory(_)) => {
             // The clients release what is held for them before the program has stopped.
-            exchange.end(&reason);
+            exchange.end(&reason, 0);
             stopped(&mut sender, &mut receiver, &control).await;
             reason
         }
@@ -67,7 +67,8 @@ pub(super) async fn drive(
     if ended_by_itself && !reason.is_clean() {
         exchange.failed();
     }
-    exchange.end(&reason);
+    let unsent = turn.unsent + turn.pending.iter().map(Bytes::len).sum::<usize>();
+    exchange.end(&reason, sender.unwritten().saturating_add(unsent));
     reason
 }
 
@@ -94,6 +95,8 @@ struct Turn<'a> {
     pending: VecDeque<Bytes>,
     /// The program takes no more input, so its end will follow.
     takes_no_input: bool,
+    /// The size of the messages that were dropped because of that.
+    unsent: usize,
     lost: WarnThrottle,
 }
 
@@ -102,7 +105,7 @@ impl<'a> Turn<'a> {
         let lost = WarnThrottle::new(|count| {
             tracing::warn!(count, "more messages from or for a shared program were lost");
         });
-        Self { exchange, pending: VecDeque::new(), takes_no_input: false, lost }
+        Self { exchange, pending: VecDeque::new(), takes_no_input: false, unsent: 0, lost }
     }
 
     /// Logs lost messages, as a warning at most once per minute.
@@ -204,7 +207,7 @@ impl<'a> Turn<'a> {
         if self.takes_no_input && !self.pending.is_empty() {
             // Clients do not wait for a program that is about to end.
             self.lose(self.pending.len(), "for", &"it takes no more input");
-            self.pending.clear();
+            self.unsent += self.pending.drain(..).map(|message| message.len()).sum::<usize>();
         }
         had_any && self.pending.is_empty()
     }

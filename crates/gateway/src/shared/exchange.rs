@@ -7,9 +7,12 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use tieline_proto::Fault;
-use tieline_transport::{Account, CloseReason, Holding, Incoming, MemoryBudget, SendError};
+use tieline_transport::{
+    Account, ChildExit, CloseReason, Holding, Incoming, MemoryBudget, SendError,
+};
 
 use super::hub::{ClientId, Hub, Output};
+use super::ledger::Ledger;
 use crate::lock::{lock, remember};
 
 /// How many messages from one client may wait for the program before the client has to wait.
@@ -35,7 +38,10 @@ struct State {
     ports: BTreeMap<ClientId, Queues>,
     /// The hub's messages to the program. Messages of clients are handled only when the program has
     /// room.
-    to_program: VecDeque<Bytes>,
+    to_program: VecDeque<(Option<ClientId>, Bytes)>,
+    /// The client whose message is being handled.
+    serving: Option<ClientId>,
+    ledger: Ledger,
     /// Clients that have messages for the program. They are served in turn, one message each.
     waiting: VecDeque<ClientId>,
     /// No further client can join.
@@ -66,10 +72,23 @@ struct Queues {
     output_cost: usize,
     /// The number of bytes that the hub holds for the client.
     in_hub: usize,
+    /// The client's share of the input that the program has not read, if the reason does not contain it.
+    unwritten: usize,
     account: Account,
     receiver: Option<Waker>,
     /// Why nothing follows the queued output.
     end: Option<CloseReason>,
+}
+
+/// Returns the reason with this share of the unread input, if it has such a number.
+fn with_unread(reason: &CloseReason, share: usize) -> Option<CloseReason> {
+    match reason {
+        CloseReason::ChildExited(exit) if exit.unread.is_some() => {
+            let unread = Some(share as u64);
+            Some(CloseReason::ChildExited(Arc::new(ChildExit { unread, ..(**exit).clone() })))
+        }
+        _ => None,
+    }
 }
 
 fn wake(waker: &mut Option<Waker>) {
@@ -149,6 +168,8 @@ impl Exchange {
             hub,
             ports: BTreeMap::new(),
             to_program: VecDeque::new(),
+            serving: None,
+            ledger: Ledger::default(),
             waiting: VecDeque::new(),
             is_closed: false,
             has_failed: false,
@@ -182,6 +203,7 @@ impl Exchange {
             output: VecDeque::new(),
             output_cost: 0,
             in_hub: 0,
+            unwritten: 0,
             account: Account::of(state.memory.as_ref(), Holding::Queue),
             receiver: None,
             end: None,
@@ -297,8 +319,10 @@ impl Exchange {
         let (mut messages, mut bytes) = (VecDeque::new(), 0);
         while messages.len() < most && bytes < TURN_BYTES {
             match state.to_program.pop_front() {
-                Some(message) => {
+                Some((from, message)) => {
                     state.to_program_bytes -= message.len() + EACH;
+                    // A line has one more byte.
+                    state.ledger.add(from, message.len() + 1);
                     bytes += message.len();
                     messages.push_back(message);
                 }
@@ -306,6 +330,7 @@ impl Exchange {
                 None => break,
             }
         }
+        state.count_shared();
         messages
     }
 
@@ -361,11 +386,33 @@ impl Exchange {
         self.lock().has_failed = true;
     }
 
-    /// Ends the lines of all clients, because the program has ended.
-    pub(super) fn end(&self, reason: &CloseReason) {
+    /// Ends the lines of all clients, because the program has ended. `unwritten` bytes of its input were taken
+    /// and not written to it. Each client gets its share of what was not read.
+    pub(super) fn end(&self, reason: &CloseReason, unwritten: usize) {
         let mut state = self.lock();
         state.is_closed = true;
-        state.ports.values_mut().for_each(|queues| queues.finish(reason.clone()));
+        let in_pipe = reason.child_exit().and_then(|exit| exit.unread).unwrap_or_default();
+        let in_pipe = usize::try_from(in_pipe).unwrap_or(usize::MAX);
+        let shares = state.ledger.last(in_pipe.saturating_add(unwritten));
+        for (client, queues) in &mut state.ports {
+            if queues.end.is_some() {
+                continue;
+            }
+            let share = shares.get(client).copied().unwrap_or_default();
+            match with_unread(reason, share) {
+                Some(reason) => queues.finish(reason),
+                None => {
+                    queues.unwritten = share;
+                    queues.finish(reason.clone());
+                }
+            }
+        }
+    }
+
+    /// Returns how many bytes of the client's input the program has not been given, or did not read although its
+    /// exit does not say so.
+    pub(super) fn unwritten(&self, client: ClientId) -> usize {
+        self.lock().ports.get(&client).map_or(0, |it| it.input_bytes + it.unwritten)
     }
 }
 
@@ -403,7 +450,9 @@ impl State {
             Some(message) => self.hub.client_message(client, message),
             None => self.hub.input_ended(client),
         }
+        self.serving = Some(client);
         self.settle();
+        self.serving = None;
         true
     }
 
@@ -451,7 +500,7 @@ impl State {
 
     fn push_to_program(&mut self, message: Bytes) {
         self.to_program_bytes += message.len() + EACH;
-        self.to_program.push_back(message);
+        self.to_program.push_back((self.serving, message));
     }
 
     /// Counts the memory that all clients share. If there is too little, the program ends.

@@ -12,6 +12,7 @@
 mod driver;
 mod exchange;
 mod hub;
+mod ledger;
 mod port;
 mod program;
 

@@ -92,6 +92,10 @@ impl Sender for PortSender {
         self.0.exchange.poll_taken(self.0.client, cx)
     }
 
+    fn unwritten(&self) -> usize {
+        self.0.exchange.unwritten(self.0.client)
+    }
+
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         let taken = ready!(self.0.exchange.poll_taken(self.0.client, cx));
         self.0.exchange.end_input(self.0.client);

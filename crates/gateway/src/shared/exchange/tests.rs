@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::task::Waker;
 
@@ -71,4 +71,51 @@ fn refusals_for_a_program_that_does_not_read_are_counted_when_they_are_dropped()
     while !exchange.for_program(64, &Context::from_waker(Waker::noop())).is_empty() {}
     exchange.handle([]);
     assert_eq!(exchange.lock().to_program_bytes, 0);
+}
+
+#[test]
+fn unread_input_is_attributed_to_the_clients_that_sent_it() {
+    let budget = MemoryBudget::new(ByteSize::mib(16));
+    let (exchange, _) = exchange(&budget);
+    let [first, second, silent] = [(); 3].map(|()| exchange.join().unwrap());
+    let mut sizes = Vec::new();
+    for client in [first, second] {
+        let taken = send(&exchange, client, request(1, "tools/call", r#"{"name":"x"}"#));
+        sizes.push(taken.iter().map(|message| message.len() + 1).sum::<usize>());
+    }
+    // The program has read all but the last message and 5 bytes of the one before.
+    let waiting = request(2, "tools/call", "{}");
+    exchange.push(first, waiting.clone()).unwrap();
+    exchange.end(&CloseReason::StdoutClosed, sizes[1] + 5);
+    assert_eq!(exchange.unwritten(first), 5 + waiting.len());
+    assert_eq!(exchange.unwritten(second), sizes[1]);
+    assert_eq!(exchange.unwritten(silent), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn exit_of_the_program_has_each_clients_share_of_the_unread_input() {
+    use std::os::unix::process::ExitStatusExt;
+
+    let budget = MemoryBudget::new(ByteSize::mib(16));
+    let (exchange, _) = exchange(&budget);
+    let cx = Context::from_waker(Waker::noop());
+    let (talking, silent) = (exchange.join().unwrap(), exchange.join().unwrap());
+    send(&exchange, talking, request(1, "tools/call", "{}"));
+    let exit = ChildExit {
+        status: std::process::ExitStatus::from_raw(0),
+        stderr_tail: Bytes::new(),
+        unterminated: false,
+        truncated: None,
+        unread: Some(20),
+        guardian_lost: false,
+    };
+    exchange.end(&CloseReason::ChildExited(Arc::new(exit)), 0);
+    for (client, expected) in [(talking, 20), (silent, 0)] {
+        let Poll::Ready(Incoming::End(reason)) = exchange.poll_output(client, &cx) else {
+            panic!("the line goes on")
+        };
+        assert_eq!(reason.child_exit().unwrap().unread, Some(expected));
+        assert_eq!(exchange.unwritten(client), 0);
+    }
 }
