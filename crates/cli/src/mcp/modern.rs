@@ -61,7 +61,8 @@ impl McpRoute {
     ) -> Result<RouteResponse, Refused> {
         for _ in 0..MAX_POSTS {
             let running = self.program_for(request, &posted)?;
-            let mut attached = running.post(&posted, self.options.take_wait, request).await?;
+            let attached = running.post(&posted, self.options.take_wait, request).await?;
+            let Some(mut attached) = attached else { continue };
             match attached.answer().await {
                 ModernAnswer::Json(status, body) => {
                     return Ok(request.json(status, body, || lost().answering(posted.id()).body()));
@@ -176,15 +177,16 @@ impl Running {
         self.clock.elapsed()
     }
 
+    /// Takes a request. Returns `None` if the program has ended meanwhile.
     async fn post(
         self: &Arc<Self>,
         posted: &ModernRequest,
         take_wait: Duration,
         request: &RouteRequest,
-    ) -> Result<Attached, Refused> {
+    ) -> Result<Option<Attached>, Refused> {
         let turn = timeout(take_wait, async {
             let turn = self.posting.lock().await;
-            while !self.state().program.has_room() {
+            while !self.state().program.may_post() {
                 self.room.notified().await;
             }
             turn
@@ -192,13 +194,16 @@ impl Running {
         let text = "the program did not take the messages in time; try again later";
         let _turn = turn.await.map_err(|_| request.busy(text))?;
         let mut state = self.state();
+        if state.program.is_over() {
+            return Ok(None);
+        }
         let call = state.program.post(self.now(), posted)?;
         let more = Arc::new(Notify::new());
         state.connections.insert(call, more.clone());
         state.wake();
         drop(state);
         self.changed.notify_one();
-        Ok(Attached { running: self.clone(), call, more })
+        Ok(Some(Attached { running: self.clone(), call, more }))
     }
 
     /// Moves messages between the program and the calls until one of them ends.
@@ -219,7 +224,6 @@ impl Running {
                     if !message.is_some_and(|message| self.line.push(message)) {
                         break;
                     }
-                    self.room.notify_one();
                 }
                 // If the program does not read, no more of its messages are handled.
                 message = self.line.take(), if self.state().program.has_room() => {
@@ -235,6 +239,7 @@ impl Running {
                 () = self.changed.notified() => {}
                 () = revoked(&account) => {}
             }
+            self.room.notify_one();
             is_era_known = is_era_known || self.learn_era(&programs);
             if !self.count_memory(&mut account, memory.as_ref()) {
                 tracing::warn!("an MCP program ended: too much memory is in use");
@@ -250,7 +255,7 @@ impl Running {
         let lost = state.program.lost();
         drop(state);
         self.learn_era(&programs);
-        self.room.notify_waiters();
+        self.room.notify_one();
         self.line.end();
         if lost > 0 {
             self.line.lose(lost, &"their MCP requests had no connection that takes them");

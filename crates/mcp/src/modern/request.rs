@@ -114,6 +114,7 @@ impl ModernRequest {
             return Err(invalid_params(format!("params._meta must have an object {name:?}")));
         };
         let can = Capabilities::of(capabilities).map_err(doubled)?;
+        in_meta("progressToken")?;
         let level = in_meta(meta::LOG_LEVEL)?.map(|level| {
             let unknown = || invalid_params(format!("{:?} is not a level", meta::LOG_LEVEL));
             Level::of(level).ok_or_else(unknown)
@@ -338,6 +339,13 @@ mod tests {
             ),
             ("tools/list", &level("1"), "", None, Some((400, -32602))),
             ("tools/list", &level(r#""loud""#), "", None, Some((400, -32602))),
+            (
+                "tools/list",
+                &format!(r#"{META},"progressToken":1,"progressToken":2"#),
+                "",
+                None,
+                Some((400, -32602)),
+            ),
             ("initialize", META, "", None, Some((404, -32601))),
             ("ping", META, "", None, Some((404, -32601))),
             ("logging/setLevel", META, "", None, Some((404, -32601))),

@@ -83,7 +83,12 @@ impl Call {
     }
 
     pub(super) fn is_in_flight(&self) -> bool {
-        self.request.is_none() && !self.is_done() && !self.is_elsewhere
+        self.request.is_none() && self.is_open()
+    }
+
+    /// Returns whether it waits for its response here.
+    pub(super) fn is_open(&self) -> bool {
+        !self.is_done() && !self.is_elsewhere
     }
 
     pub(super) fn is_done(&self) -> bool {

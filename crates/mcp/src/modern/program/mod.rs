@@ -210,8 +210,16 @@ impl ModernProgram {
         Ok(number)
     }
 
-    /// Returns whether another request may be posted. If not, wait until an [outgoing](Self::outgoing)
-    /// message has been taken.
+    /// Returns whether another request may be posted. If not, wait until [`outgoing`](Self::outgoing) was
+    /// called, or a call was closed.
+    pub fn may_post(&self) -> bool {
+        let requests = self.queued.iter().filter_map(|number| self.calls.get(number)?.request());
+        let queued: usize = requests.map(ModernRequest::length).sum();
+        self.is_over() || self.outgoing_bytes + queued < self.limits.outgoing_bytes
+    }
+
+    /// Returns whether another message of the program may be taken. If not, wait until
+    /// [`outgoing`](Self::outgoing) was called.
     pub fn has_room(&self) -> bool {
         self.outgoing_bytes < self.limits.outgoing_bytes
     }
@@ -308,9 +316,14 @@ impl ModernProgram {
             self.phase = Phase::Over(Some(ProgramEra::Legacy));
             return self.send_elsewhere(|_| true);
         }
+        let was_open = matches!(self.phase, Phase::Modern | Phase::Legacy);
         self.phase = Phase::Over(None);
+        if was_open {
+            // The program has not received these.
+            self.send_elsewhere(|call| call.request().is_some());
+        }
         let open: Vec<_> =
-            self.calls.iter().filter(|(_, it)| !it.is_done()).map(|(it, _)| *it).collect();
+            self.calls.iter().filter(|(_, it)| it.is_open()).map(|(it, _)| *it).collect();
         for number in open {
             if !self.end_listening(number) {
                 self.fail(number, 502, PROGRAM_ENDED, "the program ended without a response");
@@ -398,7 +411,8 @@ impl ModernProgram {
 
     /// Returns the time at which to call [`expire`](Self::expire) next.
     pub fn deadline(&self) -> Option<Duration> {
-        let idle = self.calls.is_empty().then(|| self.last_use.saturating_add(self.limits.idle));
+        let is_idle = self.calls.is_empty() && !self.legacy.is_waiting();
+        let idle = is_idle.then(|| self.last_use.saturating_add(self.limits.idle));
         [self.phase.deadline(), self.legacy.deadline(), idle].into_iter().flatten().min()
     }
 

@@ -396,3 +396,46 @@ fn changes_are_announced_to_those_who_listen() {
     assert!(events[0].contains(r#""id":"b","result":{"resultType":"complete""#), "{events:?}");
     assert!(is_over);
 }
+
+#[test]
+fn idle_program_is_kept_while_a_person_is_asked() {
+    let limits = ModernLimits { idle: Duration::from_secs(1), ..ModernLimits::default() };
+    let mut bench = Bench::within(Some(ProgramEra::Legacy), limits);
+    bench.says(&format!(r#"{{"jsonrpc":"2.0","id":1,"result":{INITIALIZED}}}"#));
+    let call = bench.post(&asking("1", ""));
+    bench.says(&asks("8", "roots/list"));
+    bench.later(GATHERED);
+    bench.json(call);
+    // There is nothing to do before the person is given up.
+    assert_eq!(bench.program.deadline(), Some(GATHERED + Duration::from_secs(5 * 60)));
+    bench.later(Duration::from_secs(60));
+    assert!(!bench.program.is_over());
+    bench.later(Duration::from_secs(4 * 60));
+    assert!(bench.program.is_over());
+}
+
+#[test]
+fn calls_that_the_program_has_not_received_go_elsewhere_when_it_ends() {
+    let mut bench = bench();
+    let first = bench.post(&asking("1", ""));
+    let second = bench.post(&asking("2", ""));
+    bench.program.ended();
+    assert_eq!(bench.json(first).0, 502);
+    assert_eq!(bench.answer(second), ModernAnswer::Elsewhere);
+}
+
+#[test]
+fn requests_that_wait_for_the_program_are_bounded() {
+    let limits = ModernLimits { outgoing_bytes: 1000, ..ModernLimits::default() };
+    let mut bench = Bench::within(None, limits);
+    let mut posted = Vec::new();
+    while bench.program.may_post() {
+        bench.sent();
+        posted.push(bench.post(&call("1", "t")));
+    }
+    assert!(posted.len() < 10, "{posted:?}");
+    // Messages of the program are still taken.
+    assert!(bench.program.has_room());
+    bench.close(posted[0]);
+    assert!(bench.program.may_post());
+}
