@@ -2,7 +2,7 @@
 
 use tieline_proto::jsonrpc::{Dialect, Notification, Response, locate, member};
 
-use super::{ModernProgram, number_of};
+use super::{ModernProgram, PROGRAM_ENDED, number_of};
 use crate::modern::{HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION, meta};
 
 /// The path of the tag in messages that belong to a subscription.
@@ -19,6 +19,11 @@ impl ModernProgram {
     }
 
     pub(super) fn modern_response(&mut self, number: u64, response: &Response) {
+        let is_gone = response.outcome().is_err_and(|it| error_code(it) == Some(PROGRAM_ENDED));
+        // The gateway answers for a program that has ended.
+        if is_gone && self.end_listening(number) {
+            return;
+        }
         let Some(call) = self.calls.get(&number).filter(|call| call.is_in_flight()) else { return };
         let result = response.outcome().ok();
         let tag = result.and_then(|result| locate(result, &TAG).ok().flatten());
@@ -83,10 +88,13 @@ impl ModernProgram {
 
 /// Returns the HTTP status of a response.
 pub(super) fn status_of(outcome: Result<&[u8], &[u8]>) -> u16 {
-    let code = |error| std::str::from_utf8(member(error, "code")?).ok()?.parse::<i64>().ok();
-    match outcome.err().and_then(code) {
+    match outcome.err().and_then(error_code) {
         Some(tieline_proto::jsonrpc::METHOD_NOT_FOUND) => 404,
         Some(HEADER_MISMATCH | MISSING_CAPABILITY | UNSUPPORTED_VERSION) => 400,
         _ => 200,
     }
+}
+
+fn error_code(error: &[u8]) -> Option<i64> {
+    std::str::from_utf8(member(error, "code")?).ok()?.parse().ok()
 }

@@ -120,6 +120,16 @@ fn subscription_has_the_tag_of_its_client_until_it_ends() {
 }
 
 #[test]
+fn subscription_ends_with_a_result_if_the_program_ends() {
+    let mut bench = bench();
+    let call = bench.post(&request("1", "subscriptions/listen", ""));
+    bench.says(&format!(
+        r#"{{"jsonrpc":"2.0","id":{call},"error":{{"code":-31000,"message":"m"}}}}"#
+    ));
+    assert!(bench.json(call).1.contains(r#""resultType":"complete""#));
+}
+
+#[test]
 fn slow_client_only_loses_its_own_request() {
     let limits = ModernLimits { waiting_bytes: 1000, ..ModernLimits::default() };
     let mut bench = Bench::within(Some(ProgramEra::Modern), limits);
