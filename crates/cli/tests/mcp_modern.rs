@@ -5,12 +5,13 @@
 
 mod support;
 
+use std::process::Command;
 use std::thread;
 
 use serde_json::{Value, json};
 use support::mcp::{ACCEPT, Stream, bearer, post_with, wait_none_left};
-use support::site::{Site, status_of};
-use support::{server_everything, until};
+use support::site::{Site, TOKEN, status_of};
+use support::{mcp_client, server_everything, until};
 
 /// The beginning of both programs. `id` is the id of the request as the client wrote it.
 const LOOP: &str = r#"
@@ -291,6 +292,46 @@ fn clients_with_sessions_can_use_a_program_without_them() {
     assert!(body["result"]["pid"].is_number(), "{body}");
     let (_, body) = ask(&site, &post_with(&headers, r#"{"jsonrpc":"2.0","id":3,"method":"ping"}"#));
     assert_eq!(body, json!({ "jsonrpc": "2.0", "id": 3, "result": {} }));
+    site.stop();
+}
+
+/// The official client negotiates 2026-07-28 by itself, although the program is of an earlier version. It is asked
+/// for a form and for a sample during two calls.
+#[test]
+fn typescript_client_uses_a_server_of_an_earlier_version() {
+    let serve = server_everything();
+    let site = Site::start(&[&["--"][..], &serve.each_ref().map(|it| &**it)].concat());
+    let script = format!(
+        r#"
+        const {{ Client, StreamableHTTPClientTransport }} = require("{client}");
+        const capabilities = {{ elicitation: {{}}, sampling: {{}} }};
+        const client = new Client({{ name: "test", version: "1" }}, {{ capabilities, versionNegotiation: {{ mode: "auto" }} }});
+        client.setRequestHandler("elicitation/create", () => ({{ action: "decline" }}));
+        const content = {{ type: "text", text: "sampled" }};
+        client.setRequestHandler("sampling/createMessage", () => ({{ model: "m", role: "assistant", content }}));
+        const requestInit = {{ headers: {{ Authorization: "Bearer {TOKEN}" }} }};
+        const call = (name, args, options) => client.callTool({{ name, arguments: args }}, options);
+        const text = async (...parts) => (await call(...parts)).content.map((it) => it.text).join(" ");
+        (async () => {{
+            await client.connect(new StreamableHTTPClientTransport(new URL("{url}/mcp"), {{ requestInit }}));
+            console.log(client.getNegotiatedProtocolVersion());
+            let seen = 0;
+            const onprogress = () => seen++;
+            await call("trigger-long-running-operation", {{ duration: 0.4, steps: 4 }}, {{ onprogress }});
+            console.log(seen);
+            console.log((await text("trigger-elicitation-request", {{}})).includes("decline"));
+            console.log((await text("trigger-sampling-request", {{ prompt: "?", maxTokens: 9 }})).includes("sampled"));
+            const echoes = Array.from({{ length: 100 }}, (_, n) => text("echo", {{ message: `${{n}}` }}));
+            console.log((await Promise.all(echoes)).every((echo, n) => echo === `Echo: ${{n}}`));
+            await client.close();
+        }})();"#,
+        client = mcp_client().display(),
+        url = site.endpoint,
+    );
+    let output = Command::new("node").args(["-e", &script]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said, "2026-07-28\n4\ntrue\ntrue\ntrue\n", "{errors}");
     site.stop();
 }
 

@@ -24,6 +24,12 @@ pub(crate) fn mcp_sdk() -> PathBuf {
         .to_owned()
 }
 
+/// Returns the client of the second version of that SDK as a CommonJS module.
+#[track_caller]
+pub(crate) fn mcp_client() -> PathBuf {
+    from("TIELINE_NODE_FIXTURES", "node_modules/@modelcontextprotocol/client/dist/index.cjs")
+}
+
 /// Returns the path of the Claude CLI for this platform.
 #[track_caller]
 pub(crate) fn claude() -> String {
