@@ -67,22 +67,38 @@ fn header(first: &[u8]) -> First {
     }
 }
 
-/// Checks for the first line of an HTTP message: `GET / HTTP/1.1` or `HTTP/1.1 200 OK`.
+/// Checks for the first line of an HTTP message: `GET / HTTP/1.1` or `HTTP/1.1 200 OK`, ending with CR LF.
 fn http(first: &[u8]) -> First {
     let (line, is_whole) = first_line(first);
-    let is_version = |word: &[u8]| word.starts_with(b"HTTP/") && word.len() <= b"HTTP/1.1".len();
-    let words = || line.trim_ascii_end().split(|byte| *byte == b' ');
-    let method = words().next().unwrap_or_default();
-    let is_request = words().count() == 3 && words().next_back().is_some_and(is_version);
+    let method = line.split(|byte| *byte == b' ').next().unwrap_or_default();
+    let may_be_http =
+        method.iter().all(|byte| byte.is_ascii_uppercase() || b"/.012".contains(byte));
     match is_whole {
-        true if is_request || is_version(method) => First::Http,
-        false
-            if !method.iter().all(|byte| byte.is_ascii_uppercase() || b"/.012".contains(byte)) =>
-        {
-            First::Other
-        }
-        false if line.len() < MAX_HEADER_BLOCK.bytes() => First::Unclear,
+        true if line.strip_suffix(b"\r").is_some_and(is_http) => First::Http,
+        false if may_be_http && line.len() < MAX_HEADER_BLOCK.bytes() => First::Unclear,
         _ => First::Other,
+    }
+}
+
+/// Returns whether this is the request line or status line of an HTTP message, and not text that mentions HTTP.
+fn is_http(line: &[u8]) -> bool {
+    let mut words = line.split(|byte| *byte == b' ');
+    match (words.next(), words.next(), words.next(), words.next()) {
+        (Some(version), Some(status), ..) if is_version(version) => {
+            status.len() == 3 && status.iter().all(u8::is_ascii_digit)
+        }
+        (Some(method), Some(target), Some(version), None) => {
+            let is_target = matches!(target, [b'/' | b'*', ..]) || target.contains(&b':');
+            method.iter().all(u8::is_ascii_uppercase) && is_target && is_version(version)
+        }
+        _ => false,
+    }
+}
+
+fn is_version(word: &[u8]) -> bool {
+    match word.strip_prefix(b"HTTP/") {
+        Some([major] | [major, b'.', _]) => major.is_ascii_digit(),
+        _ => false,
     }
 }
 

@@ -101,7 +101,10 @@ fn other_protocols_are_recognized_at_every_cut() {
         (b"GET /ws HTTP/1.1\r\nHost: a\r\n".into(), FrameError::UnexpectedHttp),
         (b"CONNECT a:1 HTTP/1.1\r\n".into(), FrameError::UnexpectedHttp),
         (b"PRI * HTTP/2.0\r\n".into(), FrameError::UnexpectedHttp),
+        (b"GET http://a/ HTTP/1.1\r\n".into(), FrameError::UnexpectedHttp),
+        (b"OPTIONS * HTTP/1.0\r\n".into(), FrameError::UnexpectedHttp),
         (b"HTTP/1.1 400 Bad Request\r\n".into(), FrameError::UnexpectedHttp),
+        (b"HTTP/2 200\r\n".into(), FrameError::UnexpectedHttp),
     ] {
         for ours in FramingKind::ALL {
             assert_met(ours, &first, Err(error));
@@ -155,6 +158,16 @@ fn messages_of_the_line_itself_are_never_refused() {
         b"GET\n",
         b"HELLO WORLD AGAIN\n",
         b"HTTP is a protocol\n",
+        b"HTTP/2 is good\n",
+        b"HTTP/2 is good\r\n",
+        b"HTTP/1.1\r\n",
+        b"We love HTTP/1.1\n",
+        b"We love HTTP/1.1\r\n",
+        b"NOTE: see HTTP/1.1\r\n",
+        b"A B HTTP/1.1\r\n",
+        b"GET / HTTP/\r\n",
+        b"GET / HTTP/1.1\n",
+        b"HTTP/1.1 200 OK\n",
         b"\x15\n",
         b"\x16\x03\n",
         b"\n",
