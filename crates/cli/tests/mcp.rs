@@ -294,8 +294,9 @@ fn abandoned_sessions_make_room_for_new_ones() {
         Session::open(&site);
     }
     assert_eq!(status_of(&oldest.post(&request(1, "ping"))), "404");
-    until("the processes and descriptors are those of before", || {
-        (children_of(pid).len(), descriptors()) == (before.0, before.1)
+    // There may have been a connection more before, because the server notices later that it is closed.
+    until("there are no more processes and descriptors than before", || {
+        children_of(pid).len() == before.0 && descriptors() <= before.1
     });
     let peak = usage(pid).peak_kib;
     assert!(peak < before.2 + 16 * 1024, "{peak} KiB, and {} before", before.2);
