@@ -19,6 +19,8 @@ pub(crate) struct ProcessModels {
     #[arg(long, value_name = "MODEL", default_value = "per-client", value_parser = process_model)]
     process: ProcessModel,
     /// Stop a shared program that has had no client for TIME
+    ///
+    /// MCP clients without sessions (2026-07-28) also share programs, whatever the model.
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = up_to_a_day)]
     idle_timeout: Duration,
     /// Run at most N shared programs at once, and refuse clients that need another one
