@@ -143,3 +143,63 @@ fn is_token(text: &str) -> bool {
     let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !text.is_empty() && text.len() <= MAX_NAME && text.bytes().all(is_tchar)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(properties: &str) -> Vec<(String, String)> {
+        let schema = format!(r#"{{"type":"object","properties":{properties}}}"#);
+        let found = repetitions(schema.as_bytes());
+        found.into_iter().map(|it| (it.header, it.path.join("."))).collect()
+    }
+
+    #[test]
+    fn only_valid_annotations_are_enforced() {
+        let one = |header: &str, path: &str| vec![(header.to_owned(), path.to_owned())];
+        for (properties, expected) in [
+            (r#"{"a":{"type":"string","x-mcp-header":"Re-gion"}}"#, one("mcp-param-re-gion", "a")),
+            (r#"{"a":{"type":"integer","x-mcp-header":"n"}}"#, one("mcp-param-n", "a")),
+            (
+                r#"{"a":{"type":"object","properties":{"b":{"type":"boolean","x-mcp-header":"B"}}}}"#,
+                one("mcp-param-b", "a.b"),
+            ),
+            (r#"{"a":{"type":"array","items":{"type":"string","x-mcp-header":"A"}}}"#, vec![]),
+            (r#"{"a":{"anyOf":[{"type":"string","x-mcp-header":"A"}]}}"#, vec![]),
+            (r#"{"a":{"type":"object","x-mcp-header":"A"}}"#, vec![]),
+            (r#"{"a":{"type":"string","x-mcp-header":"not a token"}}"#, vec![]),
+            (r#"{"a":{"type":"string","x-mcp-header":""}}"#, vec![]),
+            (r#"{"a":{"type":"string","x-mcp-header":1}}"#, vec![]),
+            (
+                r#"{"a":{"type":"string","x-mcp-header":"A"},"b":{"type":"string","x-mcp-header":"a"}}"#,
+                vec![],
+            ),
+            (r#"{"a":true}"#, vec![]),
+            ("[]", vec![]),
+        ] {
+            assert_eq!(found(properties), expected, "{properties}");
+        }
+        // Deep schemas end.
+        let deep = r#"{"a":{"type":"object","properties":"#.repeat(20) + "{}" + &"}}".repeat(20);
+        assert_eq!(found(&deep), vec![]);
+    }
+
+    #[test]
+    fn numbers_are_compared_by_value_and_text_exactly() {
+        for (value, text, is_equal) in [
+            ("42", "42", true),
+            ("42", "42.0", true),
+            ("4.2e1", "42", true),
+            ("42", "43", false),
+            ("42", "x", false),
+            ("42", "", false),
+            ("true", "true", true),
+            ("true", "True", false),
+            (r#""42""#, "42", true),
+            (r#""42""#, "42.0", false),
+            (r#""\u00e9""#, "é", true),
+        ] {
+            assert_eq!(is_same(value.as_bytes(), text), is_equal, "{value} {text}");
+        }
+    }
+}

@@ -252,3 +252,42 @@ fn program_cannot_have_a_request_repeated_forever() {
     }
     panic!("it was repeated 100 times");
 }
+
+/// The messages of a random sequence; `#` stands for a number.
+const MESSAGES: [&str; 14] = [
+    INITIALIZE,
+    REFUSED,
+    DISCOVERED,
+    r#"{"jsonrpc":"2.0","id":#,"method":"tools/call","params":{"name":"t"}}"#,
+    r#"{"jsonrpc":"2.0","id":#,"method":"resources/subscribe","params":{"uri":"u#"}}"#,
+    r#"{"jsonrpc":"2.0","id":#,"method":"resources/unsubscribe","params":{"uri":"u#"}}"#,
+    r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
+    r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":#}}"#,
+    r#"{"jsonrpc":"2.0","id":#,"result":{"resultType":"input_required","inputRequests":{"a":{"method":"roots/list"},"b":1}}}"#,
+    r#"{"jsonrpc":"2.0","id":"tieline-#","result":{"resultType":"input_required","requestState":"s"}}"#,
+    r#"{"jsonrpc":"2.0","id":"tieline-#","result":{}}"#,
+    r#"{"jsonrpc":"2.0","id":"tieline-#","error":{"code":1,"message":"m"}}"#,
+    r#"{"jsonrpc":"2.0","id":#,"result":{}}"#,
+    "no JSON",
+];
+
+proptest::proptest! {
+    #[test]
+    fn any_sequence_is_answered_with_few_messages(
+        steps in proptest::collection::vec((proptest::bool::ANY, 0..MESSAGES.len(), 0..8_u32), 0..60),
+        is_modern in proptest::bool::ANY,
+    ) {
+        let mut bench = if is_modern { Bench::modern() } else { Bench(SessionTranslator::default()) };
+        for (is_client, which, number) in steps {
+            let message = bytes(&MESSAGES[which].replace('#', &number.to_string()));
+            let translated = match is_client {
+                true => bench.0.from_client(message),
+                false => bench.0.from_program(message),
+            };
+            let count = translated.to_program.len() + translated.to_client.len();
+            // The first messages of the client wait until it is known what the program speaks.
+            proptest::prop_assert!(count <= opening::MAX_HELD * 3, "{count}");
+        }
+        proptest::prop_assert!(bench.0.held_bytes() < 10_000);
+    }
+}
