@@ -7,8 +7,8 @@ use crate::compare::Result;
 ///
 /// A round trip takes much longer if the two processes that wait for each other do not share a core, and
 /// the scheduler moves processes from time to time. This effect is larger than any difference measured
-/// here. On one core, a round trip consists of the work of both ends and two context switches, on every
-/// side.
+/// here. On one core, a round trip consists of the work of both ends and two context switches, for
+/// every library that is compared.
 pub(crate) struct Pinned {
     before: imp::Cores,
 }

@@ -92,7 +92,7 @@ pub(crate) enum Command {
     /// The result goes to stdout: indented on a terminal, on one line elsewhere. An error response goes to
     /// stderr with its code, and the exit status is 1.
     ///
-    /// A program that was started for the call has --stop-timeout to exit after its response. SIGTERM is
+    /// A program that was started for the call may take up to --stop-timeout to exit after its response. SIGTERM is
     /// sent after half of that time, or after 2 s if that is earlier.
     Call(Call),
     /// Forward messages in both directions between two endpoints, converting the framing
@@ -102,7 +102,7 @@ pub(crate) enum Command {
     Bridge(Bridge),
     /// Send a prompt to the Claude CLI and stream its answer
     ///
-    /// Tools that need a permission are not used unless an option allows them. After the answer, or on
+    /// Tools that need permission are not used unless an option allows them. After the answer, or on
     /// Ctrl-C, the program and everything it started are stopped. The exit status is 1 if the program is missing
     /// or the answer is an error.
     #[cfg(unix)]
@@ -118,7 +118,7 @@ pub(crate) enum Command {
     /// will fail). The exit status is 1 if there is a problem. The command starts itself as a child,
     /// creates the runtime directory if there is none, and leaves nothing else behind.
     Doctor(Doctor),
-    /// Proxy connections and cut, delay, throttle, discard or corrupt their bytes
+    /// Run a proxy that cuts connections, and delays, throttles, discards or corrupts their bytes
     ///
     /// Use it to test how a client or a server copes with a bad connection. The proxy forwards bytes and
     /// does not parse messages. Each client gets its own connection to TARGET.

@@ -22,7 +22,7 @@ use crate::status::LoginUrls;
 /// How much longer than the program's stall timeout a POST waits, so that it can report the stall.
 const TAKE_WAIT: Duration = Duration::from_secs(15);
 
-/// The end of the request in the example for curl, and for the demo agent.
+/// The end of the request in the example for curl: in general, and for the demo agent.
 const CALL: &str = r#""method":"METHOD""#;
 const DEMO_CALL: &str = r#""method":"add","params":[2,3]"#;
 
@@ -117,8 +117,8 @@ impl Sites {
         Ok(SiteAcceptors { plain: Box::new(plain), sessions: Box::new(sessions), mcp })
     }
 
-    /// Returns what ends an abandoned MCP session, so that another client gets its place. It returns false if there
-    /// is none.
+    /// Returns a function that ends an abandoned MCP session, so that another client gets its place. The function
+    /// returns false if there is no such session.
     pub(crate) fn make_room(&self) -> impl Fn() -> bool + Send + Sync + 'static {
         let sessions = self.mcp_sessions.clone();
         move || sessions.iter().any(|it| it.make_room())
@@ -186,7 +186,7 @@ impl Sites {
             }
             if self.public_url.is_none() && site.endpoint() != &site.local_endpoint() {
                 text.push_str(
-                    "  other machines use a name of this one, allowed with --allow-host NAME\n",
+                    "  clients on other machines need a name of this machine, allowed with --allow-host NAME\n",
                 );
             }
         }

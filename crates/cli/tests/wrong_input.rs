@@ -145,7 +145,7 @@ fn a_server_on_all_addresses_prints_an_address_that_clients_can_connect_to() {
         let mut serve = Program::start(command.args(options));
         let endpoint = serve.line().unwrap();
         let port = endpoint.rsplit(':').next().unwrap();
-        serve.wait_stderr("other machines use a name of this one, allowed with --allow-host NAME");
+        serve.wait_stderr("need a name of this machine, allowed with --allow-host NAME");
         let said = serve.stderr();
         let url = format!("ws://{local}:{port}/ws");
         // Brackets are quoted for the shell.

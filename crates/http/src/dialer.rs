@@ -135,8 +135,8 @@ impl Dialer {
         let error = failed(ErrorKind::Denied { status: status.as_u16() });
         match (&self.address.place, status) {
             (Place::Unix(_), StatusCode::FORBIDDEN) => error.with_hint(
-                "the server does not accept your user (add it to the server's --allow-uid), or not \
-                 this Host or Origin header (--allow-host or --allow-origin)",
+                "the server does not accept your user (add it to the server's --allow-uid), or it does not \
+                 accept this Host or Origin header (--allow-host or --allow-origin)",
             ),
             (_, StatusCode::PROXY_AUTHENTICATION_REQUIRED) => {
                 self.route.forwarder().map_or(error, |proxy| proxy.denied(status))

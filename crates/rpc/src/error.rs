@@ -56,8 +56,8 @@ impl fmt::Display for Meanwhile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.unreadable {
             0 => {}
-            1 => f.write_str("; dropped one message that is not JSON-RPC while waiting")?,
-            many => write!(f, "; dropped {many} messages that are not JSON-RPC while waiting")?,
+            1 => f.write_str("; one message was dropped because it is not JSON-RPC")?,
+            many => write!(f, "; {many} messages were dropped because they are not JSON-RPC")?,
         }
         match self.unfinished {
             0 => Ok(()),

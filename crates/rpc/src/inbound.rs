@@ -175,8 +175,8 @@ impl<H: Handler> Inbound<H> {
         true
     }
 
-    /// Starts the reset handler, whose calls go first while messages from the new line are already
-    /// handled.
+    /// Starts the reset handler. Its calls are sent before any others. Messages from the new line are
+    /// handled in the meantime.
     fn begin(&mut self, reset: Reset) {
         let peer = self.peer.first_on(reset.epoch);
         self.shared.begin();

@@ -177,7 +177,7 @@ impl Account {
     /// tokio runtime with timers enabled.
     ///
     /// # Errors
-    /// As [`set`](Self::set).
+    /// See [`set`](Self::set).
     #[inline]
     pub fn poll_set(
         &mut self,

@@ -35,7 +35,7 @@ pub trait Scheme: Send + Sync + 'static {
     /// Starts listening on `endpoint`.
     ///
     /// # Errors
-    /// As [`Transport::listen`].
+    /// See [`Transport::listen`].
     fn listen<'a>(
         &'a self,
         endpoint: &'a Endpoint,
@@ -230,7 +230,7 @@ impl Registry {
     /// Starts listening for byte streams on `endpoint`, ignoring its framing.
     ///
     /// # Errors
-    /// As [`Registry::connect_bytes`].
+    /// See [`Registry::connect_bytes`].
     pub async fn listen_bytes(
         &self,
         endpoint: &Endpoint,

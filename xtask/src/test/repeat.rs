@@ -39,7 +39,8 @@ impl Table {
 
     pub(super) fn text(&self) -> String {
         if self.failed.is_empty() {
-            return format!("Nothing failed in {} rounds.\n", self.rounds);
+            let plural = if self.rounds == 1 { "" } else { "s" };
+            return format!("Nothing failed in {} round{plural}.\n", self.rounds);
         }
         let mut text = format!("failed in {} rounds\n    of these, also alone\n", self.rounds);
         let mut rows: Vec<_> = self.failed.iter().collect();
@@ -143,7 +144,7 @@ mod tests {
 
         let mut table = Table::default();
         table.round(&[], &[]);
-        assert_eq!(table.text(), "Nothing failed in 1 rounds.\n");
+        assert_eq!(table.text(), "Nothing failed in 1 round.\n");
         assert!(table.judge().is_ok());
     }
 

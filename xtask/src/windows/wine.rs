@@ -13,7 +13,7 @@ use crate::{Failure, failed};
 /// The time after which a suite is considered to hang. Wine's `timeout` would not kill child processes.
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// A running Wine. Dropping it ends its server and thereby all processes.
+/// A running instance of Wine. Dropping it ends its server and thereby all processes.
 pub(super) struct Wine {
     prefix: PathBuf,
     /// A shell that ends the server when its stdin is closed, which also happens if xtask is killed or
@@ -107,8 +107,8 @@ impl Wine {
         environment(&self.prefix, command)
     }
 
-    /// Starts the server in persistent mode. A server that a program starts ends with the last program,
-    /// and the next program waits two seconds for that.
+    /// Starts the server in persistent mode. Otherwise each program would start a server that ends after
+    /// the last program, and the next program would wait two seconds for that end.
     fn serve(&self) -> Result<(), Failure> {
         run_aside(self.environment(Command::new("wineserver").arg("--persistent")))
     }

@@ -11,11 +11,11 @@ pub enum Message {
     System(System),
     /// Output of the model: text or tool uses.
     Assistant(Assistant),
-    /// Input of the model, mostly tool results.
+    /// Input to the model, mostly tool results.
     User(User),
     /// The end of a turn.
     Result(TurnResult),
-    /// A part of the model's output while it is produced
+    /// A part of the model's output, sent as soon as it is generated
     /// ([`Options::include_partial_messages`](super::Options::include_partial_messages)).
     StreamEvent(StreamEvent),
     /// Any other message.
@@ -110,7 +110,7 @@ impl Assistant {
     }
 }
 
-/// Input of the model, mostly tool results.
+/// Input to the model, mostly tool results.
 #[derive(Clone, Debug, PartialEq)]
 pub struct User(Value);
 
@@ -157,7 +157,7 @@ impl TurnResult {
     }
 }
 
-/// A part of the model's output while it is produced.
+/// A part of the model's output, sent as soon as it is generated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StreamEvent(Value);
 
@@ -200,7 +200,7 @@ pub enum Block<'a> {
     ToolResult {
         /// The id of the tool use.
         id: &'a str,
-        /// The result: a text, or blocks.
+        /// The result: a string, or an array of blocks.
         content: &'a Value,
         /// Whether the tool failed.
         is_error: bool,

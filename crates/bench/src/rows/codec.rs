@@ -1,5 +1,5 @@
 //! The number of instructions for encoding and decoding one line of 128 bytes. Unlike times, it is
-//! repeatable, so that it reveals small regressions in the hot path.
+//! repeatable, so it reveals small regressions in the hot path.
 
 use std::io::IoSlice;
 

@@ -81,8 +81,8 @@ impl Credentials {
         let basic = self.basic.as_deref().map(|user| self.password(user)).transpose()?;
         let authorizations = headers.iter().filter(|header| is_authorization(header)).count();
         if authorizations + usize::from(basic.is_some()) + usize::from(token.is_some()) > 1 {
-            let why = "the header Authorization can be set once: by --token, --token-file, --basic, --header, \
-                       --header-file, TIELINE_TOKEN or TIELINE_HEADERS";
+            let why = "the header Authorization can be set only once, by one of --token, --token-file, --basic, \
+                       --header, --header-file, TIELINE_TOKEN and TIELINE_HEADERS";
             return Err(Failure::Usage(why.into()));
         }
         let send_token_without_tls = self.send_token_without_tls;
@@ -110,8 +110,8 @@ impl Credentials {
     }
 }
 
-/// Parses headers, one on each line, and marks them as credentials: other headers could be on the
-/// command line.
+/// Parses headers, one on each line, and marks them as credentials: a header that is not secret could
+/// have been passed on the command line.
 fn secret_headers(place: &str, text: &str) -> Result<Vec<RequestHeader>, Failure> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let parsed = lines.map(|(at, line)| {
@@ -130,9 +130,12 @@ fn header(text: &str) -> Result<RequestHeader, String> {
 /// Checks a user name. The error does not quote the text, because it may contain a password.
 fn user(text: &str) -> Result<String, String> {
     match text.contains(':') {
-        true => Err("a user name has no colon; pass the password with --password-file".into()),
+        true => {
+            Err("a user name must not contain a colon; pass the password with --password-file"
+                .into())
+        }
         false if BasicAuth::new(text, "").is_err() => {
-            Err("a user name is not empty and has no control characters".into())
+            Err("a user name must not be empty or contain control characters".into())
         }
         false => Ok(text.to_owned()),
     }

@@ -74,6 +74,9 @@ impl Line {
 #[derive(Group)]
 pub(crate) struct Reach {
     /// Refuse messages larger than SIZE, for example 512KiB or 64MiB
+    ///
+    /// With the framing lines, a larger message is discarded and the next one is delivered. With another
+    /// framing, and on a WebSocket, it ends the line.
     #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_MAX_MESSAGE, value_parser = message_size)]
     #[arg(hide_short_help = true)]
     pub(crate) max_message: ByteSize,

@@ -58,12 +58,12 @@ pub struct ServerCounts {
     pub refused_token: u64,
     /// Requests and connections that were refused because a limit was reached.
     pub refused_busy: u64,
-    /// Bytes that request bodies hold now, beyond the first 16 KiB of each.
+    /// Bytes of request bodies in memory, beyond the first 16 KiB of each.
     pub body_bytes: u64,
-    /// Connections that were closed in favor of newer ones before one of their requests was admitted.
+    /// Connections that were closed in favor of newer ones before any of their requests was admitted.
     pub evicted: u64,
-    /// Messages of programs that were dropped because of a limit before their clients had received them: of `/rpc`
-    /// and of added routes. Those of other lines are counted by the lines.
+    /// Messages for clients of `/rpc` and of added routes that were dropped because of a limit. Each other line
+    /// counts its own lost messages.
     pub lost: u64,
 }
 
@@ -71,7 +71,7 @@ impl ServerCounts {
     /// Formats the counts in the Prometheus text format 0.0.4. Metrics whose names end in `_total` are
     /// counters; all others are gauges.
     pub fn prometheus(&self) -> String {
-        // The fields are destructured, so that a forgotten field causes an unused variable.
+        // Destructure all fields, so that the compiler reports a forgotten field as an unused variable.
         let Self {
             connections,
             open,
@@ -112,12 +112,12 @@ impl ServerCounts {
             refused,
         );
         text.add("tieline_web_sockets_total", "WebSockets passed to the acceptors.", web_sockets);
-        text.add("tieline_web_event_streams_total", "Event streams begun.", event_streams);
+        text.add("tieline_web_event_streams_total", "Event streams started.", event_streams);
         text.add("tieline_web_posts_total", "POSTs to event streams that were accepted.", posts);
-        text.add("tieline_web_rpc_calls_total", "Calls by POST begun.", rpc_calls);
+        text.add("tieline_web_rpc_calls_total", "Calls by POST /rpc started.", rpc_calls);
         text.add(
             "tieline_web_body_bytes",
-            "Bytes of request bodies held now, beyond the first 16 KiB of each.",
+            "Bytes of request bodies in memory, beyond the first 16 KiB of each.",
             body_bytes,
         );
         text.add(

@@ -31,7 +31,7 @@ const MAX_ENDED: usize = 1024;
 /// discarded first.
 const MAX_ENDED_BYTES: usize = 1 << 20;
 
-/// How much of the end of a program's stderr is remembered of an ended session, in bytes.
+/// How many bytes from the end of a program's stderr are kept for an ended session.
 const MAX_STDERR: usize = 4096;
 
 struct Ended {
@@ -43,7 +43,7 @@ struct Ended {
     until: Instant,
 }
 
-/// Why a client cannot return to an ended session, and how the session ended if the client may know.
+/// Why a client cannot return to an ended session and, if the client may know, how the session ended.
 pub(super) struct NoReturn {
     pub(super) refusal: Refusal,
     pub(super) text: String,
@@ -56,7 +56,8 @@ impl From<Refusal> for NoReturn {
 }
 
 impl Table {
-    /// Adds a session that is about to begin. Returns whether there was room for it among at most `max`.
+    /// Adds a session that is about to begin. Returns false if there are already `max`
+    /// sessions.
     pub(super) fn reserve(&self, id: SessionId, max: usize) -> bool {
         let mut live = lock(&self.live);
         let has_room = live.len() < max;

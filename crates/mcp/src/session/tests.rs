@@ -331,7 +331,7 @@ fn kept_messages_are_bounded_and_losses_are_counted() {
     }
     assert!(client.session.held_bytes() <= 1_000);
     assert!(client.session.streams.len() <= 3);
-    // A message above the limit is kept as the only one, until messages for resumptions are dropped.
+    // A single message above the limit is kept until messages for resumptions are dropped.
     let long = format!("\"{}\"", "x".repeat(5_000));
     client.program(&notification("notifications/tools/list_changed", &format!("{{\"a\":{long}}}")));
     let place = client.get(None);
@@ -436,7 +436,7 @@ fn ids_and_progress_tokens_are_counted_and_bounded() {
     assert_eq!(number, limits.id_bytes / (3 * 4_002) + 1);
     let held = client.session.held_bytes();
     assert!((limits.id_bytes / 2..2 * limits.id_bytes).contains(&held), "{held}");
-    // The same for the requests of the program, which are passed on all the same.
+    // The ids of the program's requests are bounded in the same way, but these requests are never refused.
     for number in 0..2 * limits.calls {
         assert!(!client.program(&request(&long(number), "roots/list")).is_empty());
     }
@@ -471,7 +471,7 @@ fn progress_token_that_is_in_use_is_refused() {
     client.program(&result("1"));
     assert!(client.read(place).1);
     client.post(&same).unwrap();
-    // What is no token is ignored, however often.
+    // A value that is not a valid token is ignored, even if it is repeated.
     for id in ["10", "11"] {
         client.post(&call_with_token(id, "null")).unwrap();
     }
@@ -500,7 +500,7 @@ fn session_is_abandoned_when_no_connection_and_no_request_is_left() {
 }
 
 #[test]
-fn requests_learn_why_their_session_has_ended() {
+fn requests_are_refused_with_the_reason_why_their_session_has_ended() {
     for (ending, status, text) in [
         (Ending::Deleted, 404, "the session was ended by a DELETE"),
         (Ending::Program, 502, "the program ended without a response"),

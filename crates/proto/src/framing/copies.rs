@@ -12,8 +12,8 @@ const COPY_UP_TO: usize = 1024;
 /// then a slice, which costs a fraction of a separate copy, and keeps at most this much memory alive.
 pub(super) const BLOCK: usize = 8 * 1024;
 
-/// Messages longer than this are not collected in blocks, and a block shorter than this is allocated
-/// with exactly its size.
+/// Messages longer than this are not collected in blocks, and a block shorter than this gets an
+/// allocation of exactly its own size.
 pub(super) const SHORT: usize = BLOCK / 4;
 
 thread_local! {
@@ -22,7 +22,7 @@ thread_local! {
     static LAST: Cell<BytesMut> = Cell::default();
 }
 
-/// Returns a copy of several messages, at most [`BLOCK`] bytes.
+/// Returns a copy of several messages, which have at most [`BLOCK`] bytes in total.
 pub(super) fn block(bytes: &[u8]) -> Bytes {
     if bytes.len() < SHORT {
         return Bytes::copy_from_slice(bytes);

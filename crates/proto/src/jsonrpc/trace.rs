@@ -15,8 +15,8 @@ pub struct TraceParent {
 }
 
 impl TraceParent {
-    /// Creates a trace context from a trace id, the id of the calling span, and flags. The flag 1 means
-    /// "sampled". Returns `None` if one of the ids is 0, which is invalid.
+    /// Creates a trace context from a trace id, the id of the calling span, and flags. Bit 0 of the flags
+    /// means "sampled". Returns `None` if one of the ids is 0, which is invalid.
     pub fn new(trace: u128, parent: u64, flags: u8) -> Option<Self> {
         (trace != 0 && parent != 0).then_some(Self { trace, parent, flags })
     }
@@ -77,7 +77,7 @@ pub struct NoTraceParent;
 
 impl fmt::Display for NoTraceParent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not of the form 00-TRACE-PARENT-FLAGS, with 32, 16 and 2 digits of 0-9a-f")
+        f.write_str("not of the form 00-TRACE-PARENT-FLAGS, with 32, 16 and 2 lower-case hexadecimal digits")
     }
 }
 

@@ -78,10 +78,10 @@ impl Slow {
     }
 }
 
-/// The numbers of failures.
+/// Counts of connections and failures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Events {
-    /// Connections that were made, without those that have no client.
+    /// Connections that were made, except those that have no client.
     pub connections: u64,
     /// Connections that were cut.
     pub cuts: u64,
@@ -107,7 +107,8 @@ pub type NetworkConnection = IoConnection<Reading, Writing>;
 const KIND: TransportKind = TransportKind::custom("net");
 
 impl Network {
-    /// Creates a network whose failures are generated from `seed`. They stop after the time `wild`.
+    /// Creates a network whose failures are generated from `seed`. The failures stop after
+    /// the duration `wild`.
     pub fn new(seed: u64, wild: Duration) -> Self {
         let calm = Instant::now() + wild;
         let (random, events) = (Random::new(seed), Events::default());
@@ -157,7 +158,7 @@ impl Network {
         self.state().is_down = refuses;
     }
 
-    /// Returns the numbers of failures so far.
+    /// Returns the counts so far.
     pub fn events(&self) -> Events {
         let state = self.state();
         let cuts = state.lines.iter().filter(|line| line.is_cut()).count() as u64;

@@ -50,7 +50,7 @@ impl<T: Transport, F: Framing> Framed<T, F> {
     /// Starts listening.
     ///
     /// # Errors
-    /// As [`Transport::listen`].
+    /// See [`Transport::listen`].
     pub async fn listen(self) -> Result<FramedAcceptor<T::Listener, F>, TransportError> {
         let mut listener = self.transport.listen(&self.config).await?;
         listener.refuse_with(RefusalNotice { bytes: user_refusal(), is_response: false });

@@ -82,7 +82,7 @@ pub trait Sender: Send + 'static {
     /// message never becomes two.
     ///
     /// # Errors
-    /// As [`start_send`](Self::start_send).
+    /// See [`start_send`](Self::start_send).
     fn pass_on(&mut self, message: Bytes) -> Result<(), SendError> {
         self.start_send(message)
     }
@@ -91,7 +91,7 @@ pub trait Sender: Send + 'static {
     /// messages, this saves a copy.
     ///
     /// # Errors
-    /// As [`start_send`](Self::start_send). A refused message is returned with its head.
+    /// See [`start_send`](Self::start_send). A refused message is returned with its head.
     fn start_send_with_head(&mut self, head: &[u8], message: &Bytes) -> Result<(), SendError> {
         self.start_send([head, message].concat().into())
     }
@@ -277,7 +277,7 @@ pub trait SenderExt: Sender {
     /// queued message is sent with the next send, flush or close.
     ///
     /// # Errors
-    /// As [`Sender::start_send`].
+    /// See [`Sender::start_send`].
     fn send(
         &mut self,
         message: impl Into<Bytes> + Send,
@@ -292,7 +292,7 @@ pub trait SenderExt: Sender {
     /// [`flush`](Self::flush) afterwards. Cancel-safe like [`send`](Self::send).
     ///
     /// # Errors
-    /// As [`Sender::start_send`].
+    /// See [`Sender::start_send`].
     fn feed(
         &mut self,
         message: impl Into<Bytes> + Send,

@@ -22,7 +22,7 @@ impl<S: Sender> SharedSender<S> {
     /// Sends one message. Cancel-safe like [`SenderExt::send`].
     ///
     /// # Errors
-    /// As [`Sender::start_send`].
+    /// See [`Sender::start_send`].
     pub async fn send(&self, message: impl Into<Bytes> + Send) -> Result<(), SendError> {
         self.0.lock().await.send(message).await
     }

@@ -129,7 +129,7 @@ impl<W: WriteEnd> WriteQueue<W> {
     /// queue's memory.
     ///
     /// # Errors
-    /// As [`poll_write`](Self::poll_write).
+    /// See [`poll_write`](Self::poll_write).
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
         while !self.bytes.is_empty() {
             ready!(self.poll_write(cx))?;

@@ -1,4 +1,4 @@
-//! What the hub knows of one client, and the memory that it holds for this client.
+//! What the hub knows about one client, and the memory that it holds for this client.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -7,10 +7,10 @@ use tieline_proto::jsonrpc::CallId;
 use super::opening::Stage;
 use super::things::Name;
 
-/// The size that each request and each open thing is charged in addition to its names.
+/// The number of bytes that are counted for each request and each open thing in addition to its names.
 const EACH: usize = 256;
-/// A change of the held memory is reported when it crosses a multiple of this. The memory budget counts in the
-/// same steps.
+/// The held memory is reported whenever it crosses a multiple of this. The memory budget counts in the same
+/// steps.
 const STEP: usize = 64 * 1024;
 
 #[derive(Default)]
@@ -57,7 +57,7 @@ impl Client {
         bytes + EACH * entries
     }
 
-    /// Returns the number of held bytes if it has changed so much that the memory budget has to know.
+    /// Returns the number of held bytes if it has changed enough to be reported to the memory budget.
     pub(super) fn changed(&mut self) -> Option<usize> {
         let held = self.held();
         let steps = held / STEP;

@@ -27,10 +27,10 @@ const MAX_OPEN_BY_ALL: usize = 16 * 1024;
 const MAX_BYTES_BY_ALL: usize = 16 * 1024 * 1024;
 /// The longest result that is kept for further clients.
 const MAX_RESULT: usize = 64 * 1024;
-/// The size that each thing is charged in addition to its names and result.
+/// The number of bytes that are counted for each thing in addition to its names and result.
 const EACH: usize = 256;
 
-/// The name of a thing: its place in the dialect's list, and the text of its name without escapes.
+/// What identifies a thing: the place of its kind in the dialect's list, and its name without escapes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Name {
     place: usize,
@@ -181,8 +181,8 @@ impl Hub {
         }
         if self.things.open.len() >= MAX_OPEN_BY_ALL || self.things.bytes >= MAX_BYTES_BY_ALL {
             let why = format!(
-                "too many subscriptions of all clients: the limit of {MAX_OPEN_BY_ALL}, or of {MAX_BYTES_BY_ALL} \
-                 bytes, is reached"
+                "all clients together have too many subscriptions: the limit of {MAX_OPEN_BY_ALL}, or of \
+                 {MAX_BYTES_BY_ALL} bytes, is reached"
             );
             return self.refuse(&reply, self.dialect.gone, &why);
         }
@@ -227,7 +227,7 @@ impl Hub {
         if let Some(reply) = reply {
             if is_too_long {
                 let why = format!(
-                    "the program's result is longer than {MAX_RESULT} bytes, which is too long to keep it for other \
+                    "the program's result is longer than {MAX_RESULT} bytes, which is too long to keep for other \
                      clients"
                 );
                 self.refuse(&reply, INTERNAL_ERROR, &why);
@@ -237,7 +237,7 @@ impl Hub {
             }
         }
         if is_too_long {
-            // The requests that wait open it again.
+            // A waiting request can open it again.
             self.close_unused(name);
         }
         for (reply, request) in waiting {

@@ -15,7 +15,7 @@ fn texts(messages: &[Bytes]) -> Vec<&str> {
     messages.iter().map(|message| std::str::from_utf8(message).unwrap()).collect()
 }
 
-/// A translator, with what it is given and what follows.
+/// A translator, and checks of what it makes of each message.
 struct Bench(SessionTranslator);
 
 impl Bench {
@@ -48,7 +48,7 @@ impl Bench {
 }
 
 #[test]
-fn program_that_has_initialize_is_not_disturbed() {
+fn messages_pass_unchanged_if_the_program_accepts_initialize() {
     let mut bench = Bench(SessionTranslator::default());
     bench.client(INITIALIZE, &[INITIALIZE], &[]);
     let log = r#"{"jsonrpc":"2.0","method":"notifications/message","params":{}}"#;
@@ -100,7 +100,7 @@ fn requests_get_the_envelope_and_keep_their_ids() {
 }
 
 #[test]
-fn requests_that_were_removed_are_answered() {
+fn requests_that_the_program_no_longer_knows_are_answered() {
     let mut bench = Bench::modern();
     let done = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
     bench.client(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, &[], &[done]);
@@ -210,7 +210,7 @@ fn refused_question_fails_the_request() {
 }
 
 #[test]
-fn cancellation_reaches_the_request_as_the_program_knows_it() {
+fn cancellation_has_the_id_that_the_program_knows() {
     let cancel = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}"#;
     let passed = |id: &str| {
         format!(
@@ -224,7 +224,7 @@ fn cancellation_reaches_the_request_as_the_program_knows_it() {
     let mut bench = Bench::modern();
     bench.0.from_client(bytes(CALL));
     bench.0.from_program(bytes(NEEDED));
-    // Nothing is left at the program.
+    // The program has already answered the request.
     bench.client(cancel, &[], &[]);
 
     let mut bench = Bench::modern();

@@ -1,5 +1,5 @@
-//! Determines the versions that a program speaks. The program is asked with `server/discover`, and is
-//! sent `initialize` if it does not know that method.
+//! Determines the versions that a program speaks. The program is sent `server/discover`, and then
+//! `initialize` if it does not know that method.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::modern::{UNSUPPORTED_VERSION, lists_modern_version};
 /// The progress of determining a program's versions.
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// The program was asked with `server/discover`.
+    /// The program was sent `server/discover`.
     Probing {
         id: u64,
         until: Duration,
