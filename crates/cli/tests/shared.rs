@@ -195,3 +195,21 @@ fn a_model_that_the_dialect_does_not_allow_is_refused_with_a_remedy() {
         }
     }
 }
+
+/// Its clients wait for it during the whole grace period of the stop.
+#[test]
+fn shared_program_that_does_not_read_is_asked_to_stop_by_sigterm() {
+    let options = ["--dialect", "mcp", "--process", "shared", "--", "sleep", "1000"];
+    let mut serve = Serve::start(options);
+    let mut client = serve.client();
+    // More than fits into the program's pipe.
+    let ping = format!("{}\n", request(1, "ping", json!({ "text": "x".repeat(1000) })));
+    for _ in 0..200 {
+        client.send_raw(ping.as_bytes());
+    }
+    until("the program runs", || !serve.processes().is_empty());
+    serve.program.signal(Signal::TERM);
+    let finished = serve.program.wait();
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert!(finished.stderr.contains("terminated=1 killed=0"), "{finished:?}");
+}

@@ -16,7 +16,7 @@ use tieline_transport::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 use tracing::{Instrument, info_span};
 
 use crate::admit::admit;
@@ -243,8 +243,9 @@ impl Server {
             lines.ended(ended);
         }
         if let Some(programs) = programs {
-            // Programs that have not stopped by then are killed.
-            let _ = timeout_at(hard_stop, programs.stop()).await;
+            // The clients of a program that does not read may have used all the time above, but the program
+            // still gets every stage of its stop. Programs that have not stopped after that are killed.
+            let _ = timeout(grace.saturating_add(HARD_STOP), programs.stop()).await;
             lines.report.lost += programs.count().lost();
         }
         if let Some(account) = account {
