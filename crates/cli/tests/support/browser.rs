@@ -50,6 +50,16 @@ impl WebSite {
 
     /// Returns how many clients have connected, according to `/metrics`.
     pub(crate) fn clients(&self) -> u32 {
+        self.metric("tieline_clients_total")
+    }
+
+    /// Returns how many requests were refused because of `cause`, according to `/metrics`. The log does not
+    /// show each of them.
+    pub(crate) fn refused(&self, cause: &str) -> u32 {
+        self.metric(&format!("tieline_web_refused_total{{cause=\"{cause}\"}}"))
+    }
+
+    fn metric(&self, name: &str) -> u32 {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         let host = self.address;
@@ -61,7 +71,7 @@ impl WebSite {
         .unwrap();
         let mut metrics = String::new();
         stream.read_to_string(&mut metrics).unwrap();
-        let count = metrics.lines().find_map(|line| line.strip_prefix("tieline_clients_total "));
+        let count = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         count.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
     }
 
