@@ -33,7 +33,7 @@ fn at_once() -> SessionOptions {
 async fn session(network: &Network, options: SessionOptions) -> (Session, Session) {
     let mut registry = Registry::new();
     registry.register("net", network.clone());
-    let endpoint = Network::endpoint().with_framing(tieline_proto::FramingKind::LengthPrefix);
+    let endpoint = Network::endpoint().resumable().carrier();
     let line = LineOptions::default();
     let acceptor = registry.listen(&endpoint, &Options::default()).await.unwrap();
     let mut sessions = Sessions::new(acceptor, options, line.clone());

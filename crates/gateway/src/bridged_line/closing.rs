@@ -136,8 +136,8 @@ impl BridgedLine<'_> {
         }
     }
 
-    /// Waits until the near side has ended its direction, if it was closed, and counts what it has sent for the
-    /// far side in vain.
+    /// Waits until the near side has ended its direction, if it was closed, and counts the messages that it has
+    /// sent and that the far side will not receive.
     async fn wait_for_near_end(
         &self,
         end: &BridgeEnd,
