@@ -15,6 +15,7 @@ mod processes;
 mod renamed;
 mod secrets;
 mod serve;
+mod share;
 mod status;
 #[cfg_attr(windows, path = "args/windows.rs")]
 #[cfg_attr(not(windows), path = "args/unix.rs")]
@@ -40,6 +41,7 @@ pub(crate) use endpoint::is_scheme;
 pub(crate) use line::Line;
 pub(crate) use logging::Logging;
 pub(crate) use serve::Serve;
+pub(crate) use share::Share;
 pub(crate) use status::Status;
 pub(crate) use web::WebServer;
 
@@ -87,6 +89,16 @@ pub(crate) enum Command {
     ///
     /// The end of stdin is passed on, and messages that still arrive are printed before the command exits.
     Connect(Connect),
+    /// Connect stdin and stdout to a program that several clients share, in place of the program
+    ///
+    /// Write it before a program's command in the configuration of a client, such as an editor. The first
+    /// client starts a server for the program in the background. Clients with the same command line,
+    /// directory and environment use the same program. The server ends when it has had no client for
+    /// --idle-timeout. It serves only this user, `tieline status` lists it, and --stop ends it.
+    ///
+    /// If the program cannot be started or ends, the exit status is 1, with the program's last lines on
+    /// stderr.
+    Share(Share),
     /// Call a JSON-RPC method and print its result
     ///
     /// The result goes to stdout: indented on a terminal, on one line elsewhere. An error response goes to

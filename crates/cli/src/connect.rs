@@ -8,6 +8,7 @@ use tieline_rpc::Dialect;
 use tieline_transport::{Address, Endpoint, Registry};
 
 use crate::args::{Bridge, Connect, Line, Logging, Screen};
+use crate::children::StderrMode;
 use crate::lookup;
 use crate::report::{Failure, last_lines};
 use crate::sessions;
@@ -82,6 +83,17 @@ async fn join(
         "{}",
         report.end
     );
+    outcome(&report, &near_endpoint, &far_endpoint, line.stderr(logging))?;
+    recorded
+}
+
+/// Returns what the end of a bridge means for its command.
+pub(crate) fn outcome(
+    report: &BridgeReport,
+    near_endpoint: &Endpoint,
+    far_endpoint: &Endpoint,
+    stderr: StderrMode,
+) -> Result<(), Failure> {
     let is_stdout = matches!(near_endpoint.address(), Address::Stdio);
     match &report.end {
         BridgeEnd::Stopped(_) => return Err(Failure::other("stopped by a signal")),
@@ -90,12 +102,12 @@ async fn join(
                 if let BridgeEnd::Near { .. } = end { near_endpoint } else { far_endpoint };
             let hint = end.hint().map(str::to_owned);
             let output = match end {
-                BridgeEnd::Near { .. } if is_stdout => output_of(&report),
+                BridgeEnd::Near { .. } if is_stdout => output_of(report),
                 _ => String::new(),
             };
             return Err(Failure::Other {
                 sentence: format!("{}: the line has ended: {end:#}{output}", endpoint.label()),
-                stderr: last_lines(end.child_exit(), line.stderr(logging)),
+                stderr: last_lines(end.child_exit(), stderr),
                 hint,
             });
         }
@@ -114,7 +126,7 @@ async fn join(
         )),
     };
     match [lost, unread].into_iter().flatten().collect::<Vec<_>>().join(", and ") {
-        nothing if nothing.is_empty() => recorded,
+        nothing if nothing.is_empty() => Ok(()),
         losses => Err(Failure::other(format!("{}: {losses}", far_endpoint.label()))),
     }
 }

@@ -21,6 +21,8 @@ mod pretty;
 mod report;
 mod serve;
 mod sessions;
+#[cfg_attr(windows, path = "share/windows.rs")]
+mod share;
 #[cfg_attr(windows, path = "shell/windows.rs")]
 #[cfg_attr(not(windows), path = "shell/unix.rs")]
 mod shell;
@@ -65,7 +67,10 @@ fn main() -> ExitCode {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    adopt_orphans();
+    let starts_programs = !matches!(&args.command, Command::Share(share) if share.is_client());
+    if starts_programs {
+        adopt_orphans();
+    }
     let format = args.logging.log_format;
     let status = match run(args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -114,19 +119,24 @@ fn run(args: Args) -> Result<(), Failure> {
         return doctor::run(doctor);
     }
     // A server uses every core; a single line is fastest on the current thread.
-    let mut runtime = match &args.command {
-        Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
-        _ => tokio::runtime::Builder::new_current_thread(),
+    let is_client = matches!(&args.command, Command::Share(share) if share.is_client());
+    let is_server = !is_client && matches!(args.command, Command::Serve(_) | Command::Share(_));
+    let mut runtime = match is_server {
+        true => tokio::runtime::Builder::new_multi_thread(),
+        false => tokio::runtime::Builder::new_current_thread(),
     };
     #[cfg(unix)]
-    limits::check(matches!(args.command, Command::Serve(_)))?;
+    limits::check(is_server)?;
     let runtime = runtime.enable_all().build()?;
     #[cfg(target_os = "linux")]
-    runtime.spawn(children::reap_orphans());
+    if !is_client {
+        runtime.spawn(children::reap_orphans());
+    }
     let logging = &args.logging;
     match args.command {
-        Command::Serve(serve) => runtime.block_on(serve::run(*serve, logging)),
+        Command::Serve(serve) => runtime.block_on(serve::run(*serve, logging, None)),
         Command::Connect(connect) => runtime.block_on(connect::connect(connect, logging)),
+        Command::Share(share) => runtime.block_on(share::run(share, logging)),
         Command::Call(call) => runtime.block_on(call::run(call, logging)),
         #[cfg(unix)]
         Command::Claude(claude) => runtime.block_on(claude::run(claude)),

@@ -53,6 +53,16 @@ impl Failure {
         }
     }
 
+    /// Returns what to do about the failure.
+    #[cfg(unix)]
+    pub(crate) fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Transport(error) => error.hint(),
+            Self::Other { hint, .. } => hint.as_deref(),
+            Self::Usage(_) => None,
+        }
+    }
+
     /// Prints the failure on stderr.
     pub(crate) fn print(&self, format: LogFormat) {
         let text = match format {

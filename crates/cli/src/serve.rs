@@ -22,12 +22,17 @@ use crate::mcp;
 use crate::names::{self, Name};
 use crate::report::{Failure, LogFormat, json_line};
 use crate::sessions::{self, Served};
+use crate::share::Background;
 use crate::shell::{demo_call, quote};
 use crate::signals::Signals;
 use crate::status::{StatusServer, StatusSource};
 use crate::web::Sites;
 
-pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
+pub(crate) async fn run(
+    args: Serve,
+    logging: &Logging,
+    background: Option<Background>,
+) -> Result<(), Failure> {
     let signals = Signals::listen()?;
     args.line.end_with_parent(&signals)?;
     let mut registry = Registry::new();
@@ -58,6 +63,9 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     let Listeners { acceptors, of_mcp, endpoints } =
         listen_all(&args, &registry, &program, &mut sites, logging).await?;
     server.make_room(sites.make_room());
+    if let Some(background) = &background {
+        server.end_when_idle(background.idle_timeout());
+    }
     let target = target(&args, &registry, &program, logging)?;
     for acceptor in acceptors {
         server.add(acceptor, target.clone());
@@ -79,7 +87,13 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
         memory,
         sites.login_urls(),
     );
-    announce(&endpoints, &program, args.framing, &sites, status.is_some(), logging)?;
+    let source = match &background {
+        Some(background) => background.begin(source),
+        None => {
+            announce(&endpoints, &program, args.framing, &sites, status.is_some(), logging)?;
+            source
+        }
+    };
 
     let answering = async {
         match status {
@@ -88,7 +102,10 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
         }
     };
     let stop = async {
-        signals.first().await;
+        tokio::select! {
+            () = signals.first() => {}
+            () = stopped(background.as_ref()) => {}
+        }
         sites.not_ready();
         let lines = watch.now().lines.len();
         if lines > 0 {
@@ -110,6 +127,14 @@ pub(crate) async fn run(args: Serve, logging: &Logging) -> Result<(), Failure> {
     tracing::info!(served, refused, failed, lost, unread, restarted, "stopped");
     log_programs(programs);
     recorded
+}
+
+/// Completes when a server in the background is told to stop.
+async fn stopped(background: Option<&Background>) {
+    match background {
+        Some(background) => background.stopped().await,
+        None => pending().await,
+    }
 }
 
 /// Listens for `tieline status`. If that fails, the server runs without it.

@@ -4,6 +4,8 @@ mod login;
 mod response;
 mod running;
 mod server;
+#[cfg(unix)]
+mod share;
 #[cfg_attr(windows, path = "status/pipe.rs")]
 mod socket;
 mod table;
@@ -19,6 +21,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 pub(crate) use running::{in_use, not_running};
 pub(crate) use server::{LoginUrls, StatusServer, StatusSource};
+#[cfg(unix)]
+pub(crate) use share::stop_shared;
 
 use crate::args::Status;
 use crate::report::Failure;
@@ -135,9 +139,13 @@ enum Answer {
 }
 
 async fn ask(endpoint: &Endpoint, method: &str) -> Answer {
-    match ask_once(endpoint, method).await {
+    ask_with(endpoint, method, Value::Null).await
+}
+
+async fn ask_with(endpoint: &Endpoint, method: &str, params: Value) -> Answer {
+    match ask_once(endpoint, method, &params).await {
         // The server has just exited, or has closed this connection to accept others, so try once more.
-        None => ask_once(endpoint, method)
+        None => ask_once(endpoint, method, &params)
             .await
             .unwrap_or(Answer::Failed("it closed the connection".into())),
         Some(answer) => answer,
@@ -145,7 +153,7 @@ async fn ask(endpoint: &Endpoint, method: &str) -> Answer {
 }
 
 /// Asks a server once. Returns `None` if the connection was lost.
-async fn ask_once(endpoint: &Endpoint, method: &str) -> Option<Answer> {
+async fn ask_once(endpoint: &Endpoint, method: &str, params: &Value) -> Option<Answer> {
     let options = Options { connect_timeout: RESPONSE_TIMEOUT, ..Options::default() };
     let channel = match Registry::new().connect(endpoint, &options).await {
         Ok(channel) => channel,
@@ -157,7 +165,7 @@ async fn ask_once(endpoint: &Endpoint, method: &str) -> Option<Answer> {
         }
     };
     let (peer, driver) = Peer::new(channel, (), PeerOptions::new(Dialect::STRICT));
-    let call = peer.method(method).timeout(RESPONSE_TIMEOUT).call::<Value>();
+    let call = peer.method(method).params(params).timeout(RESPONSE_TIMEOUT).call::<Value>();
     tokio::select! {
         // Take a response that arrived before the end of the connection.
         biased;

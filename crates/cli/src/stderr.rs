@@ -1,9 +1,9 @@
 //! stderr, written by a separate thread so that a reader that stalls does not block the program.
 
 use std::io::Write;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tieline_proto::Count;
@@ -18,6 +18,13 @@ enum Job {
 
 static THREAD: OnceLock<Option<SyncSender<Job>>> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);
+static WRITER: Mutex<Option<Box<dyn Write + Send>>> = Mutex::new(None);
+
+/// Makes the thread write to `writer` instead of stderr. This has no effect after the first text.
+#[cfg(unix)]
+pub(crate) fn write_to(writer: Box<dyn Write + Send>) {
+    *WRITER.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
+}
 
 /// Queues `text` for writing. Never waits.
 pub(crate) fn say(text: &[u8]) {
@@ -71,7 +78,8 @@ fn thread() -> Option<&'static SyncSender<Job>> {
 }
 
 fn run(jobs: &Receiver<Job>) {
-    let mut stderr = std::io::stderr();
+    let writer = WRITER.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let mut stderr = writer.unwrap_or_else(|| Box::new(std::io::stderr()));
     for job in jobs {
         let dropped = DROPPED.swap(0, Relaxed);
         if dropped > 0 {

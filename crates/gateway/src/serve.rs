@@ -1,7 +1,7 @@
 //! A server that connects clients to far sides: each to its own, or several to one.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::future::Future;
+use std::future::{Future, pending};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -16,7 +16,7 @@ use tieline_transport::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{sleep_until, timeout, timeout_at};
 use tracing::{Instrument, info_span};
 
 use crate::admit::admit;
@@ -35,6 +35,7 @@ pub struct Server {
     programs: Option<Programs>,
     logs_last_lines: bool,
     make_room: Option<MakeRoom>,
+    end_when_idle: Option<Duration>,
     watch: ServerWatch,
 }
 
@@ -86,8 +87,15 @@ impl Server {
             programs: None,
             logs_last_lines: false,
             make_room: None,
+            end_when_idle: None,
             watch,
         }
+    }
+
+    /// Makes the server stop by itself when it has had no client for `timeout`; never by default. A client that
+    /// connects while the server stops is disconnected without a message.
+    pub fn end_when_idle(&mut self, timeout: Duration) {
+        self.end_when_idle = Some(timeout);
     }
 
     /// Sets what makes room for a client that arrives when there are `max_connections` clients already:
@@ -167,6 +175,7 @@ impl Server {
             programs,
             logs_last_lines,
             make_room,
+            end_when_idle,
             watch,
         } = self;
         let (arrived, mut arrivals) = mpsc::channel(listeners.len().max(1));
@@ -187,9 +196,25 @@ impl Server {
         // Clients that take the places of lines which are about to end.
         let mut waiting: VecDeque<Arrival> = VecDeque::new();
         let mut stop = pin!(stop);
+        let mut idle_until = None;
         loop {
+            let is_idle = lines.tasks.is_empty() && turned_away.is_empty();
+            idle_until = match end_when_idle.filter(|_| is_idle) {
+                Some(timeout) => idle_until.or_else(|| Some(from_now(timeout))),
+                None => None,
+            };
+            let idle = async {
+                match idle_until {
+                    Some(until) => sleep_until(until).await,
+                    None => pending().await,
+                }
+            };
             tokio::select! {
                 () = &mut stop => break,
+                () = idle => {
+                    tracing::info!("stopping: there was no client for the idle time");
+                    break;
+                }
                 Some(ended) = lines.tasks.join_next_with_id() => {
                     lines.ended(ended);
                     if let Some(arrival) = waiting.pop_front() {

@@ -141,7 +141,7 @@ pub use process::{
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub use process::{adopt_orphans, check_cgroup, reap_orphans};
 #[cfg(all(feature = "process", unix))]
-pub use process::{is_signal_ignored, reset_inherited, was_started_without_stdout};
+pub use process::{is_signal_ignored, reset_inherited, start_detached, was_started_without_stdout};
 #[cfg(unix)]
 pub use readiness::unsent;
 #[cfg(any(unix, windows))]

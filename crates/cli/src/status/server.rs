@@ -16,6 +16,8 @@ use tokio::time::{sleep, timeout};
 use super::METHOD;
 use super::login;
 use super::response::ServerStatus;
+#[cfg(unix)]
+use super::share;
 use super::socket::StatusSocket;
 
 /// The maximum number of connections. For a further connection, the oldest one is closed, which is most
@@ -36,6 +38,9 @@ pub(crate) struct StatusSource {
     pub(super) watch: ServerWatch,
     pub(super) memory: MemoryBudget,
     pub(super) login_urls: LoginUrls,
+    /// Stops the server, if `tieline share` has started it.
+    #[cfg(unix)]
+    pub(super) stop: Option<crate::share::Stop>,
 }
 
 /// A function that creates new one-time URLs.
@@ -53,7 +58,23 @@ impl StatusSource {
     ) -> Self {
         let since = (Instant::now(), SystemTime::now());
         let listeners = listeners.to_vec();
-        Self { since, command, listeners, watch, memory, login_urls }
+        Self {
+            since,
+            command,
+            listeners,
+            watch,
+            memory,
+            login_urls,
+            #[cfg(unix)]
+            stop: None,
+        }
+    }
+
+    /// Lets `tieline share --stop` stop the server.
+    #[cfg(unix)]
+    pub(crate) fn stopped_by(mut self, stop: crate::share::Stop) -> Self {
+        self.stop = Some(stop);
+        self
     }
 }
 
@@ -99,10 +120,19 @@ async fn answer(channel: BoxChannel, source: Arc<StatusSource>) {
         Answer::Now(written.map(Bytes::from).map_err(ErrorObject::internal))
     }
     let of_login = source.clone();
+    #[cfg(unix)]
+    let stop = source.stop.clone();
     let router = Router::new()
         .raw_request(METHOD, move |_, _| respond(&ServerStatus::of(&source)))
         // The socket is accessible only to the server's own user.
         .raw_request(login::METHOD, move |_, _| respond(&(of_login.login_urls)()));
+    #[cfg(unix)]
+    let router = match stop {
+        Some(stop) => {
+            router.raw_request(share::METHOD, move |request, _| share::answer(&request, &stop))
+        }
+        None => router,
+    };
     let (_peer, driver) = Peer::new(channel, router, PeerOptions::default());
     let _ = timeout(CONNECTION_LIFETIME, driver).await;
 }

@@ -7,6 +7,8 @@
 
 mod become_guardian;
 pub(crate) mod config;
+#[cfg(unix)]
+mod detached;
 pub(crate) mod end;
 #[cfg(unix)]
 mod ended;
@@ -42,6 +44,8 @@ use crate::transport::{NoListener, Transport};
 use crate::windows::process::{held, pipes, reaper, resolve, start};
 
 pub use self::config::ProcessConfig;
+#[cfg(unix)]
+pub use self::detached::start_detached;
 #[cfg(target_os = "linux")]
 pub use self::guardian::group::check_cgroup;
 #[cfg(unix)]
