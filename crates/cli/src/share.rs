@@ -118,13 +118,10 @@ impl Client {
         let how = Bridge { memory: self.options.memory.clone(), ..Bridge::default() };
         let report = tieline_gateway::bridge(near, far, how, signals.first()).await;
         tracing::debug!(to_far = report.to_far, to_near = report.to_near, "{}", report.end);
-        match &report.end {
-            BridgeEnd::Far(reason) if !report.near_was_done => {
-                let why = last.error().unwrap_or_else(|| early::LastError {
-                    sentence: format!("the line has ended: {reason}"),
-                    stderr: self.log_lines(),
-                });
-                Err(self.failure(&why.sentence, why.stderr))
+        match (&report.end, last.error()) {
+            (BridgeEnd::Far(_), Some(why)) => Err(self.failure(&why.sentence, why.stderr)),
+            (BridgeEnd::Far(reason), None) if !report.near_was_done => {
+                Err(self.failure(&format!("the line has ended: {reason}"), self.log_lines()))
             }
             _ => connect::outcome(&report, &near_endpoint, &self.name.endpoint(), StderrMode::Log),
         }
@@ -248,7 +245,9 @@ impl Client {
 
     /// Returns the last lines of the server's log.
     fn log_lines(&self) -> Vec<String> {
-        let log = std::fs::read(server::log_path(&self.name)).unwrap_or_default();
+        let log = server::log_path(&self.name);
+        let log = std::fs::read(&log).or_else(|_| std::fs::read(log::unpublished(&log)));
+        let log = log.unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<_> = log.lines().collect();
         let first = lines.len().saturating_sub(LOG_LINES);

@@ -4,28 +4,50 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The maximum size of a log. At this size, the older half is removed.
 const MAX_SIZE: u64 = 1024 * 1024;
 
-/// Creates an empty log that only this user can read, in place of an older one.
-pub(super) fn create(path: &Path) -> io::Result<File> {
-    match fs::remove_file(path) {
+/// Creates an empty log that only this user can read, in place of an older one. It does not replace the log of a
+/// running server until [`publish`].
+pub(super) fn create(log: &Path) -> io::Result<File> {
+    let path = unpublished(log);
+    match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Removes the log that is this process's stderr, unless another server has created its own since.
-pub(super) fn remove(path: &Path) {
-    let ours = io::stderr().as_fd().try_clone_to_owned().map(File::from);
-    let same = |a: fs::Metadata, b: fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
-    if let (Ok(ours), Ok(found)) = (ours.and_then(|it| it.metadata()), path.symlink_metadata()) {
-        if same(ours, found) {
+/// Returns the path of the log of a server that does not listen yet.
+pub(super) fn unpublished(log: &Path) -> PathBuf {
+    log.with_extension("log-new")
+}
+
+/// Gives the log that is this process's stderr its lasting name.
+pub(super) fn publish(log: &Path) {
+    let created = unpublished(log);
+    if is_stderr(&created) {
+        let _ = fs::rename(created, log);
+    }
+}
+
+/// Removes the log that is this process's stderr, but not that of another server.
+pub(super) fn remove(log: &Path) {
+    for path in [log.to_owned(), unpublished(log)] {
+        if is_stderr(&path) {
             let _ = fs::remove_file(path);
         }
+    }
+}
+
+fn is_stderr(path: &Path) -> bool {
+    let ours = io::stderr().as_fd().try_clone_to_owned().map(File::from);
+    let is_same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    match (ours.and_then(|it| it.metadata()), path.symlink_metadata()) {
+        (Ok(ours), Ok(found)) => is_same(&ours, &found),
+        _ => false,
     }
 }
 
@@ -89,6 +111,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         let mut log = Bounded::new(create(&path).unwrap(), 1000).unwrap();
+        let path = unpublished(&path);
         for number in 0..500 {
             log.write_all(format!("line {number}\n").as_bytes()).unwrap();
             assert!(path.metadata().unwrap().len() <= 1000);
@@ -104,10 +127,11 @@ mod tests {
     #[test]
     fn new_log_replaces_an_older_one_and_does_not_follow_links() {
         let directory = tempfile::tempdir().unwrap();
-        let (path, other) = (directory.path().join("log"), directory.path().join("other"));
+        let (log, other) = (directory.path().join("log"), directory.path().join("other"));
+        let path = unpublished(&log);
         fs::write(&other, "kept").unwrap();
         std::os::unix::fs::symlink(&other, &path).unwrap();
-        create(&path).unwrap().write_all(b"new").unwrap();
+        create(&log).unwrap().write_all(b"new").unwrap();
         assert_eq!(fs::read_to_string(&other).unwrap(), "kept");
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
     }

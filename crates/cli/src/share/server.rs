@@ -20,6 +20,7 @@ use crate::status::StatusSource;
 
 /// What a server in the background does differently.
 pub(crate) struct Background {
+    name: Name,
     idle_timeout: Duration,
     stop: Stop,
 }
@@ -33,6 +34,7 @@ impl Background {
     /// Tells the client that started the server that it is listening. Returns the source of a status that also
     /// lets clients stop the server.
     pub(crate) fn begin(&self, source: StatusSource) -> StatusSource {
+        log::publish(&log_path(&self.name));
         answer(&json!({ "ready": true }));
         source.stopped_by(self.stop.clone())
     }
@@ -83,8 +85,9 @@ pub(super) async fn run(
     let served = serve(args, name.clone(), logging).await;
     // Another server has the name: that of a client that was killed before it listened.
     let in_use = format!("the name `{name}` is in use");
+    log::remove(&log_path(&name));
     match &served {
-        Ok(()) => log::remove(&log_path(&name)),
+        Ok(()) => {}
         Err(failure) if failure.sentence().contains(&in_use) => answer(&json!({ "in_use": true })),
         Err(failure) => answer(&json!({ "failed": failure.sentence(), "hint": failure.hint() })),
     }
@@ -101,9 +104,10 @@ async fn serve(args: Share, name: Name, logging: &crate::args::Logging) -> Resul
         Command::Serve(serve) => *serve,
         _ => return Err(Failure::other("the command line of the server is invalid")),
     };
-    serve.name = Some(name);
+    serve.name = Some(name.clone());
     let stop = Stop { command: comparable(&args.command), stopped: Arc::default() };
-    serve::run(serve, logging, Some(Background { idle_timeout: args.idle_timeout, stop })).await
+    serve::run(serve, logging, Some(Background { name, idle_timeout: args.idle_timeout, stop }))
+        .await
 }
 
 /// Sends one line to the client that has started the server, and closes the pipe. The client may have been
