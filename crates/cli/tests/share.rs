@@ -97,6 +97,10 @@ impl Drop for Place {
 #[track_caller]
 fn opened(command: &mut Command) -> Program {
     let mut client = Program::start(command);
+    // Like MCP's `initialize`, this may be sent again if the server is just ending.
+    client.send(&request(1, "ping", json!([])).to_string());
+    let answer = client.line().unwrap_or_else(|| panic!("{}", client.stderr()));
+    assert!(answer.contains("\"id\":1"), "{answer}");
     works(&mut client);
     client
 }
@@ -270,16 +274,16 @@ fn stop_leaves_ordinary_servers_alone() {
 fn every_client_of_a_program_that_fails_gets_the_reason() {
     let place = Place::new();
     let failing = ["share", "--", "sh", "-c", "echo bad configuration >&2; exit 3"];
-    for input in [request(1, "initialize", json!({})).to_string() + "\n", String::new()] {
-        let mut clients: Vec<_> =
-            (0..2).map(|_| Program::start(&mut place.command(&failing))).collect();
-        for client in &mut clients {
-            client.send_raw(input.as_bytes());
-            let Finished { code, stderr, .. } = client.wait();
-            assert_eq!(code, Some(1), "{input} {stderr}");
-            assert!(stderr.contains("bad configuration"), "{input} {stderr}");
-        }
+    let check = |Finished { code, stderr, .. }| {
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(stderr.contains("bad configuration"), "{stderr}");
+    };
+    let initialize = request(1, "initialize", json!({})).to_string() + "\n";
+    for _ in 0..2 {
+        check(Program::run(&mut place.command(&failing), &initialize));
     }
+    let silent: Vec<_> = (0..2).map(|_| Program::start(&mut place.command(&failing))).collect();
+    silent.into_iter().for_each(|mut client| check(client.wait()));
     place.stop();
     let missing = ["share", "--", "no-such-program"];
     let Finished { code, stderr, .. } = Program::run(&mut place.command(&missing), "");
