@@ -8,10 +8,10 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::response::ServerStatus;
-use super::{Answer, answers, ask_with};
+use super::{Answer, ask_all, ask_with};
 use crate::report::Failure;
 use crate::share::{PREFIX, Stop};
-use crate::signals::parent;
+use crate::signals::{Signals, parent};
 
 /// The JSON-RPC method that stops a server. Its parameter is the command, if only that one is to be stopped.
 pub(super) const METHOD: &str = "stop_shared";
@@ -35,25 +35,30 @@ pub(super) fn answer(request: &Request, stop: &Stop) -> Response<Outcome> {
 /// Stops the servers that `tieline share` has started for this command, or all of them, and waits until they have
 /// ended.
 pub(crate) async fn stop_shared(command: Option<&[String]>) -> Result<(), Failure> {
+    let signals = Signals::listen()?;
     let mut stopping = Vec::new();
-    for (_, socket, answer) in answers().await? {
-        let Answer::Status(status) = answer else { continue };
+    for (socket, status) in ask_all(None).await? {
         let ServerStatus { pid, name, .. } = ServerStatus::parse(&status);
         let Some(name) = name.filter(|name| name.starts_with(PREFIX)) else { continue };
         // The process is watched first: its number cannot belong to another process while it answers.
         let (ended, end) = oneshot::channel::<()>();
         let watched: parent::Watched = pid.to_string().parse()?;
         parent::watch(watched, move |_| drop(ended))?;
-        if let Answer::Status(Value::Bool(true)) = ask_with(&socket, METHOD, json!([command])).await
-        {
-            stopping.push((name, pid, end));
+        match ask_with(&socket, METHOD, json!([command])).await {
+            Answer::Status(Value::Bool(false)) => {}
+            // A server may end before its answer is sent.
+            _ => stopping.push((name, pid, end)),
         }
     }
     if stopping.is_empty() {
         crate::stderr::say(b"tieline: no shared program is running for this command\n");
     }
     for (name, pid, end) in stopping {
-        if timeout(STOP_TIMEOUT, end).await.is_err() {
+        let ended = tokio::select! {
+            ended = timeout(STOP_TIMEOUT, end) => ended,
+            () = signals.first() => return Err(Failure::other("stopped by a signal")),
+        };
+        if ended.is_err() {
             let seconds = STOP_TIMEOUT.as_secs();
             return Err(Failure::other(format!(
                 "the server {name} (pid {pid}) has not ended within {seconds} s. End that process"
