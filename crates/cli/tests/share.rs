@@ -289,7 +289,7 @@ fn every_client_of_a_program_that_fails_gets_the_reason() {
     let Finished { code, stderr, .. } = Program::run(&mut place.command(&missing), "");
     assert!(code == Some(1) && stderr.contains("program not found"), "{stderr}");
     assert!(stderr.contains("hint: install it"), "{stderr}");
-    assert_eq!(place.files(".log"), [PathBuf::new(); 0]);
+    assert!(place.files(".log").is_empty());
 }
 
 #[test]

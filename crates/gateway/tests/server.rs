@@ -43,12 +43,17 @@ struct Served {
 
 impl Served {
     async fn start(max_connections: usize) -> Self {
+        Self::start_with(max_connections, |_| ()).await
+    }
+
+    async fn start_with(max_connections: usize, change: impl FnOnce(&mut Server)) -> Self {
         let registry = Registry::new();
         let endpoint = Endpoint::memory("listener");
         let acceptor = registry.listen(&endpoint, &Options::default()).await.unwrap();
         let (target, far_ends) = mpsc::unbounded_channel();
         let mut server = Server::new(max_connections, Bridge::default());
         server.add(acceptor, Arc::new(Target(target)));
+        change(&mut server);
         let (watch, (stop, stopped)) = (server.watch(), oneshot::channel());
         let report = tokio::spawn(server.run(async {
             let _ = stopped.await;
@@ -64,6 +69,26 @@ impl Served {
         self.stop.send(()).unwrap();
         self.report.await.unwrap()
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn server_ends_when_it_has_had_no_client_for_its_idle_time() {
+    const IDLE: Duration = Duration::from_secs(60);
+    let begun = Instant::now();
+    let idle = Served::start_with(2, |server| server.end_when_idle(IDLE)).await;
+    assert_eq!(idle.report.await.unwrap().served, 0);
+    assert_eq!(begun.elapsed(), IDLE);
+
+    let mut served = Served::start_with(2, |server| server.end_when_idle(IDLE)).await;
+    tokio::time::sleep(IDLE / 2).await;
+    let client = served.client().await;
+    let far = served.far_ends.recv().await.unwrap();
+    tokio::time::sleep(3 * IDLE).await;
+    assert!(!served.report.is_finished(), "a client is connected");
+    drop((client, far));
+    let left = Instant::now();
+    assert_eq!(served.report.await.unwrap().served, 1);
+    assert!((IDLE..2 * IDLE).contains(&left.elapsed()), "{:?}", left.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
