@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::tidy::Finding;
 use crate::workspace::{Workspace, output};
 use crate::{Failure, failed, usage, wants_help};
 
@@ -40,7 +39,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
 }
 
 /// Creates all files in empty folders and returns their paths.
-fn make(workspace: &Workspace) -> Result<Vec<PathBuf>, Failure> {
+pub(crate) fn make(workspace: &Workspace) -> Result<Vec<PathBuf>, Failure> {
     let target = workspace.target()?;
     let (man, completions) = (target.join("man"), target.join("completions"));
     for folder in [&man, &completions] {
@@ -65,14 +64,4 @@ fn make(workspace: &Workspace) -> Result<Vec<PathBuf>, Failure> {
         files.push(file);
     }
     Ok(files)
-}
-
-/// Checks, for `cargo xtask tidy`, that the files can be created and are not empty.
-pub(crate) fn check(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
-    let files = make(workspace)?;
-    let is_empty = |file: &PathBuf| !fs::metadata(file).is_ok_and(|it| it.len() > 0);
-    let findings = files.into_iter().filter(is_empty).map(|file| {
-        Finding::new(file.display(), "is missing or empty", "see crates/cli/src/man.rs")
-    });
-    Ok(findings.collect())
 }

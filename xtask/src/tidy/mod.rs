@@ -8,6 +8,7 @@ mod compiler;
 mod deny;
 mod idioms;
 mod length;
+mod man;
 mod msrv;
 mod sans_io;
 mod unused;
@@ -16,7 +17,7 @@ mod words;
 use std::fmt;
 
 use crate::workspace::Workspace;
-use crate::{Failure, failed, is_ci, man, usage, wants_help};
+use crate::{Failure, failed, is_ci, usage, wants_help};
 
 const HELP: &str = "\
 Run all checks except the tests.

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use tieline_proto::jsonrpc::CallId;
 
+use super::name::Name;
 use super::opening::Stage;
-use super::things::Name;
 
 /// The number of bytes that are counted for each request and each open thing in addition to its names.
 const EACH: usize = 256;

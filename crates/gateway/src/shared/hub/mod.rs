@@ -16,6 +16,7 @@ mod batches;
 mod client;
 mod from_program;
 mod level;
+mod name;
 mod opening;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ use tieline_transport::WarnThrottle;
 use asked::{Asked, AskedTable};
 use batches::{BatchId, Batches};
 use client::Client;
+use name::Name;
 use opening::{Opening, Stage};
 use things::Things;
 
@@ -113,7 +115,7 @@ enum Kind {
     /// The result is tagged with the id.
     Listening,
     Opening,
-    Subscribing(things::Name),
+    Subscribing(Name),
     Level,
 }
 

@@ -10,6 +10,7 @@ use tieline_proto::jsonrpc::{
 };
 
 use super::client::{Client, Use};
+use super::name::Name;
 use super::{ClientId, Hub, Kind, ReplyTo};
 
 /// An object without members: the result of closing a thing that other clients still have open.
@@ -29,19 +30,6 @@ const MAX_BYTES_BY_ALL: usize = 16 * 1024 * 1024;
 const MAX_RESULT: usize = 64 * 1024;
 /// The number of bytes that are counted for each thing in addition to its names and result.
 const EACH: usize = 256;
-
-/// What identifies a thing: the place of its kind in the dialect's list, and its name without escapes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Name {
-    place: usize,
-    text: Bytes,
-}
-
-impl Name {
-    pub(super) fn len(&self) -> usize {
-        self.text.len()
-    }
-}
 
 #[derive(Default)]
 pub(super) struct Things {
