@@ -5,11 +5,11 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use tieline_proto::jsonrpc::{
-    Dialect, Notification, elements, locate, member, write_notification, write_result,
+    Dialect, Notification, elements, locate, member, members, write_notification, write_result,
 };
 
 use super::{Call, ModernProgram};
-use crate::modern::json::{completed, object, quoted, string};
+use crate::modern::json::{object, quoted, string};
 use crate::modern::meta;
 
 /// The maximum number of resources that one request listens to.
@@ -152,12 +152,7 @@ impl ModernProgram {
             self.calls.iter().filter(|(_, call)| wants(call)).map(|(number, _)| *number).collect();
         for number in listeners {
             let Some(call) = self.calls.get(&number) else { continue };
-            let tag = object([(meta::SUBSCRIPTION, call.id())]);
-            let tagged = match member(params, "_meta") {
-                // If a program sends `_meta`, which is unusual, its parameters are dropped.
-                Some(_) => object([("_meta", &tag[..])]),
-                None => completed(params, &[("_meta", &tag)]).into_owned(),
-            };
+            let tagged = tagged(params, call.id());
             self.push(number, write_notification(&Dialect::MCP, &method, Some(&tagged)).into());
         }
     }
@@ -174,5 +169,39 @@ impl ModernProgram {
         let message = write_result(&Dialect::MCP, id, &result);
         self.respond(number, 200, message.into());
         true
+    }
+}
+
+/// Adds the tag of the call that listens to the parameters of a notification.
+fn tagged(params: &[u8], id: &[u8]) -> Vec<u8> {
+    let params = members(params).unwrap_or_default();
+    let in_meta = params.iter().find(|(name, _)| name == "_meta");
+    let in_meta = in_meta.and_then(|(_, value)| members(value)).unwrap_or_default();
+    let in_meta = in_meta.iter().filter(|(name, _)| name != meta::SUBSCRIPTION);
+    let in_meta = in_meta.map(|(name, value)| (&**name, *value));
+    let in_meta = object([(meta::SUBSCRIPTION, id)].into_iter().chain(in_meta));
+    let others = params.iter().filter(|(name, _)| name != "_meta");
+    let others = others.map(|(name, value)| (&**name, *value));
+    object([("_meta", &in_meta[..])].into_iter().chain(others))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tagged_notification_keeps_the_parameters_and_the_metadata_of_the_program() {
+        let tag = meta::SUBSCRIPTION;
+        for (params, expected) in [
+            ("{}".to_owned(), format!(r#"{{"_meta":{{"{tag}":7}}}}"#)),
+            (r#"{"uri":"u"}"#.to_owned(), format!(r#"{{"_meta":{{"{tag}":7}},"uri":"u"}}"#)),
+            (
+                format!(r#"{{"_meta":{{"{tag}":1,"x":[2]}},"uri":"u"}}"#),
+                format!(r#"{{"_meta":{{"{tag}":7,"x":[2]}},"uri":"u"}}"#),
+            ),
+            (r#"{"_meta":3}"#.to_owned(), format!(r#"{{"_meta":{{"{tag}":7}}}}"#)),
+        ] {
+            assert_eq!(tagged(params.as_bytes(), b"7"), expected.as_bytes(), "{params}");
+        }
     }
 }
