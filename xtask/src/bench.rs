@@ -2,12 +2,15 @@
 //! themselves.
 
 use crate::fixtures::{self, Fixture};
-use crate::workspace::{Workspace, succeeds};
+use crate::workspace::{Workspace, run_aside, succeeds};
 use crate::{Failure, failed, wants_help};
 
 /// The rows that compare tieline with other libraries and programs, and the fixtures that contain these.
 const BESIDE: &[(&[&str], Find)] =
-    &[(&["calls", "websocket"], fixtures::peers), (&["gateway"], fixtures::gateways)];
+    &[(&["calls", "websocket"], fixtures::peers), (&["gateway", "mcp"], fixtures::gateways)];
+
+/// The rows that run the program `tieline`.
+const PROGRAM: &[&str] = &["mcp", "shared"];
 
 type Find = fn(&Workspace) -> Result<Fixture, Failure>;
 
@@ -18,10 +21,11 @@ Usage: cargo xtask bench [--quick] [arguments]
 
   --quick  take a few seconds for each row, to check only that the benchmarks run
 
-The libraries that the rows `calls` and `websocket` compare with, and the gateways that the row
-`gateway` compares with, are built first, once (into ~/.cache/tieline or XDG_CACHE_HOME).
+The libraries that the rows `calls` and `websocket` compare with, and the gateways that the rows
+`gateway` and `mcp` compare with, are built first, once (into ~/.cache/tieline or XDG_CACHE_HOME).
 TIELINE_PEERS and TIELINE_GATEWAYS pass their locations to the benchmark program. websocketd comes
-from Debian, and its rows are skipped if it is not installed.
+from Debian, and its rows are skipped if it is not installed. The program `tieline` is built for the
+rows `mcp` and `shared`, and TIELINE_PROGRAM is its path.
 
 All arguments are passed to the benchmark program.";
 
@@ -31,9 +35,13 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
         return Ok(());
     }
     let workspace = Workspace::here()?;
-    let fixed = ["run", "--profile", "dist", "--locked", "--package", "tieline-bench", "--"];
+    let fixed = ["--profile", "dist", "--locked", "--package"];
     let mut benchmarks = workspace.cargo();
-    benchmarks.args(fixed).args(args);
+    benchmarks.arg("run").args(fixed).args(["tieline-bench", "--"]).args(args);
+    if wants(PROGRAM, args) {
+        run_aside(workspace.cargo().arg("build").args(fixed).arg("tieline-cli"))?;
+        benchmarks.env("TIELINE_PROGRAM", workspace.target()?.join("dist/tieline"));
+    }
     for (_, find) in BESIDE.iter().filter(|(rows, _)| wants(rows, args)) {
         match built(&workspace, *find) {
             Ok(others) => benchmarks.env(others.variable, others.location()),

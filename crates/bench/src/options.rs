@@ -18,6 +18,8 @@ pub(crate) enum Command {
     Codec {
         messages: usize,
     },
+    /// Answers MCP requests from stdin.
+    McpProgram,
     /// Makes calls from several tasks between two ends in this process.
     CallsInMemory {
         tasks: u32,
@@ -80,6 +82,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, S
             let (role, socket) = ((*role).to_owned(), (*socket).to_owned());
             return Ok(Command::Peer { role, socket });
         }
+        ["mcp-program"] => return Ok(Command::McpProgram),
         ["codec", messages] => return Ok(Command::Codec { messages: number(messages)? }),
         ["calls-in-memory", tasks, calls] => {
             return Ok(Command::CallsInMemory { tasks: number(tasks)?, calls: number(calls)? });
@@ -127,6 +130,7 @@ mod tests {
             ("--quick --all-cores", bench(true, false, true, &[])),
             ("echo --check connect", bench(false, true, false, &["echo", "connect"])),
             ("--quick --help", Ok(Command::Help)),
+            ("mcp-program", Ok(Command::McpProgram)),
             ("codec 12", Ok(Command::Codec { messages: 12 })),
             ("calls-in-memory 64 128", Ok(Command::CallsInMemory { tasks: 64, calls: 128 })),
             (

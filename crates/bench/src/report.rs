@@ -52,8 +52,9 @@ impl TableLine {
         against: &'static str,
         unit: Unit,
         (ours, theirs): (&[f64], &[f64]),
-        goal: Goal,
+        goal: impl Into<Option<Goal>>,
     ) -> Self {
+        let goal = goal.into();
         let ratio = Spread::of_ratios(ours, theirs);
         let median = |figures: &[f64]| Spread::of(figures.iter().copied()).median;
         let (ours, theirs) = (median(ours), median(theirs));
@@ -63,8 +64,8 @@ impl TableLine {
             ours: unit.show(ours),
             theirs: unit.show(theirs),
             ratio: Some(ratio),
-            goal: Some(goal),
-            verdict: goal.judge(ours, ratio.median),
+            goal,
+            verdict: goal.map_or(Verdict::None, |goal| goal.judge(ours, ratio.median)),
         }
     }
 

@@ -37,6 +37,7 @@ fn run(command: Command) -> Result<ExitCode> {
             peer::run(role, socket.into())?;
         }
         Command::Codec { messages } => rows::codec::work(messages)?,
+        Command::McpProgram => rows::mcp::program::serve()?,
         Command::CallsInMemory { tasks, calls } => counted::in_memory(tasks, calls)?,
         Command::CallsOver { socket, tasks, calls } => {
             counted::over(socket.into(), tasks, calls)?;

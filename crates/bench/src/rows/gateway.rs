@@ -1,7 +1,6 @@
 //! Round trips and throughput between a WebSocket client and `cat` through a gateway, compared with
 //! other gateways. The client is the same for all gateways.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -15,14 +14,11 @@ use tieline_transport::{
 };
 use tokio::time::timeout;
 
+use super::programs::{Listening, node, script};
 use super::{message, ping_pong};
 use crate::compare::{Bench, Result};
 use crate::peer::{Peer, announce};
 use crate::report::{Goal, TableLine, Unit};
-use crate::running::Running;
-
-/// The environment variable that contains the location of the gateways from npm.
-const PROGRAMS: &str = "TIELINE_GATEWAYS";
 
 /// The number of messages per round.
 const MESSAGES: usize = 20_000;
@@ -173,46 +169,37 @@ fn is_numbered(message: &[u8], number: usize) -> bool {
 
 type Start = fn() -> Result<Other>;
 
-/// A running gateway, which is killed on drop.
+/// A running gateway.
 struct Other {
-    _process: Running,
+    _process: Listening,
     endpoint: String,
 }
 
+impl Other {
+    fn start(path: &str, build: impl FnOnce(u16) -> Result<Command>) -> Result<Self> {
+        let process = Listening::start(build)?;
+        let endpoint = format!("ws://127.0.0.1:{}{path}", process.port);
+        Ok(Self { _process: process, endpoint })
+    }
+}
+
 fn websocketd() -> Result<Other> {
-    let port = free_port()?;
-    let mut command = Command::new("websocketd");
-    command.args(["--loglevel=fatal", "--address=127.0.0.1"]);
-    command.arg(format!("--port={port}")).arg("cat");
-    start(command, port, "/")
+    Other::start("/", |port| {
+        let mut command = Command::new("websocketd");
+        command.args(["--loglevel=fatal", "--address=127.0.0.1"]);
+        command.arg(format!("--port={port}")).arg("cat");
+        Ok(command)
+    })
 }
 
 fn supergateway() -> Result<Other> {
-    let programs = std::env::var_os(PROGRAMS).map(PathBuf::from);
-    let programs = programs.ok_or("fixtures/gateways is not built: run `cargo xtask bench`")?;
-    let port = free_port()?;
-    let mut command = Command::new("node");
-    command.arg(programs.join("node_modules/supergateway/dist/index.js"));
-    command.args(["--stdio", "cat", "--outputTransport", "ws", "--messagePath", "/ws"]);
-    command.args(["--logLevel", "none", "--port", &port.to_string()]);
-    start(command, port, "/ws")
-}
-
-/// Returns a port that was free a moment ago.
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
-}
-
-fn start(mut command: Command, port: u16, path: &str) -> Result<Other> {
-    let process = Running::start(command.stderr(std::process::Stdio::null()))?;
-    let begun = Instant::now();
-    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-        if begun.elapsed() > STALLED {
-            return Err("the gateway does not listen".into());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(Other { _process: process, endpoint: format!("ws://127.0.0.1:{port}{path}") })
+    Other::start("/ws", |port| {
+        let mut command = Command::new(node()?);
+        command.arg(script("supergateway/dist/index.js")?);
+        command.args(["--stdio", "cat", "--outputTransport", "ws", "--messagePath", "/ws"]);
+        command.args(["--logLevel", "none", "--port", &port.to_string()]);
+        Ok(command)
+    })
 }
 
 fn port_file(socket: &Path) -> PathBuf {

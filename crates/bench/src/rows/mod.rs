@@ -14,9 +14,12 @@ mod echo;
 mod events;
 mod gateway;
 mod idle;
+pub(crate) mod mcp;
 mod memory;
 mod pool;
+mod programs;
 mod session;
+mod shared;
 mod stream;
 mod web;
 mod websocket;
@@ -54,6 +57,8 @@ pub(crate) const ROWS: &[Row] = &[
     row("websocket", "WebSocket: round trips, and memory; also other libraries", websocket::run),
     row("events", "server-sent events: throughput, and memory", events::run),
     row("gateway", "WebSocket to a child process; also other gateways", gateway::run),
+    row("mcp", "MCP over HTTP, in front of a stdio server; also other gateways", mcp::run),
+    row("shared", "a program shared by many clients, and `tieline share`", shared::run),
     row("connect", "Unix socket: connect and accept", connect::run),
     row("pool", "pool of lines: take one and return it", pool::run),
     row("memory", "Unix socket: memory of an idle connection", memory::run),
