@@ -161,6 +161,19 @@ fn a_page_of_an_allowed_origin_is_admitted_with_cookie_or_token() {
         site.url()
     );
     assert_eq!(browser.run(&call), 400);
+    let tool = |header: &str| {
+        let headers = json!({
+            "authorization": format!("Bearer {WEB_TOKEN}"), "content-type": "application/json",
+            "accept": "application/json, text/event-stream", header: "north",
+        });
+        format!(
+            "return fetch('{}/mcp', {{ method: 'POST', headers: {headers}, body: '{{' }})
+                 .then(({{ status }}) => status, () => 'failed')",
+            site.url()
+        )
+    };
+    assert_eq!(browser.run(&tool("Mcp-Param-Region")), 400);
+    assert_eq!(browser.run(&tool("Mcp-Region")), "failed", "the preflight does not allow it");
     // The same server under another host name is another origin.
     browser.open(&format!("http://localhost:{port}/page"));
     assert_eq!(browser.run(&echo(&with_token)), 1006);

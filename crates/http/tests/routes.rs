@@ -86,7 +86,7 @@ fn routed() -> (ServerConfig, mpsc::UnboundedReceiver<Seen>) {
     let route = Route {
         path: "/added",
         methods: &["GET", "POST", "PUT"],
-        headers: &["x-ask"],
+        headers: &["x-ask", "x-part-"],
         exposes: &["x-id"],
         handler: Arc::new(Handler(sender)),
     };
@@ -128,6 +128,36 @@ async fn added_route_is_protected_by_the_same_checks_as_built_in_ones() {
     assert!(head.contains("\r\naccess-control-expose-headers: x-id\r\n"), "{head}");
     let (head, _) = ask("POST", port, "/added", "{}", BEARER).await;
     assert!(!head.contains("access-control"), "no page: {head}");
+}
+
+/// Browsers do not accept `*` for a request with credentials, so the response lists the names.
+#[tokio::test]
+async fn preflight_lists_the_requested_headers_that_begin_as_the_route_allows() {
+    let (config, _seen) = routed();
+    let served = serve(config).await;
+    let origin = format!("Origin: http://127.0.0.1:{}\r\n", served.port);
+    let many: Vec<_> = (100..150).map(|number| format!("x-part-{number}")).collect();
+    for (requested, more) in [
+        ("x-part-a,x-part-b".to_owned(), ", x-part-a, x-part-b"),
+        ("X-Part-A, x-part-a ,x-ask".into(), ", x-part-a"),
+        ("x-part-,x-part,x-party,x-other,*,x-part-\"a,x-part-a b,,".into(), ""),
+        ("x-part-*".into(), ", x-part-*"),
+        ("\u{e9},x-part-a".into(), ""),
+        (many.join(","), &format!(", {}", many[..32].join(", "))),
+        (format!("{},x-part-a", "x-".repeat(5000)), ", x-part-a"),
+    ] {
+        let more_lines = format!(
+            "{origin}Access-Control-Request-Method: PUT\r\n\
+             Access-Control-Request-Headers: {requested}\r\n"
+        );
+        let (head, _) = ask("OPTIONS", served.port, "/added", "", &more_lines).await;
+        let expected = format!("allow-headers: authorization, x-ask{more}\r\n");
+        assert!(head.contains(&expected), "{requested}: {head}");
+        // Other routes do not allow these names.
+        let (head, _) = ask("OPTIONS", served.port, "/rpc", "", &more_lines).await;
+        let expected = "allow-headers: authorization, content-type\r\n";
+        assert!(head.contains(expected), "{requested}: {head}");
+    }
 }
 
 #[tokio::test]

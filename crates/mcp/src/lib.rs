@@ -21,7 +21,7 @@ mod session;
 pub use head::{Head, LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID};
 pub use modern::{
     Era, METHOD, ModernAnswer, ModernHead, ModernLimits, ModernNext, ModernProgram, ModernRequest,
-    NAME, ProgramEra, SessionTranslator, ToolHeaders, Translated,
+    NAME, PARAM, ProgramEra, SessionTranslator, ToolHeaders, Translated,
 };
 pub use posted::Posted;
 pub use refusal::Refusal;

@@ -18,8 +18,8 @@ use tieline_http::{
     EventChannel, Responding, Route, RouteHandler, RouteRequest, RouteResponse, Token,
 };
 use tieline_mcp::{
-    Answer, Ending, Era, Head, LAST_EVENT_ID, METHOD, ModernHead, NAME, PROTOCOL_VERSION, Posted,
-    Refusal, SESSION_ID, Session, SessionLimits,
+    Answer, Ending, Era, Head, LAST_EVENT_ID, METHOD, ModernHead, NAME, PARAM, PROTOCOL_VERSION,
+    Posted, Refusal, SESSION_ID, Session, SessionLimits,
 };
 use tieline_proto::FramingKind;
 use tieline_proto::json::Limits;
@@ -79,7 +79,15 @@ pub(crate) fn site(options: McpOptions) -> McpSite {
     let route = Route {
         path: MCP_PATH,
         methods: &["GET", "POST", "DELETE"],
-        headers: &["content-type", LAST_EVENT_ID, SESSION_ID, PROTOCOL_VERSION, METHOD, NAME],
+        headers: &[
+            "content-type",
+            LAST_EVENT_ID,
+            SESSION_ID,
+            PROTOCOL_VERSION,
+            METHOD,
+            NAME,
+            PARAM,
+        ],
         exposes: &[SESSION_ID],
         handler: Arc::new(handler),
     };

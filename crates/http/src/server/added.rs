@@ -31,6 +31,8 @@ pub struct Route {
     /// The allowed methods, in upper case. Other methods are answered with 405.
     pub methods: &'static [&'static str],
     /// The request headers that pages of allowed origins may set, in lower case, besides `authorization`.
+    /// A name that ends in `-` stands for all names that begin with it, of which a preflight may ask for
+    /// 32.
     pub headers: &'static [&'static str],
     /// The response headers that such pages may read, in lower case.
     pub exposes: &'static [&'static str],

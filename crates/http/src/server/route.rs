@@ -103,7 +103,7 @@ async fn judge(
         (&Method::GET, "/") if parts.uri.query().is_some_and(|it| it.starts_with("key=")) => {
             login::exchange(server, context, &parts)
         }
-        _ if is_preflight(&parts) => preflight(&server.routes, path, asked_of.is_some()),
+        _ if is_preflight(&parts) => preflight(&server.routes, &parts, asked_of.is_some()),
         _ if gate < Gate::Token => {
             let request = Request::from_parts(parts, body);
             serve(server, context, context.owner(None), request).await
@@ -224,14 +224,15 @@ fn not_found() -> Response<Body> {
 
 /// Answers a CORS preflight: tells a page of an allowed origin which methods and headers it may send to
 /// a path.
-fn preflight(routes: &Routes, path: &str, is_page: bool) -> Response<Body> {
+fn preflight(routes: &Routes, request: &Parts, is_page: bool) -> Response<Body> {
+    let path = request.uri.path();
     let Some(methods) = routes.methods(path).filter(|_| is_page) else { return not_found() };
     let mut response = line(StatusCode::OK, "");
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     for (name, value) in [
         (header::ACCESS_CONTROL_ALLOW_METHODS, methods),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, routes.headers(path)),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, routes.headers(path, &request.headers)),
     ] {
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(name, value);

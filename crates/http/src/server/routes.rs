@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use hyper::header::{ACCESS_CONTROL_REQUEST_HEADERS, HeaderMap, HeaderName};
+
 use super::added::{Route, RouteHandler};
 use super::exits::EXIT_PATH;
 use super::login::LOGIN_PATH;
@@ -10,13 +12,15 @@ use super::page::PAGE_PATHS;
 use super::rpc::RPC_PATH;
 use crate::address::WS_PATH;
 use crate::events::{HALF_CLOSE, PROTOCOL, SEQUENCE, SSE_PATH};
+use crate::handshake::words;
 
 /// A row of the table: methods of a path that have the same handler.
 struct Row {
     path: &'static str,
     methods: &'static [&'static str],
     gate: Gate,
-    /// The request headers that pages of other origins may set, besides `Authorization`.
+    /// The request headers that pages of other origins may set, besides `Authorization`. A name that ends
+    /// in `-` stands for all names that begin with it.
     headers: &'static [&'static str],
     /// The response headers that such pages may read.
     exposes: &'static [&'static str],
@@ -67,6 +71,9 @@ const READ: &[&str] = &["GET", "HEAD"];
 
 /// The header that pages of other origins may set on every path.
 const ALWAYS: &str = "authorization";
+
+/// The maximum number of names that a preflight is told because they begin as a row allows.
+const MAX_BY_PREFIX: usize = 32;
 
 /// The routes of a server.
 pub(super) struct Routes {
@@ -130,14 +137,26 @@ impl Routes {
         (!methods.is_empty()).then(|| methods.join(", "))
     }
 
-    /// Returns the request headers that pages of other origins may set, as a list.
-    pub(super) fn headers(&self, path: &str) -> String {
-        list([ALWAYS].iter().chain(self.at(path).flat_map(|row| row.headers)))
+    /// Returns the request headers that pages of other origins may set, as a list. Names that are allowed
+    /// by a prefix are included if the preflight asks for them, because browsers do not accept a wildcard
+    /// together with credentials.
+    pub(super) fn headers(&self, path: &str, preflight: &HeaderMap) -> String {
+        let allowed = || self.at(path).flat_map(|row| row.headers).copied();
+        let by_prefix = words(preflight, &ACCESS_CONTROL_REQUEST_HEADERS)
+            .filter_map(|word| HeaderName::from_bytes(word.as_bytes()).ok())
+            .filter(|name| {
+                allowed().filter(|it| is_prefix(it)).any(|prefix| {
+                    name.as_str().strip_prefix(prefix).is_some_and(|rest| !rest.is_empty())
+                })
+            });
+        let by_prefix: Vec<_> = by_prefix.take(MAX_BY_PREFIX).collect();
+        let whole = allowed().filter(|it| !is_prefix(it));
+        list([ALWAYS].into_iter().chain(whole).chain(by_prefix.iter().map(HeaderName::as_str)))
     }
 
     /// Returns the response headers that such pages may read, as a list; empty if there are none.
     pub(super) fn exposed(&self, path: &str) -> String {
-        list(self.at(path).flat_map(|row| row.exposes))
+        list(self.at(path).flat_map(|row| row.exposes).copied())
     }
 
     /// Returns the strictest gate of a path, or [`Gate::Token`] for an unknown path.
@@ -150,11 +169,16 @@ impl Routes {
     }
 }
 
+/// Returns whether a header in the table stands for all names that begin with it.
+fn is_prefix(header: &str) -> bool {
+    header.ends_with('-')
+}
+
 /// Joins the names without repeating any.
-fn list<'a>(names: impl Iterator<Item = &'a &'static str>) -> String {
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let mut listed: Vec<&str> = Vec::new();
     for name in names {
-        if !listed.contains(name) {
+        if !listed.contains(&name) {
             listed.push(name);
         }
     }

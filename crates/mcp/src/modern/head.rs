@@ -10,7 +10,7 @@ pub const METHOD: &str = "mcp-method";
 /// The header that repeats the name of a tool or prompt, or the URI of a resource.
 pub const NAME: &str = "mcp-name";
 /// The prefix of the headers that repeat arguments of a tool.
-pub(super) const PARAM: &str = "mcp-param-";
+pub const PARAM: &str = "mcp-param-";
 
 /// The headers of a request that repeat parts of its body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

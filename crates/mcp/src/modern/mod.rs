@@ -24,7 +24,7 @@ use bytes::Bytes;
 use tieline_proto::jsonrpc::{elements, member};
 
 pub use behind_session::{SessionTranslator, Translated};
-pub use head::{METHOD, ModernHead, NAME};
+pub use head::{METHOD, ModernHead, NAME, PARAM};
 pub use program::{ModernAnswer, ModernLimits, ModernNext, ModernProgram, ProgramEra};
 pub use request::{Era, ModernRequest};
 pub use schemas::ToolHeaders;
