@@ -6,8 +6,10 @@ use crate::workspace::{Workspace, run_aside, succeeds};
 use crate::{Failure, failed, wants_help};
 
 /// The rows that compare tieline with other libraries and programs, and the fixtures that contain these.
-const BESIDE: &[(&[&str], Find)] =
-    &[(&["calls", "websocket"], fixtures::peers), (&["gateway", "mcp"], fixtures::gateways)];
+const BESIDE: &[(&[&str], Find)] = &[
+    (&["calls", "runtimes", "websocket"], fixtures::peers),
+    (&["gateway", "mcp"], fixtures::gateways),
+];
 
 /// The rows that run the program `tieline`.
 const PROGRAM: &[&str] = &["mcp", "shared"];
@@ -21,11 +23,11 @@ Usage: cargo xtask bench [--quick] [arguments]
 
   --quick  take a few seconds for each row, to check only that the benchmarks run
 
-The libraries that the rows `calls` and `websocket` compare with, and the gateways that the rows
-`gateway` and `mcp` compare with, are built first, once (into ~/.cache/tieline or XDG_CACHE_HOME).
-TIELINE_PEERS and TIELINE_GATEWAYS pass their locations to the benchmark program. websocketd comes
-from Debian, and its rows are skipped if it is not installed. The program `tieline` is built for the
-rows `mcp` and `shared`, and TIELINE_PROGRAM is its path.
+The libraries that the rows `calls`, `runtimes` and `websocket` compare with, and the gateways that
+the rows `gateway` and `mcp` compare with, are built first, once (into ~/.cache/tieline or
+XDG_CACHE_HOME). TIELINE_PEERS and TIELINE_GATEWAYS pass their locations to the benchmark program.
+websocketd comes from Debian, and its rows are skipped if it is not installed. The program `tieline`
+is built for the rows `mcp` and `shared`, and TIELINE_PROGRAM is its path.
 
 All arguments are passed to the benchmark program.";
 

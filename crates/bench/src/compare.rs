@@ -19,9 +19,19 @@ pub(crate) type Side<'a> = Box<dyn FnMut() -> Result<f64> + 'a>;
 /// The figures of all rounds of a side.
 pub(crate) type Figures = Vec<f64>;
 
-/// Creates the runtime used in every process of every row.
+/// Selects the runtime of a process, as the value of an environment variable.
+pub(crate) const RUNTIME: &str = "TIELINE_BENCH_RUNTIME";
+/// The value for the runtime with a worker for each core.
+pub(crate) const MULTI_THREAD: &str = "multi-thread";
+
+/// Creates the runtime of this process. It is Tokio's current-thread runtime unless the environment
+/// selects the other one.
 pub(crate) fn runtime() -> Result<Runtime> {
-    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+    let mut builder = match std::env::var(RUNTIME) {
+        Ok(it) if it == MULTI_THREAD => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    Ok(builder.enable_all().build()?)
 }
 
 impl Bench {

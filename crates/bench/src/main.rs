@@ -22,6 +22,8 @@ mod compare;
 #[cfg(unix)]
 mod machine;
 #[cfg(unix)]
+mod matrix;
+#[cfg(unix)]
 mod options;
 #[cfg(unix)]
 mod peer;

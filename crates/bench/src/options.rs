@@ -18,6 +18,11 @@ pub(crate) enum Command {
     Codec {
         messages: usize,
     },
+    /// Runs a client that makes calls to a peer as lines of input say.
+    CallsClient {
+        kind: String,
+        socket: String,
+    },
     /// Answers MCP requests from stdin.
     McpProgram,
     /// Makes calls from several tasks between two ends in this process.
@@ -82,6 +87,10 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, S
             let (role, socket) = ((*role).to_owned(), (*socket).to_owned());
             return Ok(Command::Peer { role, socket });
         }
+        ["calls-client", kind, socket] => {
+            let (kind, socket) = ((*kind).to_owned(), (*socket).to_owned());
+            return Ok(Command::CallsClient { kind, socket });
+        }
         ["mcp-program"] => return Ok(Command::McpProgram),
         ["codec", messages] => return Ok(Command::Codec { messages: number(messages)? }),
         ["calls-in-memory", tasks, calls] => {
@@ -130,6 +139,10 @@ mod tests {
             ("--quick --all-cores", bench(true, false, true, &[])),
             ("echo --check connect", bench(false, true, false, &["echo", "connect"])),
             ("--quick --help", Ok(Command::Help)),
+            (
+                "calls-client naive a.sock",
+                Ok(Command::CallsClient { kind: "naive".into(), socket: "a.sock".into() }),
+            ),
             ("mcp-program", Ok(Command::McpProgram)),
             ("codec 12", Ok(Command::Codec { messages: 12 })),
             ("calls-in-memory 64 128", Ok(Command::CallsInMemory { tasks: 64, calls: 128 })),

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tieline_proto::Framing;
 use tieline_transport::{ChannelConfig, Framed, FramedAcceptor, Unix, UnixConfig, UnixListener};
 
-use crate::compare::{Result, runtime};
+use crate::compare::{RUNTIME, Result, runtime};
 use crate::running::Running;
 
 /// A function that listens on the socket and serves until the peer is killed.
@@ -25,9 +25,14 @@ pub(crate) struct Peer {
 impl Peer {
     /// Starts a peer and waits until it is listening.
     pub(crate) fn start(role: &str) -> Result<Self> {
+        Self::start_on(role, "")
+    }
+
+    /// Starts a peer on a runtime, as a value of the variable that selects it.
+    pub(crate) fn start_on(role: &str, runtime: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["peer", role]).arg(socket_in(directory.path()));
+        command.args(["peer", role]).arg(socket_in(directory.path())).env(RUNTIME, runtime);
         let mut process = Running::start(&mut command)?;
         match process.hear()?.as_str() {
             READY => Ok(Self { process, directory }),

@@ -106,7 +106,7 @@ impl TableLine {
 }
 
 impl Unit {
-    fn show(self, figure: f64) -> String {
+    pub(crate) fn show(self, figure: f64) -> String {
         match self {
             Self::Time if figure < 1e-3 => format!("{:.1} µs", figure * 1e6),
             Self::Time if figure < 1.0 => format!("{:.1} ms", figure * 1e3),
@@ -122,7 +122,7 @@ impl Unit {
 }
 
 impl Goal {
-    fn judge(self, ours: f64, ratio: f64) -> Verdict {
+    pub(crate) fn judge(self, ours: f64, ratio: f64) -> Verdict {
         let is_met = match self {
             Self::RatioAtMost(most) => ratio <= most,
             Self::RatioAtLeast { bar, .. } => ratio >= bar,
@@ -165,14 +165,21 @@ const HEAD: [&str; 7] =
 pub(crate) fn table(lines: &[TableLine]) -> String {
     let mut rows = vec![HEAD.map(str::to_owned)];
     rows.extend(lines.iter().map(cells));
-    let widths: [usize; HEAD.len()] = std::array::from_fn(|column| {
-        let width = |row: &[String; HEAD.len()]| row.get(column).map_or(0, |it| it.chars().count());
+    aligned(rows.into_iter().map(Vec::from).collect())
+}
+
+/// Formats rows of equal length as a Markdown table with aligned columns. The first one is the head.
+pub(crate) fn aligned(mut rows: Vec<Vec<String>>) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width_of = |column| {
+        let width = |row: &Vec<String>| row.get(column).map_or(0, |it: &String| it.chars().count());
         rows.iter().map(width).max().unwrap_or_default()
-    });
-    rows.insert(1, widths.map(|width| "-".repeat(width)));
+    };
+    let widths: Vec<usize> = (0..columns).map(width_of).collect();
+    rows.insert(1, widths.iter().map(|width| "-".repeat(*width)).collect());
     let mut table = String::new();
     for row in &rows {
-        for (cell, width) in row.iter().zip(widths) {
+        for (cell, width) in row.iter().zip(&widths) {
             let _ = write!(table, "| {cell:width$} ");
         }
         table.push_str("|\n");

@@ -4,11 +4,12 @@ use std::fs;
 use std::process::ExitCode;
 
 use crate::compare::{Bench, Result, runtime};
+use crate::matrix::Matrix;
 use crate::options::{Command, Options, help, parse};
 use crate::pin::Pinned;
 use crate::report::{TableLine, Verdict, table};
 use crate::rows::calls::counted;
-use crate::rows::{self, ROWS, Row};
+use crate::rows::{self, ROWS, Row, Run};
 use crate::workspace::workspace_root;
 use crate::{machine, peer};
 
@@ -37,6 +38,7 @@ fn run(command: Command) -> Result<ExitCode> {
             peer::run(role, socket.into())?;
         }
         Command::Codec { messages } => rows::codec::work(messages)?,
+        Command::CallsClient { kind, socket } => rows::calls::client::run(&kind, socket.into())?,
         Command::McpProgram => rows::mcp::program::serve()?,
         Command::CallsInMemory { tasks, calls } => counted::in_memory(tasks, calls)?,
         Command::CallsOver { socket, tasks, calls } => {
@@ -50,27 +52,36 @@ fn run(command: Command) -> Result<ExitCode> {
 fn bench(options: &Options) -> Result<ExitCode> {
     let bench = Bench { runtime: runtime()?, quick: options.quick };
     let mut text = head(&bench, options);
-    let mut lines = Vec::new();
+    let (mut lines, mut matrices) = (Vec::new(), Vec::new());
     let mut has_failed = false;
     for row in ROWS.iter().filter(|row| is_wanted(row, options)) {
         eprintln!("measuring: {}", row.name);
         let is_pinned = row.on_one_core && !options.all_cores;
         let _pinned = is_pinned.then(Pinned::to_one_core).transpose()?;
         // If a row cannot be measured here, the other rows are measured nevertheless.
-        lines.extend((row.run)(&bench).unwrap_or_else(|error| {
+        let measured = match row.run {
+            Run::Lines(run) => run(&bench).map(|it| lines.extend(it)),
+            Run::Matrix(run) => run(&bench).map(|it| matrices.push(it)),
+        };
+        if let Err(error) = measured {
             eprintln!("tieline-bench: {}: {error}", row.name);
             has_failed = true;
-            vec![TableLine::skipped(row.name, &error.to_string())]
-        }));
+            lines.push(TableLine::skipped(row.name, &error.to_string()));
+        }
     }
     text.push_str(&table(&lines));
+    for matrix in &matrices {
+        text.push('\n');
+        text.push_str(&matrix.section());
+    }
     print!("{text}");
     if options.is_full() {
         let folder = workspace_root()?.join("bench");
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("RESULTS.md"), text)?;
     }
-    let missed = lines.iter().any(|line| line.verdict() == Verdict::Missed);
+    let missed = lines.iter().any(|line| line.verdict() == Verdict::Missed)
+        || matrices.iter().any(Matrix::has_missed);
     let is_bad = has_failed || (missed && options.check);
     Ok(if is_bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -2,6 +2,8 @@
 //! in flight with a good manual implementation. Both are also compared with other libraries.
 
 mod by_hand;
+mod careful;
+pub(crate) mod client;
 pub(crate) mod counted;
 pub(super) mod libraries;
 
@@ -158,6 +160,10 @@ pub(super) async fn serve_tieline(socket: PathBuf) -> Result<()> {
 
 fn router() -> Router {
     Router::new().request("echo", |text: (String,), _| async move { Ok(text) })
+}
+
+pub(super) async fn serve_careful(socket: PathBuf) -> Result<()> {
+    careful::serve(socket).await
 }
 
 pub(super) async fn serve_by_hand(socket: PathBuf) -> Result<()> {

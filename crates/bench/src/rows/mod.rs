@@ -18,6 +18,7 @@ pub(crate) mod mcp;
 mod memory;
 mod pool;
 mod programs;
+mod runtimes;
 mod session;
 mod shared;
 mod stream;
@@ -31,6 +32,7 @@ use tieline_transport::{Incoming, Receiver, ReceiverExt, Sender, SenderExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::compare::{Bench, Result};
+use crate::matrix::Matrix;
 use crate::peer::Role;
 use crate::report::TableLine;
 use crate::valgrind;
@@ -43,7 +45,13 @@ pub(crate) struct Row {
     pub(crate) takes_minutes: bool,
     /// Whether the row runs on one core unless `--all-cores` is given.
     pub(crate) on_one_core: bool,
-    pub(crate) run: fn(&Bench) -> Result<Vec<TableLine>>,
+    pub(crate) run: Run,
+}
+
+/// What a row yields.
+pub(crate) enum Run {
+    Lines(fn(&Bench) -> Result<Vec<TableLine>>),
+    Matrix(fn(&Bench) -> Result<Matrix>),
 }
 
 pub(crate) const ROWS: &[Row] = &[
@@ -52,6 +60,13 @@ pub(crate) const ROWS: &[Row] = &[
     row("bulk", "Unix socket: throughput of 1 MiB messages, one way", bulk::run),
     row("child", "child process: small round trips, and throughput", child::run),
     row("calls", "JSON-RPC: one at a time, and 64 in flight; also other libraries", calls::run),
+    Row {
+        name: "runtimes",
+        about: "JSON-RPC: both runtimes, one core and all; also by hand, and other libraries",
+        takes_minutes: true,
+        on_one_core: false,
+        run: Run::Matrix(runtimes::run),
+    },
     row("session", "a resumable session compared with its bare channel", session::run),
     row("comeback", "Unix socket: how long a cut connection interrupts a session", comeback::run),
     row("websocket", "WebSocket: round trips, and memory; also other libraries", websocket::run),
@@ -80,7 +95,7 @@ const fn row(
     about: &'static str,
     run: fn(&Bench) -> Result<Vec<TableLine>>,
 ) -> Row {
-    Row { name, about, takes_minutes: false, on_one_core: true, run }
+    Row { name, about, takes_minutes: false, on_one_core: true, run: Run::Lines(run) }
 }
 
 fn instructions(bench: &Bench) -> Result<Vec<TableLine>> {
@@ -104,6 +119,7 @@ pub(crate) fn role(name: &str) -> Option<Role> {
         "bulk-length-prefix" => |socket| Box::pin(bulk::serve_length_prefix(socket)),
         "bulk-lines" => |socket| Box::pin(bulk::serve_lines(socket)),
         "calls-tieline" => |socket| Box::pin(calls::serve_tieline(socket)),
+        "calls-careful" => |socket| Box::pin(calls::serve_careful(socket)),
         "calls-by-hand" => |socket| Box::pin(calls::serve_by_hand(socket)),
         "echo-raw-call" => |socket| Box::pin(calls::serve_raw(socket)),
         "session-echo" => |socket| Box::pin(session::serve_echo(socket, true)),

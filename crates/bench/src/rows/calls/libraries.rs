@@ -6,7 +6,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::{CALLS_EACH, IN_FLIGHT, ONE_AT_A_TIME};
-use crate::compare::{Result, Side};
+use crate::compare::{RUNTIME, Result, Side};
 use crate::report::Goal;
 use crate::running::Running;
 
@@ -56,9 +56,15 @@ pub(in crate::rows) struct Server {
 impl Server {
     /// Starts the server and waits until it is listening.
     pub(in crate::rows) fn start(library: &str) -> Result<Self> {
+        Self::start_on(library, "")
+    }
+
+    fn start_on(library: &str, runtime: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let socket = directory.path().join("bench.sock");
-        let mut process = Running::start(program()?.args(["serve", library]).arg(socket))?;
+        let mut command = program()?;
+        command.args(["serve", library]).arg(socket).env(RUNTIME, runtime);
+        let mut process = Running::start(&mut command)?;
         let address = process.hear()?;
         Ok(Self { process, address, _directory: directory })
     }
@@ -87,8 +93,15 @@ pub(in crate::rows) struct Ends {
 
 impl Ends {
     pub(in crate::rows) fn start(library: &str) -> Result<Self> {
-        let server = Server::start(library)?;
-        let mut client = Running::start(program()?.args(["client", library, server.address()]))?;
+        Self::start_on(library, "")
+    }
+
+    /// Starts both ends on a runtime, as a value of the variable that selects it.
+    pub(in crate::rows) fn start_on(library: &str, runtime: &str) -> Result<Self> {
+        let server = Server::start_on(library, runtime)?;
+        let mut command = program()?;
+        command.args(["client", library, server.address()]).env(RUNTIME, runtime);
+        let mut client = Running::start(&mut command)?;
         match client.hear()?.as_str() {
             "ready" => Ok(Self { client, _server: server }),
             other => Err(format!("unexpected line from the client of {library}: {other:?}").into()),
