@@ -108,8 +108,8 @@ impl Sites {
         let endpoint = site.endpoint().clone();
         let session = SessionOptions { grace, max_sessions: served.most, ..usual };
         let sessions = Sessions::new(Box::new(resumable), session, LineOptions::of(options));
-        let exits = sessions.exits();
-        site.set_exits(move |session, owner| exits.get(session, owner));
+        let failures = sessions.failures();
+        site.set_failures(move |session, owner| failures.get(session, owner));
         self.sites.push(site);
         let mcp = arrivals.map(|arrivals| -> Box<dyn DynAcceptor> {
             Box::new(LineAcceptor::new(arrivals, endpoint))

@@ -240,10 +240,12 @@ impl Server {
                     if turned_away.len() < TURNED_AWAY {
                         let dialect = arrival.dialect.or(bridge.dialect);
                         turned_away.spawn(async move {
-                            turn_away(client, dialect, &why, CloseReason::Overrun).await;
+                            let reason = CloseReason::TurnedAway(why.as_str().into());
+                            turn_away(client, dialect, &why, reason).await;
                         });
                     } else {
-                        client.control().report_at_close(CloseReason::Overrun);
+                        let reason = CloseReason::TurnedAway(why.into());
+                        client.control().report_at_close(reason);
                     }
                 }
             }
@@ -456,8 +458,8 @@ async fn run(
                 "client refused: the program keeps failing: {open}"
             );
             let why = format!("the program was not started because it keeps failing: {open}");
-            return turn_away_until(&mut stop, client, how.dialect, &why, CloseReason::Overrun)
-                .await;
+            let reason = CloseReason::TurnedAway(why.as_str().into());
+            return turn_away_until(&mut stop, client, how.dialect, &why, reason).await;
         }
     };
     let target = match &programs {
@@ -466,7 +468,7 @@ async fn run(
     };
     let Some(target) = target else {
         tracing::warn!("client refused: {NO_IDENTITY}");
-        let reason = CloseReason::Overrun;
+        let reason = CloseReason::TurnedAway(NO_IDENTITY.into());
         return turn_away_until(&mut stop, client, how.dialect, NO_IDENTITY, reason).await;
     };
     let starts: Arc<AtomicU64> = Arc::default();

@@ -13,7 +13,7 @@ use support::{
 };
 use tieline_http::{Access, ClientConfig, HttpServer, Place, ServerConfig, ServerLimits, Token};
 use tieline_testkit::clock::{FastClock, assert_took};
-use tieline_transport::{Acceptor, Channel, Endpoint, ErrorKind, Options};
+use tieline_transport::{Acceptor, Channel, CloseReason, Endpoint, ErrorKind, Options};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -237,10 +237,11 @@ async fn only_the_owner_of_a_session_can_ask_how_its_program_ended() {
     let (one, other) = (served.cookie("").await.unwrap(), served.cookie("").await.unwrap());
     let known = SessionId(*b"the session's id");
     let owner = std::sync::Mutex::new(None);
-    served.web.set_exits(move |session, asking| {
+    served.web.set_failures(move |session, asking| {
         let mut owner = owner.lock().unwrap();
         let is_owner = *asking == *owner.get_or_insert(*asking);
-        (session == known && is_owner).then(|| support::exit(3, "a line\n"))
+        let failed = || CloseReason::ChildExited(support::exit(3, "a line\n").into());
+        (session == known && is_owner).then(failed)
     });
     let ask = async |query: String, more: &str| {
         let (head, body) = ask("GET", served.port, &format!("/exit?{query}"), "", more).await;

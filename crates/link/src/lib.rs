@@ -261,7 +261,7 @@ pub use receiver::LinkReceiver;
 pub use recovery::Recovery;
 pub use retries::Retries;
 pub use session::{
-    Commits, LineOptions, Session, SessionExits, SessionOptions, SessionReceiver, SessionSender,
+    Commits, LineOptions, Session, SessionFailures, SessionOptions, SessionReceiver, SessionSender,
     Sessions, connect_session, connector, listen,
 };
 pub use shared_link::RESTARTS;

@@ -151,9 +151,22 @@ impl DynConnector for Gate {
     }
 }
 
+/// How a server ends its session.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    Drop,
+    Close,
+    /// The client has ended its direction before.
+    CloseAfterEnd,
+}
+
 /// Returns what a client receives, and why its session ends, if the server ends it for this reason. `cut`: the
 /// connection is lost after the server has written its last frames, and before they arrive.
-async fn outcome(reason: Option<CloseReason>, cut: bool) -> (Vec<Bytes>, CloseReason) {
+async fn outcome(
+    reason: Option<CloseReason>,
+    ending: Ending,
+    cut: bool,
+) -> (Vec<Bytes>, CloseReason) {
     let mut stage = Stage::new(SessionOptions::default()).await;
     let (is_open, forwarding) = (watch::Sender::new(true), Mutex::default());
     let gate = Arc::new(Gate { way: stage.way.clone(), is_open, forwarding });
@@ -172,6 +185,9 @@ async fn outcome(reason: Option<CloseReason>, cut: bool) -> (Vec<Bytes>, CloseRe
         messages.push(message);
     }
     to_server.send("two").await.unwrap();
+    if let Ending::CloseAfterEnd = ending {
+        to_server.close().await.unwrap();
+    }
     // From here to the end of the session no other task runs.
     to_client.start_send(Bytes::from_static(b"last")).unwrap();
     if let Some(reason) = reason {
@@ -179,6 +195,9 @@ async fn outcome(reason: Option<CloseReason>, cut: bool) -> (Vec<Bytes>, CloseRe
     }
     if cut {
         gate.cut();
+    }
+    if !matches!(ending, Ending::Drop) {
+        to_client.close().await.unwrap();
     }
     drop((to_client, from_client));
     gate.is_open.send_replace(true);
@@ -195,14 +214,65 @@ async fn outcome(reason: Option<CloseReason>, cut: bool) -> (Vec<Bytes>, CloseRe
 fn client_reports_the_same_end_whether_or_not_the_farewell_was_lost_with_its_connection() {
     for reason in [None, Some(UNREAD), Some(CloseReason::Overrun)] {
         block_on(async {
-            let (messages, end) = outcome(reason.clone(), false).await;
-            let (messages_after_cut, end_after_cut) = outcome(reason, true).await;
+            let (messages, end) = outcome(reason.clone(), Ending::Drop, false).await;
+            let (messages_after_cut, end_after_cut) = outcome(reason, Ending::Drop, true).await;
             assert_eq!(messages, ["answer", "last"]);
             assert_eq!(messages_after_cut, messages);
             assert_eq!(end_after_cut.to_string(), end.to_string());
             assert!(end.to_string().ends_with("; 1 of 2 messages sent were acknowledged"), "{end}");
         });
     }
+}
+
+#[test]
+fn server_that_closes_because_of_a_failure_reports_it_after_its_last_message() {
+    for ending in [Ending::Close, Ending::CloseAfterEnd] {
+        for cut in [false, true] {
+            block_on(async {
+                let (messages, end) = outcome(Some(UNREAD), ending, cut).await;
+                assert_eq!(messages, ["answer", "last"], "{ending:?}, cut: {cut}");
+                let end = end.to_string();
+                assert!(end.contains(UNREAD_TEXT), "{ending:?}, cut: {cut}: {end}");
+            });
+        }
+    }
+}
+
+/// More messages than a server keeps for the clients of ended sessions.
+#[test]
+fn client_that_was_away_during_a_failure_gets_all_messages_before_the_farewell() {
+    block_on(async {
+        let mut stage = Stage::new(SessionOptions::default()).await;
+        let mut client = stage.by_hand().await;
+        let welcome = client.greet(hello(None)).await.unwrap();
+        let server = stage.sessions.accept().await.unwrap();
+        server.control().report_at_close(UNREAD);
+        let (mut to_client, from_client) = server.split();
+        drop(client);
+        let half = Bytes::from(vec![b'x'; REMEMBERED_BYTES / 2]);
+        for _ in 0..4 {
+            to_client.send(half.clone()).await.unwrap();
+        }
+        to_client.close().await.unwrap();
+        drop((to_client, from_client));
+        let mut client = stage.by_hand().await;
+        let again = Hello { position: Position::default(), ..hello(Some(&welcome)) };
+        client.greet(again).await.unwrap();
+        for expected in 1..=4 {
+            loop {
+                match client.next_frame().await {
+                    Some(Frame::Data { sequence, message, .. }) => {
+                        assert_eq!((sequence, message.len()), (expected, half.len()));
+                        break;
+                    }
+                    Some(Frame::Ack { .. }) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        client.send_frame(Frame::Ack { acknowledged: 4 }).await;
+        assert_eq!(client.farewell().await, UNREAD_TEXT);
+    });
 }
 
 #[test]

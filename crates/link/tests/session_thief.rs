@@ -95,20 +95,20 @@ fn session_cannot_be_resumed_by_another_user_who_knows_its_secret() {
 }
 
 #[test]
-fn exit_of_a_program_is_reported_only_to_the_owner_of_its_session() {
+fn failure_of_a_program_is_known_only_to_the_owner_of_its_session() {
     block_on(async {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let carrier = Endpoint::unix(&path).resumable().carrier();
         let plain = Registry::new().listen(&carrier, &Options::default()).await.unwrap();
         let mut sessions = Sessions::new(plain, SessionOptions::default(), LineOptions::default());
-        let exits = sessions.exits();
+        let failures = sessions.failures();
         let mut client = connect(&path).await;
         let id = client.greet(hello(None)).await.unwrap().session;
         let server = sessions.accept().await.unwrap();
         let owner = Owner::of(server.control());
         let thief = Owner { principal: Some(Principal::new([7; 32])), ..owner };
-        assert!(exits.get(id, &owner).is_none(), "the program has not ended");
+        assert!(failures.get(id, &owner).is_none(), "the program has not ended");
         let exit = ChildExit {
             status: std::os::unix::process::ExitStatusExt::from_raw(3 << 8),
             stderr_tail: ["x".repeat(10_000), "the end\n".into()].concat().into(),
@@ -118,20 +118,20 @@ fn exit_of_a_program_is_reported_only_to_the_owner_of_its_session() {
             guardian_lost: false,
         };
         server.control().report_at_close(CloseReason::ChildExited(exit.into()));
-        assert!(exits.get(id, &owner).is_some() && exits.get(id, &thief).is_none());
+        assert!(failures.get(id, &owner).is_some() && failures.get(id, &thief).is_none());
         // This also holds after the end.
         let (mut to_client, mut from_client) = server.split();
         to_client.close().await.unwrap();
-        assert!(matches!(client.next_frame().await, Some(Frame::End { sequence: 1, .. })));
-        client.send_frame(Frame::End { sequence: 1, acknowledged: 1 }).await;
+        assert_eq!(client.farewell().await, "the program has failed with exit status 3");
         assert!(matches!(from_client.recv().await, Incoming::End(_)));
         drop((to_client, from_client));
-        client.farewell().await;
-        let known = exits.get(id, &owner).unwrap();
+        let known = failures.get(id, &owner).unwrap();
+        let known = known.child_exit().unwrap();
         assert_eq!(known.status.code(), Some(3));
         assert!(known.stderr_tail.len() == 4096 && known.stderr_tail.ends_with(b"the end\n"));
-        assert!(exits.get(id, &thief).is_none() && exits.get(SessionId([0; 16]), &owner).is_none());
+        assert!(failures.get(id, &thief).is_none());
+        assert!(failures.get(SessionId([0; 16]), &owner).is_none());
         drop(sessions);
-        assert!(exits.get(id, &owner).is_none());
+        assert!(failures.get(id, &owner).is_none());
     });
 }

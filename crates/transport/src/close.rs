@@ -36,6 +36,9 @@ pub enum CloseReason {
     Stalled,
     /// Messages arrived faster than they were handled.
     Overrun,
+    /// A gateway refused the client, which may try again later. The text says why, and is
+    /// [reported](crate::Control::report_at_close) to the client.
+    TurnedAway(Arc<str>),
     /// The memory limit of all lines was reached, and this line had to release its memory.
     NoMemory(MemoryRefused),
     /// The child process has ended.
@@ -129,8 +132,12 @@ impl CloseReason {
                 "the other side has closed the connection, and may not have read everything; \
                  with resume+ on both sides it says how much"
             }
-            Self::SessionLost(_) => {
+            Self::SessionLost(lost) if lost.delivered.acknowledged < lost.delivered.sent => {
                 "send unacknowledged messages again if receiving them twice does no harm"
+            }
+            Self::SessionLost(lost) if matches!(lost.cause, LostBy::Farewell(_)) => {
+                "look at the log of the server, which says more; what was acknowledged may not have \
+                 been processed"
             }
             _ => return None,
         })
@@ -151,6 +158,7 @@ impl fmt::Display for CloseReason {
             Self::TimedOut => f.write_str("timed out"),
             Self::Stalled => f.write_str("stalled: the other side has stopped reading"),
             Self::Overrun => f.write_str("overrun: messages arrived faster than they were handled"),
+            Self::TurnedAway(why) => write!(f, "refused: {why}"),
             Self::NoMemory(refused) => refused.fmt(f),
             Self::ChildExited(exit) => exit.fmt(f),
             Self::StdoutClosed => {
@@ -293,8 +301,12 @@ impl fmt::Display for SessionLost {
                 }
             }
         }
-        let Delivered { acknowledged, sent } = self.delivered;
-        write!(f, "; {acknowledged} of {sent} messages sent were acknowledged")
+        match self.delivered {
+            Delivered { sent: 0, .. } => Ok(()),
+            Delivered { acknowledged, sent } => {
+                write!(f, "; {acknowledged} of {sent} messages sent were acknowledged")
+            }
+        }
     }
 }
 

@@ -59,6 +59,9 @@ pub struct Capabilities {
     /// Whether the line is a session. Received messages are acknowledged as delivered, so a message that
     /// cannot be passed on must end the session.
     pub is_session: bool,
+    /// Whether the other side acknowledges the last messages of a session only after the session has ended. The
+    /// end of such a session cannot wait for that.
+    pub acknowledges_late: bool,
 }
 
 /// The health of the other side of a connection, as far as it is known without communicating with it.

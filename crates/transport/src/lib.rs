@@ -73,6 +73,7 @@ mod peer_reason;
 mod pipe;
 mod principal;
 mod profile;
+mod public_reason;
 mod registry;
 mod serve;
 mod tcp;

@@ -1,7 +1,7 @@
 //! The end of a line: the near side is closed once the far side has ended.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use tieline_transport::{
     Capabilities, CloseReason, Control, Receiver, SendError, Sender, SenderExt,
@@ -37,30 +37,29 @@ impl BridgedLine<'_> {
             self.unread.fetch_add(unread, Relaxed);
         }
         let unread = self.unread.load(Relaxed);
-        // A session has acknowledged the unread bytes, and cannot report that the program failed.
         let leaves_unread = unread > 0
             && match &end {
-                BridgeEnd::Far(far) => is_session || far.is_clean(),
+                BridgeEnd::Far(far) => far.is_clean(),
                 BridgeEnd::Stopped(_) => true,
                 BridgeEnd::Near { .. } => false,
             };
         self.report_at_close(control, &end, leaves_unread.then_some(unread));
         let patience = if near_reads { patience } else { Patience::until(Instant::now()) };
-        // Closing a session ends it without an error. Dropping it reports the reason.
-        let leaves_unclosed = is_session
-            && match &end {
-                BridgeEnd::Near { near, .. } => reports_reason(near),
-                _ => leaves_unread,
-            };
+        // A session whose client has failed does not wait for it. If it is dropped, it reports the reason at once.
+        let leaves_unclosed =
+            is_session && matches!(&end, BridgeEnd::Near { near, .. } if reports_reason(near));
         let leave =
             |near: &mut WithGatewayMessages<Outbox>, cx: &mut Context<'_>| match leaves_unclosed {
                 true => near.poll_flush(cx),
                 false => near.poll_close(cx),
             };
         let closed = patience.wait(&mut near, leave).await;
-        // A session delivers its last messages by itself.
-        let is_line = control.info().session.is_none();
-        if is_line {
+        let is_live_session = control.info().session.is_some();
+        if is_live_session {
+            if !leaves_unclosed && leaves_failure(&end, leaves_unread) {
+                wait_for_acknowledgement(&mut near, control, patience).await;
+            }
+        } else {
             let is_closed = matches!(closed, Some(Ok(())));
             let near = (&mut near, &mut receiver);
             self.wait_for_near_end(&end, is_closed, near, patience, half_close).await;
@@ -210,6 +209,30 @@ impl BridgedLine<'_> {
         }
         drained
     }
+}
+
+/// Waits until a connected client has acknowledged everything, after which it can be told at once why its session
+/// has failed. A session delivers its last messages, and the reason, by itself to a client that is slow or away.
+async fn wait_for_acknowledgement(
+    near: &mut WithGatewayMessages<Outbox>,
+    control: &Control,
+    patience: Patience,
+) {
+    if control.capabilities().acknowledges_late {
+        return;
+    }
+    let is_connected = || control.info().session.is_some_and(|session| session.is_connected);
+    let acknowledged =
+        |near: &mut WithGatewayMessages<Outbox>, cx: &mut Context<'_>| match is_connected() {
+            true => near.poll_acknowledged(cx),
+            false => Poll::Ready(()),
+        };
+    patience.wait(near, acknowledged).await;
+}
+
+/// Returns whether the near side is told about a failure when its line ends.
+fn leaves_failure(end: &BridgeEnd, leaves_unread: bool) -> bool {
+    leaves_unread || matches!(end, BridgeEnd::Far(far) if !far.is_clean())
 }
 
 /// Returns whether the near side can get this reason although it ended the line.

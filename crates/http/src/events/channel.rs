@@ -30,6 +30,8 @@ pub(crate) struct ChannelParams {
     pub(crate) is_carrier: bool,
     /// Whether this side can end its input and still receive, as negotiated.
     pub(crate) half_close: bool,
+    /// Whether the other end is an EventSource, on whose behalf events are acknowledged late.
+    pub(crate) acknowledges_late: bool,
 }
 
 /// The expected performance of the channel.
@@ -51,6 +53,7 @@ pub(crate) fn pair(params: ChannelParams) -> (EventChannel, ChannelBackend) {
             unauthenticated: params.unauthenticated,
             notices_hangup: true,
             half_close: params.half_close,
+            acknowledges_late: params.acknowledges_late,
             ..Capabilities::default()
         },
         profile: PROFILE,

@@ -166,6 +166,7 @@ impl EventConnector {
             memory: self.dialer.memory.clone(),
             is_carrier: self.is_carrier,
             half_close,
+            acknowledges_late: false,
         };
         let (channel, backend) = pair(params);
         let stall = self.channel.stall_timeout;

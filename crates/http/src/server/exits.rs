@@ -1,8 +1,8 @@
-//! Reports how the programs of sessions ended, which the session protocol cannot do.
+//! Reports how sessions failed to their owners, with what their programs wrote to stderr.
 
 use hyper::{Response, StatusCode, Uri};
 use tieline_proto::session::SessionId;
-use tieline_transport::{ChildExit, Owner};
+use tieline_transport::{ChildExit, CloseReason, Owner};
 
 use super::Server;
 use super::body::{Body, JSON, answer, no_content};
@@ -14,10 +14,14 @@ pub(super) const EXIT_PATH: &str = "/exit";
 /// The maximum number of bytes at the end of a program's stderr that a response contains.
 pub(super) const MAX_STDERR: usize = 4096;
 
-/// Returns how the program of an ended session failed, or `None` if it succeeded or its exit is unknown.
-pub(super) fn failure_of(server: &Server, session: SessionId, owner: &Owner) -> Option<ChildExit> {
-    let exits = lock(&server.exits).clone()?;
-    exits(session, owner).filter(|exit| !exit.is_clean())
+/// Returns why a session failed, or `None` if it did not or this is not known.
+pub(super) fn failure_of(
+    server: &Server,
+    session: SessionId,
+    owner: &Owner,
+) -> Option<CloseReason> {
+    let failures = lock(&server.failures).clone()?;
+    failures(session, owner).filter(|reason| !reason.is_clean())
 }
 
 /// Returns the failure as JSON. It contains no stderr of the program if clients need no token.
@@ -29,8 +33,10 @@ pub(super) fn as_json(server: &Server, exit: &ChildExit) -> String {
 pub(super) fn get(server: &Server, owner: Owner, uri: &Uri) -> Response<Body> {
     let query = uri.query().unwrap_or_default();
     let session = query.split('&').find_map(|it| it.strip_prefix("session=")).and_then(read_id);
-    match session.and_then(|session| failure_of(server, session, &owner)) {
-        Some(exit) => answer(StatusCode::OK, JSON, as_json(server, &exit)),
+    let failure = session.and_then(|session| failure_of(server, session, &owner));
+    let exit = failure.as_ref().and_then(CloseReason::child_exit);
+    match exit.filter(|exit| !exit.is_clean()) {
+        Some(exit) => answer(StatusCode::OK, JSON, as_json(server, exit)),
         None => no_content(),
     }
 }

@@ -39,7 +39,7 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use tieline_proto::json::Limits;
 use tieline_proto::session::SessionId;
-use tieline_transport::{Address, ChildExit, Endpoint, MemoryBudget, Owner, TransportError};
+use tieline_transport::{Address, CloseReason, Endpoint, MemoryBudget, Owner, TransportError};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
@@ -73,7 +73,7 @@ pub struct HttpServer {
     listening: AbortHandle,
 }
 
-type Exits = dyn Fn(SessionId, &Owner) -> Option<ChildExit> + Send + Sync;
+type Failures = dyn Fn(SessionId, &Owner) -> Option<CloseReason> + Send + Sync;
 
 /// The state that all connections share.
 struct Server {
@@ -100,8 +100,8 @@ struct Server {
     body_budget: BodyBudget,
     is_ready: AtomicBool,
     metrics: Mutex<Option<Arc<dyn Fn() -> String + Send + Sync>>>,
-    /// A function that returns how the program of a session ended.
-    exits: Mutex<Option<Arc<Exits>>>,
+    /// A function that returns why a session failed.
+    failures: Mutex<Option<Arc<Failures>>>,
     /// The open WebSockets, by the ids of their connection permits.
     present: Mutex<HashMap<u64, Weak<SharedSocket>>>,
     /// Becomes true when the server shuts down.
@@ -170,7 +170,7 @@ impl HttpServer {
             body_budget: BodyBudget::new(limits.body_bytes.bytes(), longest),
             is_ready: AtomicBool::new(true),
             metrics: Mutex::new(None),
-            exits: Mutex::new(None),
+            failures: Mutex::new(None),
             present: Mutex::default(),
             closing: watch::Sender::new(false),
         });
@@ -218,13 +218,13 @@ impl HttpServer {
         *lock(&self.server.metrics) = Some(Arc::new(text));
     }
 
-    /// Sets a function that returns to a session's owner how the session's program ended. The session
-    /// protocol cannot report a failed program; with this function, event streams and the page can.
-    pub fn set_exits(
+    /// Sets a function that returns to a session's owner why the session failed. With it, event streams report
+    /// the failure, and the page shows what a failed program wrote to stderr.
+    pub fn set_failures(
         &self,
-        exits: impl Fn(SessionId, &Owner) -> Option<ChildExit> + Send + Sync + 'static,
+        failures: impl Fn(SessionId, &Owner) -> Option<CloseReason> + Send + Sync + 'static,
     ) {
-        *lock(&self.server.exits) = Some(Arc::new(exits));
+        *lock(&self.server.failures) = Some(Arc::new(failures));
     }
 
     /// Sets whether `/health/ready` reports ready; true by default.

@@ -24,7 +24,6 @@ use super::events::open_call;
 use super::exits;
 use super::route::{busy, overloaded, refuse};
 use crate::events::{ChannelBackend, Outward};
-use crate::websocket::failed;
 
 /// The path of calls that are a single POST.
 pub(super) const RPC_PATH: &str = "/rpc";
@@ -275,7 +274,7 @@ fn without_answer(
     exit: Option<&ChildExit>,
 ) -> (String, Option<String>) {
     match exit {
-        Some(exit) if !exit.is_clean() => (failed(exit), Some(exits::as_json(server, exit))),
+        Some(exit) if !exit.is_clean() => (exit.failure(), Some(exits::as_json(server, exit))),
         None if !close.text.is_empty() => (format!("no answer: {}", close.text), None),
         _ => ("the program ended without answering".into(), None),
     }

@@ -35,7 +35,7 @@ use tieline_transport::{
 };
 
 pub use input::WebReceiver;
-pub(crate) use reason::{close_for, failed, reason_of};
+pub(crate) use reason::{close_for, reason_of};
 pub use sender::WebSender;
 pub(crate) use shared_socket::SharedSocket;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tieline_proto::FrameError;
 use tieline_proto::websocket::{Close, CloseCode};
-use tieline_transport::{ChildExit, CloseReason, PeerReason};
+use tieline_transport::{CloseReason, PeerReason};
 
 /// Returns the close frame that states why this side closes.
 pub(crate) fn close_for(reason: Option<&CloseReason>) -> Close {
@@ -17,6 +17,7 @@ pub(crate) fn close_for(reason: Option<&CloseReason>) -> Close {
         CloseReason::Protocol(FrameError::WebSocket(violation)) => violation.close_code(),
         CloseReason::Protocol(FrameError::Oversize { .. }) => CloseCode::TOO_BIG,
         CloseReason::Overrun
+        | CloseReason::TurnedAway(_)
         | CloseReason::Stalled
         | CloseReason::NoMemory(_)
         | CloseReason::Unreachable(_) => CloseCode::TRY_AGAIN,
@@ -26,30 +27,13 @@ pub(crate) fn close_for(reason: Option<&CloseReason>) -> Close {
         _ => CloseCode::INTERNAL,
     };
     let text = match reason {
-        CloseReason::Protocol(error) => error.to_string(),
-        CloseReason::Overrun => "messages arrived faster than they were handled".into(),
-        CloseReason::Stalled => "messages were not read in time".into(),
-        CloseReason::TimedOut => "timed out".into(),
-        CloseReason::NoMemory(_) => "too little memory is available; try again later".into(),
         CloseReason::InputUnread(bytes) => {
             let were = if *bytes == 1 { "byte sent was" } else { "bytes sent were" };
             format!("the last {bytes} {were} not read before the program ended")
         }
-        CloseReason::Unreachable(_) => "the upstream endpoint cannot be reached".into(),
-        // Paths and the output of programs are not revealed.
-        reason => reason.child_exit().map_or_else(String::new, failed),
+        reason => reason.public_text().into_owned(),
     };
     Close::because(code, text)
-}
-
-/// Returns how a program failed, without its stderr.
-pub(crate) fn failed(exit: &ChildExit) -> String {
-    match &exit.truncated {
-        Some(_) if exit.status.success() => {
-            "the program has failed: it exited in the middle of a message".into()
-        }
-        _ => format!("the program has failed with {}", exit.status_words()),
-    }
 }
 
 /// Returns the close reason for a close frame from the other side.
@@ -68,9 +52,8 @@ pub(crate) fn reason_of(close: Option<Close>) -> CloseReason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tieline_proto::ByteSize;
     use tieline_proto::websocket::Violation;
-    use tieline_proto::{ByteSize, Truncated};
-    use tieline_transport::GivenUp;
 
     #[test]
     fn each_reason_has_its_close_code() {
@@ -90,42 +73,12 @@ mod tests {
             (Some(CloseReason::StdoutClosed), 1011),
             (Some(std::io::Error::other("disk").into()), 1011),
             (Some(CloseReason::Overrun), 1013),
+            (Some(CloseReason::TurnedAway("too many clients".into())), 1013),
         ] {
             let close = close_for(reason.as_ref());
             assert_eq!(close.code.get(), code, "{reason:?}");
             assert!(!close.text.contains("disk"));
         }
-    }
-
-    #[test]
-    fn failed_program_is_reported_with_its_status_and_without_its_output() {
-        #[cfg(unix)]
-        use std::os::unix::process::ExitStatusExt;
-        #[cfg(windows)]
-        use std::os::windows::process::ExitStatusExt;
-        let exit = |code: u32| ChildExit {
-            #[cfg(unix)]
-            status: std::process::ExitStatus::from_raw((code as i32) << 8),
-            #[cfg(windows)]
-            status: std::process::ExitStatus::from_raw(code),
-            stderr_tail: "a secret path".into(),
-            unterminated: false,
-            truncated: None,
-            unread: None,
-            guardian_lost: false,
-        };
-        let failed = CloseReason::ChildExited(exit(3).into());
-        let given_up = GivenUp { restarts: 5, last: failed.clone() };
-        for reason in [failed, CloseReason::GivenUp(given_up.into())] {
-            let close = close_for(Some(&reason));
-            assert_eq!(close.code, CloseCode::INTERNAL);
-            assert!(close.text.starts_with("the program has failed with exit "), "{close:?}");
-            assert!(close.text.ends_with(" 3"), "{close:?}");
-        }
-        let truncated = Some(Truncated { received: 4, expected: None });
-        let cut = ChildExit { truncated, ..exit(0) };
-        let close = close_for(Some(&CloseReason::ChildExited(cut.into())));
-        assert!(close.text.contains("in the middle of a message"), "{close:?}");
     }
 
     #[test]

@@ -9,8 +9,8 @@ use tieline_proto::session::{
     Frame, LARGEST_GREETING, Lease, Malformed, Refusal, Secret, SessionId,
 };
 use tieline_transport::{
-    Acceptor, BoxChannel, BoxFuture, Channel, ChildExit, CloseReason, Control, DynAcceptor,
-    Endpoint, ErrorKind, Incoming, Operation, Owner, Receiver, ReceiverExt, TransportError,
+    Acceptor, BoxChannel, BoxFuture, Channel, CloseReason, Control, DynAcceptor, Endpoint,
+    ErrorKind, Incoming, Operation, Owner, Receiver, ReceiverExt, TransportError,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
@@ -47,18 +47,17 @@ pub struct Sessions {
     table: Weak<Table>,
 }
 
-/// A handle that returns how the programs of an acceptor's sessions ended, as far as the sessions'
-/// consumers have reported it ([`Control::report_at_close`]). The session protocol cannot carry this
-/// information.
+/// A handle that returns why an acceptor's sessions failed, as their consumers have reported it
+/// ([`Control::report_at_close`]). The session protocol carries only the text that clients may know.
 #[derive(Clone)]
-pub struct SessionExits(Weak<Table>);
+pub struct SessionFailures(Weak<Table>);
 
-impl SessionExits {
-    /// Returns how the program of this session ended, with at most 4 KiB of its stderr if the session is
-    /// over. Returns `None` if this is not known (yet), if the session has been over for longer than the
-    /// grace period, or if it belongs to another owner.
-    pub fn get(&self, session: SessionId, owner: &Owner) -> Option<ChildExit> {
-        self.0.upgrade()?.exit(session, owner)
+impl SessionFailures {
+    /// Returns why this session failed, with at most 4 KiB of its program's stderr if the session is over.
+    /// Returns `None` if it did not fail or this is not known (yet), if the session has been over for longer
+    /// than the grace period, or if it belongs to another owner.
+    pub fn get(&self, session: SessionId, owner: &Owner) -> Option<CloseReason> {
+        self.0.upgrade()?.failure(session, owner)
     }
 }
 
@@ -85,9 +84,9 @@ impl Sessions {
         Self { arrivals, endpoint, keeping, task: task.abort_handle(), table: known }
     }
 
-    /// Returns a handle to ask how the programs of the sessions ended.
-    pub fn exits(&self) -> SessionExits {
-        SessionExits(self.table.clone())
+    /// Returns a handle to ask why sessions failed.
+    pub fn failures(&self) -> SessionFailures {
+        SessionFailures(self.table.clone())
     }
 }
 
@@ -253,9 +252,9 @@ impl HandshakeLimiter {
             return Err((offer.line, Refusal::Full.into()));
         }
         let (table, grace) = (Arc::downgrade(&self.table), self.options.grace);
-        let on_over: OnOver = Box::new(move |lease, remains, exit| {
+        let on_over: OnOver = Box::new(move |lease, remains, failure| {
             if let Some(table) = table.upgrade() {
-                table.over(lease, remains, exit, grace);
+                table.over(lease, remains, failure, grace);
             }
         });
         let server = ServerRole::new(Lease::new(id, owner, Secret(secret)), offer, on_over);

@@ -97,8 +97,8 @@ impl Driver {
         false
     }
 
-    /// Ends the session. Sends a farewell with the reason after a violation, and an empty one after a
-    /// normal end, in case the last acknowledgement was lost.
+    /// Ends the session. Sends a farewell with the reason after a violation or a failure, and an empty one
+    /// after a normal end, in case the last acknowledgement was lost.
     fn over(&self, reason: CloseReason) {
         let text = match &reason {
             CloseReason::SessionLost(lost) => match &lost.cause {
@@ -110,7 +110,9 @@ impl Driver {
                     None
                 }
                 LostBy::Farewell(words)
-                    if !words.is_empty() && self.shared.state().was_closed() =>
+                    if !words.is_empty()
+                        && lost.delivered.acknowledged < lost.delivered.sent
+                        && self.shared.state().was_closed() =>
                 {
                     if let Some(endpoint) = self.shared.endpoint() {
                         tracing::warn!(%endpoint, "a session ended with undelivered messages: {lost}");
@@ -126,7 +128,11 @@ impl Driver {
                 LostBy::Line(line @ CloseReason::Protocol(_)) => Some(line.to_string()),
                 _ => None,
             },
-            CloseReason::ByUs | CloseReason::ByPeer => Some(String::new()),
+            CloseReason::ByUs | CloseReason::ByPeer => {
+                let fails = self.shared.state().has_closed_with_failure();
+                let failure = self.shared.failure().filter(|_| fails);
+                Some(failure.map_or_else(String::new, |it| it.public_text().into_owned()))
+            }
             _ => None,
         };
         if let Some(text) = text {

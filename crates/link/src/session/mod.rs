@@ -42,7 +42,7 @@ use tieline_transport::{
     TransportError,
 };
 
-pub use accept::{SessionExits, Sessions};
+pub use accept::{SessionFailures, Sessions};
 pub use assemble::Session;
 pub use options::{LineOptions, SessionOptions};
 pub use receiver::{Commits, SessionReceiver};

@@ -103,9 +103,13 @@ impl Sender for SessionSender {
     /// Waits until everything, including the end of this direction, has been handed to the operating
     /// system or is kept for the next connection. [`settle`](SessionSender::settle) also waits for the
     /// acknowledgements.
+    ///
+    /// If a failure is to be [reported](tieline_transport::Control::report_at_close), this ends the whole
+    /// session: as soon as the other end has acknowledged all messages, it receives a farewell that says why.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        let fails = self.shared.reports_failure();
         let mut state = self.shared.state();
-        if state.close() {
+        if state.close(fails) {
             return Poll::Ready(Ok(()));
         }
         self.poll_written(state, cx)

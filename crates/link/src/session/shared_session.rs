@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError};
 use std::task::Waker;
 use std::time::Duration;
 
+use tieline_proto::BackoffConfig;
 use tieline_proto::session::{Sequence, Welcome};
-use tieline_proto::{BackoffConfig, FrameError};
-use tieline_transport::{Account, ChildExit, CloseReason, Control, Endpoint, Holding, Traffic};
+use tieline_transport::{Account, CloseReason, Control, Endpoint, Holding, Traffic};
 use tokio::time::Instant;
 
 use super::intake::Intake;
@@ -121,9 +121,10 @@ impl SharedSession {
             if state.is_finished() {
                 return;
             }
+            let failure = self.failure();
             let reason = self.control.get().map_or(reason.clone(), |control| control.end(reason));
             let _ = self.total.set(self.count(&state));
-            let (wakers, line) = state.finish(reason.clone(), self.exit());
+            let (wakers, line) = state.finish(reason.clone(), failure);
             (wakers, reason, line)
         };
         if let Some(link) = self.link.get() {
@@ -150,15 +151,23 @@ impl SharedSession {
         true
     }
 
-    /// Returns how this end's program ended, if the consumer has reported it.
-    pub(super) fn exit(&self) -> Option<ChildExit> {
-        self.control.get().and_then(Control::reason_to_report)?.child_exit().cloned()
+    /// Returns why this end fails, if the consumer has reported it and the session is not over.
+    pub(super) fn failure(&self) -> Option<CloseReason> {
+        self.control.get().and_then(Control::reason_to_report).filter(|reason| !reason.is_clean())
+    }
+
+    /// Returns whether closing this end is to report a failure with a farewell. Such a farewell follows the
+    /// acknowledgement of all messages.
+    pub(super) fn reports_failure(&self) -> bool {
+        let acknowledges_late =
+            self.of_link.get().is_some_and(|link| link.capabilities().acknowledges_late);
+        !acknowledges_late && self.failure().is_some()
     }
 
     /// Sends a farewell that says why the session is over, if that is possible without waiting.
     pub(super) fn send_farewell(&self) {
-        let reason = self.control.get().and_then(Control::reason_to_report);
-        let text = reason.as_ref().map_or(Cow::Borrowed(""), farewell_text);
+        let failure = self.failure();
+        let text = failure.as_ref().map_or(Cow::Borrowed(""), CloseReason::public_text);
         self.state().send_farewell(&text);
     }
 
@@ -249,23 +258,6 @@ impl SharedSession {
             link.give_up_line(reason);
         }
     }
-}
-
-/// Returns the text of the farewell for a close reason. Details such as paths and the program's output
-/// remain private.
-fn farewell_text(reason: &CloseReason) -> Cow<'static, str> {
-    Cow::Borrowed(match reason {
-        reason if reason.is_clean() => "",
-        CloseReason::Overrun => "too many connections; try again later",
-        CloseReason::Unreachable(_) => "the upstream endpoint cannot be reached",
-        CloseReason::ChildExited(_) => "the program has failed",
-        CloseReason::Protocol(error @ FrameError::FirstNotJson) => {
-            return Cow::Owned(error.to_string());
-        }
-        CloseReason::NotPassedOn(message) => return Cow::Owned(message.to_string()),
-        reason @ CloseReason::InputUnread(_) => return Cow::Owned(reason.to_string()),
-        _ => "",
-    })
 }
 
 impl Drop for SharedSession {

@@ -1,14 +1,14 @@
 //! The sessions of a server.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_proto::session::{
     Farewell, Frame, Hello, Lease, Refusal, Secret, SessionId, SessionMachine,
 };
-use tieline_transport::{ChildExit, Owner, from_now};
+use tieline_transport::{ChildExit, CloseReason, Owner, from_now};
 use tokio::time::Instant;
 
 use super::shared_session::SharedSession;
@@ -39,7 +39,7 @@ struct Ended {
     /// Keeps the messages that the client has not acknowledged.
     machine: SessionMachine,
     farewell: Farewell,
-    exit: Option<ChildExit>,
+    failure: Option<CloseReason>,
     until: Instant,
 }
 
@@ -67,24 +67,22 @@ impl Table {
         has_room
     }
 
-    /// Removes a session. During the grace period, its client may still ask for what remains, and for how its
-    /// program ended.
+    /// Removes a session. During the grace period, its client may still ask for what remains, and for why it
+    /// failed.
     pub(super) fn over(
         &self,
         lease: &Lease<Owner>,
         remains: Option<Remains>,
-        exit: Option<ChildExit>,
+        failure: Option<CloseReason>,
         grace: Duration,
     ) {
         if let Some(Remains { machine, farewell }) = remains {
-            let exit = exit.map(|exit| {
-                let tail = &exit.stderr_tail;
-                let tail = tail.get(tail.len().saturating_sub(MAX_STDERR)..).unwrap_or_default();
-                // The bytes are copied, so that the rest is not kept in memory.
-                ChildExit { stderr_tail: Bytes::copy_from_slice(tail), ..exit }
+            let failure = failure.map(|reason| match reason.child_exit() {
+                Some(exit) => CloseReason::ChildExited(Arc::new(with_short_stderr(exit))),
+                None => reason,
             });
             let (lease, until) = (lease.clone(), from_now(grace));
-            self.remember(Ended { lease, machine, farewell, exit, until });
+            self.remember(Ended { lease, machine, farewell, failure, until });
         }
         lock(&self.live).remove(&lease.session());
     }
@@ -105,15 +103,15 @@ impl Table {
         }
     }
 
-    /// Returns how the program of a session ended, if that is known and `owner` owns the session.
-    pub(super) fn exit(&self, session: SessionId, owner: &Owner) -> Option<ChildExit> {
+    /// Returns why a session failed, if that is known and `owner` owns the session.
+    pub(super) fn failure(&self, session: SessionId, owner: &Owner) -> Option<CloseReason> {
         let live = lock(&self.live).get(&session).and_then(Weak::upgrade);
         if let Some(live) = live {
-            return live.exit().filter(|_| live.state().belongs_to(owner));
+            return live.failure().filter(|_| live.state().belongs_to(owner));
         }
         let over = lock(&self.over);
         let ended = over.iter().find(|it| it.lease.session() == session)?;
-        ended.exit.clone().filter(|_| ended.lease.principal() == owner)
+        ended.failure.clone().filter(|_| ended.lease.principal() == owner)
     }
 
     /// Returns the last frames of an ended session, from the welcome to the farewell, for the client that is
@@ -134,6 +132,14 @@ impl Table {
         frames.push(Frame::Bye(ended.farewell.clone()));
         Ok(frames)
     }
+}
+
+/// Returns this exit with only the end of its stderr.
+fn with_short_stderr(exit: &ChildExit) -> ChildExit {
+    let tail = &exit.stderr_tail;
+    let tail = tail.get(tail.len().saturating_sub(MAX_STDERR)..).unwrap_or_default();
+    // The bytes are copied, so that the rest is not kept in memory.
+    ChildExit { stderr_tail: Bytes::copy_from_slice(tail), ..exit.clone() }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::events::stream::BodyWriter;
 use crate::events::{ChannelBackend, Outward};
 use crate::server::Server;
 use crate::server::exits::failure_of;
-use crate::websocket::{close_for, failed, going_away};
+use crate::websocket::{close_for, going_away};
 
 /// How long a disconnected client can reconnect for the last event.
 const LINGER: Duration = Duration::from_secs(30);
@@ -254,13 +254,13 @@ impl Carrier<'_> {
         }
     }
 
-    /// Returns the close reason of an orderly end. The session does not report whether its program has
-    /// failed or the server is shutting down, but the server knows.
+    /// Returns the close reason of an orderly end. Events are acknowledged too late for the session to report why
+    /// it failed, and it does not report that the server is shutting down, but the server knows.
     fn orderly(&self) -> Close {
         let session = self.session.core().machine.session();
-        let exit = session.and_then(|it| failure_of(self.server, it, &self.stream.owner));
-        match (exit, self.server.is_ready.load(Relaxed)) {
-            (Some(exit), _) => Close::because(CloseCode::INTERNAL, failed(&exit)),
+        let failure = session.and_then(|it| failure_of(self.server, it, &self.stream.owner));
+        match (failure, self.server.is_ready.load(Relaxed)) {
+            (Some(reason), _) => close_for(Some(&reason)),
             (None, true) => Close::new(CloseCode::NORMAL),
             (None, false) => going_away(),
         }

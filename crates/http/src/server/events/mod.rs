@@ -354,6 +354,7 @@ pub(super) fn channel_of(server: &Server, owner: Owner, is_carrier: bool) -> Cha
         is_carrier,
         // The server's side cannot end only its input; it ends the whole line.
         half_close: false,
+        acknowledges_late: false,
     }
 }
 

@@ -300,7 +300,7 @@ async fn connect(
     };
     *takes_over = Some(generation);
     session.changed.send_replace(());
-    let (channel, backend) = pair(params);
+    let (channel, backend) = pair(ChannelParams { acknowledges_late: true, ..params });
     backend.push(Incoming::Message(Frame::Hello(hello).to_bytes()));
     place.send(WebLine::Events(channel));
     let answer = timeout(HANDSHAKE, backend.take()).await;

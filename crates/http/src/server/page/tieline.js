@@ -217,8 +217,9 @@ class Line {
       this.#socket.send(encode(frames.PONG, fields));
     } else if (kind === frames.BYE) {
       if (fields[0] > session.shown) throw new Broken("the server acknowledged messages that were never sent");
+      session.release(fields[0]);
       this.#hangUp();
-      this.#then(() => this.#finish(forPeople(rest) || null));
+      this.#then(() => this.#finish(forPeople(rest) || null, true));
     } else if ([frames.HELLO, frames.WELCOME, frames.REFUSED].includes(kind)) {
       throw new Broken("a handshake frame after the handshake");
     }
@@ -272,7 +273,8 @@ class Line {
     if (!this.#isOver) this.#dial();
   }
 
-  #finish(why) {
+  // `ended`: the session has ended, so that the server may know how its program failed.
+  #finish(why, ended = why === null) {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#hangUp();
@@ -286,10 +288,10 @@ class Line {
       this.#end();
     };
     // The session is kept until then, so that a page that is reloaded meanwhile asks again.
-    return why === null ? this.#failure().then(over) : over(null);
+    return ended ? this.#failure().then(over) : over(null);
   }
 
-  // Asks how the program failed: the session protocol cannot report it.
+  // Asks how the program failed: the session's farewell has no stderr.
   async #failure() {
     try {
       const answer = await this.#askExit(this.#session.ticket[0]);

@@ -11,6 +11,8 @@ pub(super) struct Ending {
     is_closing: bool,
     /// This side has ended its direction by closing the sender, not by dropping it.
     is_closed: bool,
+    /// This side was closed because of a failure. A farewell ends the session, which says why.
+    has_failed: bool,
     /// The sender was dropped, and the task is to send the end. If the receiver is dropped too, only a
     /// farewell is sent.
     ends_soon: bool,
@@ -37,16 +39,21 @@ impl Ending {
         self.is_closed
     }
 
-    /// Records that the sender was closed.
-    pub(super) fn close(&mut self) {
+    /// Records that the sender was closed. `fails`: because of a failure. The first call decides.
+    pub(super) fn close(&mut self, fails: bool) {
+        self.has_failed |= fails && !self.is_closing;
         self.is_closing = true;
         self.is_closed = true;
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     /// Records that the sender was dropped.
     pub(super) fn sender_gone(&mut self) {
         self.is_closing = true;
-        self.ends_soon = true;
+        self.ends_soon = !self.has_failed;
     }
 
     /// Returns whether the task is to send the end. Returns true only once.

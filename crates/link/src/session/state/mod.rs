@@ -35,8 +35,8 @@ use tieline_proto::json::Limits;
 use tieline_proto::session::{Farewell, Frame, SessionMachine};
 use tieline_proto::{HeartbeatConfig, HeartbeatEvent};
 use tieline_transport::{
-    Account, ChildExit, CloseReason, Control, LostBy, Owner, SendError, Sender, SessionInfo,
-    SessionLost, Traffic,
+    Account, CloseReason, Control, LostBy, Owner, SendError, Sender, SessionInfo, SessionLost,
+    Traffic,
 };
 
 use self::ending::Ending;
@@ -147,6 +147,11 @@ impl SessionState {
         self.ending.is_closed()
     }
 
+    /// Returns whether this side was closed because of a failure.
+    pub(super) fn has_closed_with_failure(&self) -> bool {
+        self.ending.has_failed()
+    }
+
     /// Registers the session's task, which is being polled.
     pub(super) fn register_task(&mut self, now: Duration, waker: &Waker) {
         self.now = now;
@@ -169,16 +174,23 @@ impl SessionState {
         if !has_lingered && lingers.is_some_and(|until| until <= self.now) {
             return Some(self.lost(LostBy::Expired(grace)));
         }
-        let is_over = self.machine.is_over() && (is_written || !self.has_line());
+        let is_over = self.machine.is_over() || self.has_failed();
+        let is_over = is_over && (is_written || !self.has_line());
         (is_over || has_lingered).then(|| self.ending.agreed_reason())
     }
 
-    /// Records the end of the session, and how its program ended. Returns the wakers of all waiting
-    /// tasks, and the sending half of the Link.
+    /// Returns whether this side has closed because of a failure, and the other end has acknowledged all
+    /// messages, so that only the farewell is missing.
+    fn has_failed(&self) -> bool {
+        self.ending.has_failed() && self.machine.kept().0 == 0
+    }
+
+    /// Records the end of the session, and why it failed, if the consumer has reported that. Returns the
+    /// wakers of all waiting tasks, and the sending half of the Link.
     pub(super) fn finish(
         &mut self,
         reason: CloseReason,
-        exit: Option<ChildExit>,
+        failure: Option<CloseReason>,
     ) -> ([Option<Waker>; 4], Option<LinkSender>) {
         self.ending.finish(reason.clone());
         if !self.ending.has_peer_ended() {
@@ -186,7 +198,7 @@ impl SessionState {
         }
         let remains = self.remains();
         if let Role::Server(server) = &self.role {
-            server.over(remains, exit);
+            server.over(remains, failure);
         }
         (self.wakers.take_all(), self.line.take())
     }
@@ -219,8 +231,8 @@ impl SessionState {
     /// Handles the drop of both halves: if the sender was closed first, the session lingers until the
     /// other end has acknowledged everything. Returns whether it lingers.
     pub(super) fn linger(&mut self, until: Duration) -> bool {
-        let lingers =
-            self.ending.is_closed() && !self.machine.is_settled() && !self.ending.is_over();
+        let is_done = self.machine.is_settled() || self.has_failed();
+        let lingers = self.ending.is_closed() && !is_done && !self.ending.is_over();
         if lingers {
             self.ending.linger(until);
             self.wakers.wake_task();

@@ -100,7 +100,7 @@ impl SessionState {
         if self.reading.is_fenced() || self.wakers.has_sender() || self.ending.has_peer_ended() {
             return None;
         }
-        if self.ending.is_doomed() || self.ending.is_over() {
+        if self.ending.is_doomed() || self.ending.is_over() || self.ending.has_failed() {
             return None;
         }
         let is_new = !self.reading.is_lent();

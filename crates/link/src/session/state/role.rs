@@ -6,7 +6,7 @@ use tieline_proto::ByteSize;
 use tieline_proto::session::{
     Farewell, Hello, Lease, Refusal, Secret, Sequence, SessionMachine, Ticket, Welcome,
 };
-use tieline_transport::{BoxChannel, ChildExit, Owner};
+use tieline_transport::{BoxChannel, CloseReason, Owner};
 use tokio::sync::Notify;
 
 /// Which end of the session this is.
@@ -49,7 +49,7 @@ pub(in crate::session) struct Remains {
 
 /// A callback for the end of a server's session, with what its client is still to receive.
 pub(in crate::session) type OnOver =
-    Box<dyn Fn(&Lease<Owner>, Option<Remains>, Option<ChildExit>) + Send + Sync>;
+    Box<dyn Fn(&Lease<Owner>, Option<Remains>, Option<CloseReason>) + Send + Sync>;
 
 /// The state of the server's end of a session, besides its messages.
 pub(in crate::session) struct ServerRole {
@@ -117,9 +117,9 @@ impl ServerRole {
         self.lease.principal() == owner
     }
 
-    /// Reports that the session is over, and how its program ended.
-    pub(super) fn over(&self, remains: Option<Remains>, exit: Option<ChildExit>) {
-        (self.on_over)(&self.lease, remains, exit);
+    /// Reports that the session is over, and why it failed, if it did.
+    pub(super) fn over(&self, remains: Option<Remains>, failure: Option<CloseReason>) {
+        (self.on_over)(&self.lease, remains, failure);
     }
 }
 

@@ -47,11 +47,18 @@ impl SessionState {
         Ok(())
     }
 
-    /// Ends this direction. Returns whether everything has been written, acknowledged and reported.
-    pub(in crate::session) fn close(&mut self) -> bool {
-        self.ending.close();
-        self.machine.end();
-        self.machine.is_settled() && !self.renewal.has_unreported()
+    /// Ends this direction. Returns whether everything has been written, acknowledged and reported. If it
+    /// `fails`, no end is sent: the session's task ends the session with a farewell once everything is
+    /// acknowledged.
+    pub(in crate::session) fn close(&mut self, fails: bool) -> bool {
+        self.ending.close(fails);
+        if !self.ending.has_failed() {
+            self.machine.end();
+            return self.machine.is_settled() && !self.renewal.has_unreported();
+        }
+        let _ = self.reading.take_back();
+        self.wakers.wake_task();
+        false
     }
 
     /// Handles the drop of the sender. Returns the session's task, which sends the end.
