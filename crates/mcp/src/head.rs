@@ -10,14 +10,12 @@ pub const PROTOCOL_VERSION: &str = "mcp-protocol-version";
 pub const LAST_EVENT_ID: &str = "last-event-id";
 
 /// The maximum length of a header's value that may be repeated in a response or stored.
-const MAX_VALUE: usize = 256;
+pub(crate) const MAX_VALUE: usize = 256;
 
 /// The headers of a request that MCP uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
-    accepts_json: bool,
-    accepts_events: bool,
-    has_json: bool,
+    types: Types,
     session: Option<String>,
     version: Option<String>,
     last_event_id: Option<String>,
@@ -33,38 +31,17 @@ impl Head {
         let mut head = Self::default();
         for (name, value) in headers {
             let slot = match name {
-                "accept" => {
-                    head.accept(value);
-                    continue;
-                }
-                "content-type" => {
-                    head.has_json = media_type(value).eq_ignore_ascii_case(b"application/json");
-                    continue;
-                }
                 SESSION_ID => &mut head.session,
                 PROTOCOL_VERSION => &mut head.version,
                 LAST_EVENT_ID => &mut head.last_event_id,
-                _ => continue,
+                _ => {
+                    head.types.read(name, value);
+                    continue;
+                }
             };
-            let value = value.trim_ascii();
-            let is_text =
-                value.len() <= MAX_VALUE && value.iter().all(|it| matches!(it, b' '..=b'~'));
-            let text = std::str::from_utf8(value).ok().filter(|_| is_text && slot.is_none());
-            let Some(text) = text else {
-                let problem = "is repeated, too long, or not printable ASCII";
-                return Err(Refusal::new(400, format!("the header {name} {problem}")));
-            };
-            *slot = Some(text.to_owned());
+            set_once(slot, name, value)?;
         }
         Ok(head)
-    }
-
-    fn accept(&mut self, value: &[u8]) {
-        for range in value.split(|byte| *byte == b',').map(media_type) {
-            let is = |one: &str| range.eq_ignore_ascii_case(one.as_bytes());
-            self.accepts_json |= is("application/json") || is("application/*") || is("*/*");
-            self.accepts_events |= is("text/event-stream") || is("text/*") || is("*/*");
-        }
     }
 
     /// Checks that a POST has a JSON body and accepts both kinds of response.
@@ -72,14 +49,11 @@ impl Head {
     /// # Errors
     /// 406: a kind of response is not accepted. 415: the body is not JSON.
     pub fn check_post(&self) -> Result<(), Refusal> {
-        if !(self.accepts_json && self.accepts_events) {
+        if !(self.types.accepts_json && self.types.accepts_events) {
             let text = "the header Accept must name application/json and text/event-stream";
             return Err(Refusal::new(406, text));
         }
-        if !self.has_json {
-            return Err(Refusal::new(415, "the header Content-Type must be application/json"));
-        }
-        Ok(())
+        self.types.check_json()
     }
 
     /// Checks that a GET accepts event streams.
@@ -87,10 +61,7 @@ impl Head {
     /// # Errors
     /// 406: event streams are not accepted.
     pub fn check_get(&self) -> Result<(), Refusal> {
-        match self.accepts_events {
-            true => Ok(()),
-            false => Err(Refusal::new(406, "the header Accept must name text/event-stream")),
-        }
+        self.types.check_events()
     }
 
     /// Returns the session id in the request, if there is one.
@@ -117,6 +88,71 @@ impl Head {
     pub(crate) fn last_event_id(&self) -> Option<&str> {
         self.last_event_id.as_deref().filter(|id| !id.is_empty())
     }
+}
+
+/// The media types in the head of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Types {
+    accepts_json: bool,
+    accepts_events: bool,
+    has_json: bool,
+}
+
+impl Types {
+    /// Reads a header, given as its lower-case name and its value, if it names media types.
+    pub(crate) fn read(&mut self, name: &str, value: &[u8]) {
+        match name {
+            "accept" => {
+                for range in value.split(|byte| *byte == b',').map(media_type) {
+                    let is = |one: &str| range.eq_ignore_ascii_case(one.as_bytes());
+                    self.accepts_json |= is("application/json") || is("application/*") || is("*/*");
+                    self.accepts_events |= is("text/event-stream") || is("text/*") || is("*/*");
+                }
+            }
+            "content-type" => {
+                self.has_json = media_type(value).eq_ignore_ascii_case(b"application/json");
+            }
+            _ => {}
+        }
+    }
+
+    /// Checks that the body is JSON.
+    ///
+    /// # Errors
+    /// 415: it is not.
+    pub(crate) fn check_json(self) -> Result<(), Refusal> {
+        match self.has_json {
+            true => Ok(()),
+            false => Err(Refusal::new(415, "the header Content-Type must be application/json")),
+        }
+    }
+
+    /// Checks that event streams are accepted.
+    ///
+    /// # Errors
+    /// 406: they are not.
+    pub(crate) fn check_events(self) -> Result<(), Refusal> {
+        match self.accepts_events {
+            true => Ok(()),
+            false => Err(Refusal::new(406, "the header Accept must name text/event-stream")),
+        }
+    }
+}
+
+/// Stores the value of a header that a request may have once.
+///
+/// # Errors
+/// 400: the header is repeated, too long, or not printable ASCII.
+pub(crate) fn set_once(slot: &mut Option<String>, name: &str, value: &[u8]) -> Result<(), Refusal> {
+    let value = value.trim_ascii();
+    let is_text = value.len() <= MAX_VALUE && value.iter().all(|it| matches!(it, b' '..=b'~'));
+    let text = std::str::from_utf8(value).ok().filter(|_| is_text && slot.is_none());
+    let Some(text) = text else {
+        let problem = "is repeated, too long, or not printable ASCII";
+        return Err(Refusal::new(400, format!("the header {name} {problem}")));
+    };
+    *slot = Some(text.to_owned());
+    Ok(())
 }
 
 /// Returns a media type without its parameters.

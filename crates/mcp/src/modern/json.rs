@@ -2,14 +2,10 @@
 
 use std::borrow::Cow;
 
-use tieline_proto::json::{escape, unescape};
+use tieline_proto::json::escape;
 use tieline_proto::jsonrpc::member;
 
-/// Returns the text of a JSON string, or `None` if the value is not a string.
-pub(super) fn string(value: &[u8]) -> Option<Cow<'_, str>> {
-    let text = std::str::from_utf8(value).ok()?;
-    Some(unescape(text.strip_prefix('"')?.strip_suffix('"')?))
-}
+pub(super) use crate::text::string;
 
 /// Writes a JSON string.
 pub(super) fn quoted(text: &str) -> String {

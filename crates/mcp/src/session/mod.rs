@@ -24,7 +24,8 @@ use tieline_proto::jsonrpc::{
 
 pub use self::ending::Ending;
 use self::requests::Requests;
-use self::stream::{Opening, Stream, StreamNumber, read_event_id};
+use self::stream::{Opening, Stream, StreamNumber};
+use crate::place::{Next, Place, read_event_id};
 use crate::{Head, Posted, Refusal};
 
 /// Limits on a session.
@@ -109,20 +110,6 @@ pub struct Session {
     ended: Option<Ending>,
 }
 
-/// A stream and its connection. It names the connection because a newer one may replace it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
-    stream: StreamNumber,
-    connection: u64,
-}
-
-impl Place {
-    /// Returns the number of the stream in its session.
-    pub fn stream(&self) -> u64 {
-        self.stream
-    }
-}
-
 /// An accepted POST.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
@@ -146,17 +133,6 @@ pub enum Answer {
     Events,
     /// The session ended before there was a response.
     Ended(Ending),
-}
-
-/// The next event of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// An event was appended.
-    Event,
-    /// There is no event yet.
-    Wait,
-    /// The stream has ended, or another connection has taken it over.
-    End,
 }
 
 impl Session {

@@ -7,6 +7,7 @@ use tieline_proto::jsonrpc::{Answers, Id, MAX_ID, Request, member};
 use super::SessionLimits;
 use super::stream::StreamNumber;
 use crate::Refusal;
+use crate::answered::take_answered;
 
 /// What each request costs in addition to its id and token.
 const EACH: usize = 128;
@@ -107,15 +108,7 @@ impl Requests {
 
     /// Removes the request of the client that is answered. Returns its id as the client wrote it.
     pub(super) fn settle(&mut self, answers: Answers<'_>) -> Option<(Id, Call)> {
-        let exact = match answers {
-            Answers::Call(id) => Some(Id::from(id)).filter(|id| self.calls.contains_key(id)),
-            Answers::OnlyCall => None,
-        };
-        let id = match exact {
-            Some(id) => id,
-            None => answers.find(self.calls.keys().map(|id| (id, &**id)))?.clone(),
-        };
-        let call = self.calls.remove(&id)?;
+        let (id, call) = take_answered(&mut self.calls, answers)?;
         self.call_bytes -= Call::cost(&id, call.token.as_deref());
         if let Some(token) = &call.token {
             self.tokens.remove(token);

@@ -1,13 +1,11 @@
 //! One stream of a session: the messages that wait for its connection or are kept for a resumption.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tieline_proto::sse::Encoder;
 
-/// The cost of each message in addition to its bytes.
-const EACH: usize = 64;
+use crate::kept::Kept;
 
 /// The number of a stream in its session. 0 is the general stream, for a GET; each POST with requests
 /// has its own stream.
@@ -16,16 +14,7 @@ pub(super) type StreamNumber = u64;
 /// A stream. Its messages are numbered from 1; an event id is `STREAM.NUMBER`.
 #[derive(Debug)]
 pub(super) struct Stream {
-    /// The kept messages, oldest first.
-    kept: VecDeque<Bytes>,
-    /// The number of the oldest kept message, or of the next message if none is kept.
-    first: u64,
-    /// The number of the next message to write.
-    cursor: u64,
-    /// The cost of all kept messages.
-    cost: usize,
-    /// The cost of the kept messages that were not written yet.
-    unwritten: usize,
+    kept: Kept,
     /// The number of the connection to which the stream is written.
     pub(super) connection: Option<u64>,
     /// Whether the first event of the connection was not written yet.
@@ -51,11 +40,7 @@ pub(super) struct Opening {
 impl Stream {
     pub(super) fn new(open: usize) -> Self {
         Self {
-            kept: VecDeque::new(),
-            first: 1,
-            cursor: 1,
-            cost: 0,
-            unwritten: 0,
+            kept: Kept::default(),
             connection: None,
             is_fresh: true,
             undecided_until: None,
@@ -65,59 +50,40 @@ impl Stream {
     }
 
     pub(super) fn cost(&self) -> usize {
-        self.cost
+        self.kept.cost()
     }
 
     pub(super) fn unwritten(&self) -> usize {
-        self.unwritten
+        self.kept.unwritten()
     }
 
     pub(super) fn push(&mut self, message: Bytes) {
-        let cost = message.len() + EACH;
-        self.cost += cost;
-        self.unwritten += cost;
-        self.kept.push_back(message);
+        self.kept.push(message);
     }
 
-    /// Returns whether the stream's oldest message may be dropped. The newest message must be kept, and
-    /// so must a message that waits to be written to a connection.
+    /// Returns whether the stream's oldest message may be dropped.
     pub(super) fn can_evict(&self) -> bool {
-        self.kept.len() > 1 && (self.first < self.cursor || self.connection.is_none())
+        self.kept.can_evict(self.connection.is_some())
     }
 
     /// Removes the oldest message if it may be dropped. Returns whether it was never written, or `None`
     /// if no message was removed.
     pub(super) fn evict(&mut self) -> Option<bool> {
-        if !self.can_evict() {
-            return None;
-        }
-        let is_unwritten = self.first >= self.cursor;
-        let cost = self.kept.pop_front()?.len() + EACH;
-        self.first += 1;
-        self.cost -= cost;
-        if is_unwritten {
-            self.cursor = self.first;
-            self.unwritten -= cost;
-        }
-        Some(is_unwritten)
+        self.kept.evict(self.connection.is_some())
     }
 
     /// Returns how many messages were never written.
     pub(super) fn unwritten_messages(&self) -> u64 {
-        self.first + self.kept.len() as u64 - self.cursor
+        self.kept.unwritten_messages()
     }
 
     /// Begins a new connection that continues after message `last`, or with the oldest unwritten one. Returns
     /// how many messages after `last` are no longer kept, or `None` if `last` was never written.
     pub(super) fn attach(&mut self, connection: u64, last: Option<u64>) -> Option<u64> {
-        let mut missing = 0;
-        if let Some(last) = last {
-            let next = last.checked_add(1).filter(|next| *next <= self.cursor)?;
-            missing = self.first.saturating_sub(next);
-            self.cursor = next.max(self.first);
-            let index = usize::try_from(self.cursor - self.first).unwrap_or(usize::MAX);
-            self.unwritten = self.kept.iter().skip(index).map(|it| it.len() + EACH).sum();
-        }
+        let missing = match last {
+            Some(last) => self.kept.resume(last)?,
+            None => 0,
+        };
         self.connection = Some(connection);
         (self.is_fresh, self.undecided_until, self.idle_since) = (true, None, None);
         Some(missing)
@@ -139,8 +105,10 @@ impl Stream {
 
     /// Takes the message of a finished stream that has only one, if it was not written.
     pub(super) fn take_only(&mut self) -> Option<Bytes> {
-        let is_only = self.open == 0 && self.kept.len() == 1 && self.first == self.cursor;
-        is_only.then(|| self.kept.pop_front()).flatten()
+        match self.open {
+            0 => self.kept.take_only(),
+            _ => None,
+        }
     }
 
     /// Appends the next event to `out`. Returns false if there is none.
@@ -153,16 +121,15 @@ impl Stream {
         let retry = |encoder: Encoder<'static>| encoder.retry(opening.retry);
         if self.is_fresh && opening.primes {
             self.is_fresh = false;
-            let id = format!("{number}.{}", self.cursor - 1);
+            let id = format!("{number}.{}", self.kept.last_written());
             let encoder = retry(Encoder::default());
             if let Ok(encoder) = encoder.id(&id) {
                 let _ = encoder.data(b"", out);
             }
             return true;
         }
-        let index = usize::try_from(self.cursor - self.first).unwrap_or(usize::MAX);
-        let Some(message) = self.kept.get(index) else { return false };
-        let id = format!("{number}.{}", self.cursor);
+        let Some((message_number, message)) = self.kept.write_next() else { return false };
+        let id = format!("{number}.{message_number}");
         let mut encoder = Encoder::default();
         if self.is_fresh {
             self.is_fresh = false;
@@ -172,18 +139,6 @@ impl Stream {
             // This cannot fail, because messages were parsed, so they are UTF-8.
             let _ = encoder.data(message, out);
         }
-        self.cursor += 1;
-        self.unwritten -= message.len() + EACH;
         true
     }
-}
-
-/// Splits an event id into the numbers of its stream and its message.
-pub(super) fn read_event_id(id: &str) -> Option<(StreamNumber, u64)> {
-    let number = |text: &str| {
-        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        is_number.then(|| text.parse().ok()).flatten()
-    };
-    let (stream, message) = id.split_once('.')?;
-    Some((number(stream)?, number(message)?))
 }
