@@ -8,18 +8,21 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 
 use bytes::{Bytes, BytesMut};
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Request, Response, StatusCode};
 use tieline_transport::{Account, CloseReason, Holding, Incoming, Owner};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::Server;
+use super::WebLine;
 use super::body::{self, Body, Inbound, JSON, answer, counted, empty};
 use super::body_budget::Held;
 use super::count::count;
 use super::events::{channel_of, event_stream};
-use super::route::busy;
-use crate::events::stream::{BodyWriter, Progress};
+use super::route::{ConnectionContext, busy};
+use super::upgrade::{self, is_upgrade};
+use crate::events::stream::BodyWriter;
 use crate::events::{ChannelBackend, EventChannel, Outward, pair};
 
 /// A route to add to a server. Its requests pass the same checks as those of `/ws`: Host, Origin, and
@@ -62,10 +65,9 @@ pub trait RouteHandler: Send + Sync {
 /// An admitted request.
 pub struct RouteRequest {
     server: Arc<Server>,
-    progress: Arc<Progress>,
+    context: ConnectionContext,
     owner: Owner,
-    method: Method,
-    headers: HeaderMap,
+    parts: Parts,
     /// `None` after the body was read.
     body: Option<Inbound>,
     /// The body's part of the memory budget.
@@ -75,24 +77,23 @@ pub struct RouteRequest {
 impl RouteRequest {
     pub(super) fn new(
         server: Arc<Server>,
-        progress: Arc<Progress>,
+        context: ConnectionContext,
         owner: Owner,
         request: Request<Inbound>,
     ) -> Self {
         let (parts, body) = request.into_parts();
-        let (method, headers) = (parts.method, parts.headers);
-        Self { server, progress, owner, method, headers, body: Some(body), held: None }
+        Self { server, context, owner, parts, body: Some(body), held: None }
     }
 
     /// Returns the method.
     pub fn method(&self) -> &str {
-        self.method.as_str()
+        self.parts.method.as_str()
     }
 
     /// Returns the headers, as names in lower case and values. Their size is bounded by
     /// [`ServerLimits`](super::ServerLimits).
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
+        self.parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
     }
 
     /// Returns the client's identity. A client must not have access to anything that belongs to another
@@ -123,10 +124,24 @@ impl RouteRequest {
         (channel, RouteLine { backend, server: Arc::downgrade(&self.server) })
     }
 
+    /// Returns whether the client asks for an upgrade to a WebSocket.
+    pub fn is_upgrade(&self) -> bool {
+        is_upgrade(&self.parts.headers)
+    }
+
+    /// Accepts the upgrade to a WebSocket, and puts its line into `lines` after the client has received the
+    /// response. Binary messages of the client are ignored. If the upgrade cannot be accepted or the queue is full,
+    /// the response says so.
+    pub fn web_socket(self, lines: &mpsc::Sender<WebLine>) -> RouteResponse {
+        let Some(body) = self.body else { return RouteResponse(empty(StatusCode::BAD_REQUEST)) };
+        let request = Request::from_parts(self.parts, body);
+        RouteResponse(upgrade::of_route(&self.server, &self.context, self.owner, request, lines))
+    }
+
     /// Creates an event stream: its writer, and the response.
     pub fn events(&self) -> (EventWriter, RouteResponse) {
         count(&self.server.counters.event_streams);
-        let (body, response) = event_stream(&self.server, self.progress.clone());
+        let (body, response) = event_stream(&self.server, self.context.progress.clone());
         let closing = self.server.closing.subscribe();
         (EventWriter { body, closing }, RouteResponse(response))
     }

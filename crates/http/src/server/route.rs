@@ -32,6 +32,7 @@ use crate::stream::Hyper;
 const SHORT_BODY: u64 = 4 * 1024;
 
 /// The connection that a request was received on.
+#[derive(Clone)]
 pub(super) struct ConnectionContext {
     pub(super) permit: Arc<ConnectionPermit>,
     pub(super) local: Option<SocketAddr>,
@@ -188,8 +189,7 @@ async fn serve(
         Handler::DeleteEvents => events::delete(server, owner, &request),
         Handler::Rpc => rpc::call(server, owner, request).await,
         Handler::Added(handler) => {
-            let progress = context.progress.clone();
-            let request = RouteRequest::new(server.clone(), progress, owner, request);
+            let request = RouteRequest::new(server.clone(), context.clone(), owner, request);
             handler.handle(request).await.0
         }
     }

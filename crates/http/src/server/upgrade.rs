@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode, Version};
 use tieline_proto::ByteSize;
 use tieline_proto::session::OVERHEAD;
 use tieline_proto::websocket::Role;
 use tieline_transport::{Owner, TransportKind};
-use tokio::sync::mpsc::OwnedPermit;
+use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio::time::timeout;
 
 use super::access::protocols;
@@ -31,7 +31,7 @@ pub(super) fn web_socket(
     server: &Arc<Server>,
     context: &ConnectionContext,
     owner: Owner,
-    mut request: Request<Inbound>,
+    request: Request<Inbound>,
 ) -> Response<Body> {
     let key = match check(&request) {
         Ok(key) => key,
@@ -39,25 +39,65 @@ pub(super) fn web_socket(
     };
     let offered: Vec<&str> = protocols(request.headers()).collect();
     let is_resumable = offered.contains(&RESUMABLE);
-    // Browsers fail the connection if none of their subprotocols is chosen.
-    let chosen = if is_resumable {
-        Some(RESUMABLE)
-    } else {
-        let known = |it: &&&str| {
-            **it == PLAIN || server.subprotocols.iter().any(|name| name.as_str() == **it)
-        };
-        let is_token = |it: &&&str| it.starts_with(TOKEN_PREFIX);
-        offered.iter().find(known).or_else(|| offered.iter().find(is_token)).copied()
+    let chosen = match is_resumable {
+        true => Some(HeaderValue::from_static(RESUMABLE)),
+        false => plain_protocol(server, &offered),
     };
-    let chosen = chosen.and_then(|chosen| HeaderValue::from_str(chosen).ok());
-    let queue = if is_resumable { &server.resumable } else { &server.plain };
+    let (queue, content) = match is_resumable {
+        true => (&server.resumable, Content::Carrier),
+        false => (&server.plain, Content::Plain(server.json)),
+    };
+    let switching = Switching { key, chosen, content };
+    switch(server, context, owner, request, switching, queue)
+}
+
+/// Responds to a WebSocket upgrade of an added route, and queues the channel in `queue`.
+pub(super) fn of_route(
+    server: &Arc<Server>,
+    context: &ConnectionContext,
+    owner: Owner,
+    request: Request<Inbound>,
+    queue: &mpsc::Sender<WebLine>,
+) -> Response<Body> {
+    let key = match check(&request) {
+        Ok(key) => key,
+        Err(response) => return *response,
+    };
+    let chosen = plain_protocol(server, &protocols(request.headers()).collect::<Vec<_>>());
+    let switching = Switching { key, chosen, content: Content::Texts(server.json) };
+    switch(server, context, owner, request, switching, queue)
+}
+
+/// Chooses from the offered subprotocols of a plain WebSocket. Browsers fail the connection if none of theirs is
+/// chosen.
+fn plain_protocol(server: &Server, offered: &[&str]) -> Option<HeaderValue> {
+    let known =
+        |it: &&&str| **it == PLAIN || server.subprotocols.iter().any(|name| name.as_str() == **it);
+    let is_token = |it: &&&str| it.starts_with(TOKEN_PREFIX);
+    let chosen = offered.iter().find(known).or_else(|| offered.iter().find(is_token))?;
+    HeaderValue::from_str(chosen).ok()
+}
+
+/// The parameters of an upgrade.
+struct Switching {
+    key: HeaderValue,
+    chosen: Option<HeaderValue>,
+    content: Content,
+}
+
+/// Accepts an upgrade if there is room in the queue.
+fn switch(
+    server: &Arc<Server>,
+    context: &ConnectionContext,
+    owner: Owner,
+    mut request: Request<Inbound>,
+    Switching { key, chosen, content }: Switching,
+    queue: &mpsc::Sender<WebLine>,
+) -> Response<Body> {
     let Ok(place) = queue.clone().try_reserve_owned() else {
         return busy(server, "too many clients are waiting to be accepted; try again later");
     };
-    let content = match is_resumable {
-        true => Content::Carrier,
-        false => Content::Plain(server.json),
-    };
+    let is_resumable = content == Content::Carrier;
     let made = (server.clone(), context.permit.clone(), context.identity);
     // The session protocol signals the end of input itself.
     let half_close =
@@ -119,13 +159,16 @@ impl Drop for Present {
     }
 }
 
+/// Returns whether a request asks for an upgrade to a WebSocket.
+pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
+    has_word(headers, &header::UPGRADE, "websocket")
+}
+
 /// Validates an upgrade request and returns its key.
 fn check(request: &Request<Inbound>) -> Result<HeaderValue, Box<Response<Body>>> {
     let headers = request.headers();
     let bad = |text| Err(Box::new(line(StatusCode::BAD_REQUEST, text)));
-    if !has_word(headers, &header::UPGRADE, "websocket")
-        || !has_word(headers, &header::CONNECTION, "upgrade")
-    {
+    if !is_upgrade(headers) || !has_word(headers, &header::CONNECTION, "upgrade") {
         let mut response = line(
             StatusCode::UPGRADE_REQUIRED,
             "this path is for WebSockets; send a WebSocket upgrade request",

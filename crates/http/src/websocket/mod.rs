@@ -78,6 +78,8 @@ pub(crate) enum Content {
     /// received text can be a message. With limits, every received message must be JSON within these
     /// limits.
     Plain(Option<Limits>),
+    /// The same, but binary messages of the other side are ignored.
+    Texts(Option<Limits>),
     /// The frames of a session, which are binary.
     Carrier,
     /// Messages that are passed on unchanged.
@@ -156,7 +158,7 @@ impl WebChannel {
         let (read, write) = made.stream.split();
         let (read, write) = IoConnection::new(read, write, control.clone()).into_split();
         let content = match made.content {
-            Content::Plain(_) if config.verbatim => Content::Verbatim,
+            Content::Plain(_) | Content::Texts(_) if config.verbatim => Content::Verbatim,
             content => content,
         };
         let memory = made.memory.as_ref();

@@ -294,7 +294,7 @@ impl Reader {
                 let message = line.and_then(Result::ok).unwrap_or(payload);
                 Ok(Some(self.incoming(message, limits)))
             }
-            (Content::Plain(limits), Kind::Text) => {
+            (Content::Plain(limits) | Content::Texts(limits), Kind::Text) => {
                 let text = trimmed(payload);
                 let is_spread = memchr2(b'\n', b'\r', &text).is_some();
                 if !is_spread && !text.is_empty() {
@@ -314,7 +314,7 @@ impl Reader {
                     }
                 }
             }
-            (Content::Plain(_), Kind::Binary) => {
+            (Content::Plain(_) | Content::Texts(_), Kind::Binary) => {
                 self.shared.counts.faults.fetch_add(1, Relaxed);
                 Ok(None)
             }
@@ -327,7 +327,9 @@ impl Reader {
             let line = trimmed(self.rest.split_to(end));
             self.rest.advance(self.rest.len().min(1));
             if !line.is_empty() {
-                let Content::Plain(limits) = self.shared.content else { return None };
+                let (Content::Plain(limits) | Content::Texts(limits)) = self.shared.content else {
+                    return None;
+                };
                 return Some(self.incoming(line, limits));
             }
         }

@@ -55,7 +55,7 @@ impl WebSender {
             Content::Verbatim if self.kind.is_some() => self.kind.unwrap_or(Kind::Binary),
             Content::Verbatim if self.shared.heard_binary.load(Relaxed) => Kind::Binary,
             // The other side would ignore a blank message.
-            Content::Plain(_) if head.is_empty() && is_blank(message) => {
+            Content::Plain(_) | Content::Texts(_) if head.is_empty() && is_blank(message) => {
                 return Err(Rejected::Message(EncodeError::Empty));
             }
             _ if head.is_empty() => Kind::of(message),
