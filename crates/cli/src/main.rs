@@ -1,5 +1,6 @@
 //! The `tieline` program: a command-line interface to the libraries.
 
+mod acp;
 mod args;
 mod call;
 mod chaos;
@@ -19,6 +20,7 @@ mod memory;
 mod names;
 mod pretty;
 mod report;
+mod routes;
 mod serve;
 mod sessions;
 #[cfg_attr(windows, path = "share/windows.rs")]

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use tieline_gateway::{Bridge, ProcessModel, Server, ServerReport, Tap};
 use tieline_http::ClientConfig;
 use tieline_proto::FramingKind;
+use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{
     DynAcceptor, DynConnector, Endpoint, ErrorKind, Options, ProcessCounts, Registry, redact,
     resolve,
 };
 
+use crate::acp;
 use crate::args::{Logging, Serve};
 use crate::children::{KILLED_TIMEOUT, StderrMode};
 use crate::lookup;
@@ -26,7 +28,7 @@ use crate::share::Background;
 use crate::shell::{demo_call, quote};
 use crate::signals::Signals;
 use crate::status::{StatusServer, StatusSource};
-use crate::web::Sites;
+use crate::web::{Protocols, Sites};
 
 pub(crate) async fn run(
     args: Serve,
@@ -57,10 +59,13 @@ pub(crate) async fn run(
     server.account(account.clone());
     // In the other modes, the last lines are already on stderr or in the log.
     server.log_last_lines(args.line.stderr(logging) == StderrMode::Off);
-    let mcp_dialect = mcp::dialect(dialect, args.framing);
-    let mcp_name = mcp_dialect.map(|_| args.name.clone().unwrap_or_else(|| program.name.clone()));
-    let mut sites = Sites::of(program.name.clone(), mcp_name);
-    let Listeners { acceptors, of_mcp, endpoints } =
+    let name = || args.name.clone().unwrap_or_else(|| program.name.clone());
+    let protocols = Protocols {
+        mcp: mcp::dialect(dialect, args.framing).map(|dialect| (dialect, name())),
+        acp: acp::dialect(dialect, args.framing),
+    };
+    let mut sites = Sites::of(program.name.clone(), protocols);
+    let Listeners { acceptors, of_routes, endpoints } =
         listen_all(&args, &registry, &program, &mut sites, logging).await?;
     server.make_room(sites.make_room());
     if let Some(background) = &background {
@@ -70,10 +75,8 @@ pub(crate) async fn run(
     for acceptor in acceptors {
         server.add(acceptor, target.clone());
     }
-    if let Some(dialect) = mcp_dialect {
-        for acceptor in of_mcp {
-            server.add_for_dialect(acceptor, target.clone(), dialect);
-        }
+    for (acceptor, dialect) in of_routes {
+        server.add_for_dialect(acceptor, target.clone(), dialect);
     }
     let endpoints: Vec<_> = endpoints.iter().map(Endpoint::absolute).collect();
     let watch = server.watch();
@@ -231,8 +234,8 @@ impl Program {
 
 struct Listeners {
     acceptors: Vec<Box<dyn DynAcceptor>>,
-    /// The acceptors of MCP clients.
-    of_mcp: Vec<Box<dyn DynAcceptor>>,
+    /// The acceptors of clients of a route, and their dialects.
+    of_routes: Vec<(Box<dyn DynAcceptor>, Dialect)>,
     /// The endpoints that clients use, with their framing.
     endpoints: Vec<Endpoint>,
 }
@@ -247,7 +250,7 @@ async fn listen_all(
     let (resume, most) = (args.resume, args.max_connections);
     let idle = args.processes.processes().idle_timeout;
     let served = Served { resume, most, framing: args.framing, idle };
-    let (mut acceptors, mut of_mcp, mut endpoints) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut acceptors, mut of_routes, mut endpoints) = (Vec::new(), Vec::new(), Vec::new());
     if let Some(option) = args.web.first_given().filter(|_| !args.listen.iter().any(Sites::is_one))
     {
         return Err(Failure::Usage(format!(
@@ -270,7 +273,7 @@ async fn listen_all(
             let site = sites.listen(&args.web, endpoint, &options, served).await?;
             endpoints.push(site.plain.endpoint().clone());
             acceptors.extend([site.plain, site.sessions]);
-            of_mcp.extend(site.mcp);
+            of_routes.extend(site.routes);
             continue;
         }
         let allow_unauthenticated_tcp = args.allow_unauthenticated_tcp;
@@ -288,7 +291,7 @@ async fn listen_all(
         endpoints.push(acceptor.endpoint().clone());
         acceptors.push(acceptor);
     }
-    Ok(Listeners { acceptors, of_mcp, endpoints })
+    Ok(Listeners { acceptors, of_routes, endpoints })
 }
 
 /// Returns the options for clients' lines.

@@ -1,20 +1,22 @@
 //! `tieline serve` on the web: its listeners, the access token and the start-up text.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tieline_gateway::ServerWatch;
 use tieline_http::{Access, HttpServer, LineAcceptor, PublicUrl, Token};
 use tieline_link::{LineOptions, SessionOptions, Sessions};
 use tieline_proto::FramingKind;
+use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{Address, DynAcceptor, Endpoint, MemoryBudget, Options};
 
+use crate::acp;
 use crate::args::WebServer;
 use crate::children::TOKEN;
-use crate::mcp::{self, McpOptions, McpSite};
+use crate::mcp;
 use crate::memory::prometheus;
 use crate::names::Name;
 use crate::report::Failure;
+use crate::routes::{MakeRoom, RouteOptions, RouteSite};
 use crate::sessions::Served;
 use crate::shell::{curl, quote, set_variable};
 use crate::status::LoginUrls;
@@ -33,28 +35,34 @@ pub(crate) struct Sites {
     public_url: Option<PublicUrl>,
     /// The program's name, for the page.
     program_name: Name,
-    /// The name that MCP clients give the server, if there is `/mcp`.
-    mcp_name: Option<Name>,
-    mcp_sessions: Vec<Arc<mcp::Sessions>>,
+    protocols: Protocols,
+    make_room: Vec<MakeRoom>,
+}
+
+/// The protocols with a route of their own that the program may speak.
+pub(crate) struct Protocols {
+    /// The dialect of MCP clients, and their name for the server.
+    pub(crate) mcp: Option<(Dialect, Name)>,
+    /// The dialect of ACP clients.
+    pub(crate) acp: Option<Dialect>,
 }
 
 /// The acceptors of a web server.
 pub(crate) struct SiteAcceptors {
     pub(crate) plain: Box<dyn DynAcceptor>,
     pub(crate) sessions: Box<dyn DynAcceptor>,
-    /// The acceptor of MCP clients' sessions.
-    pub(crate) mcp: Option<Box<dyn DynAcceptor>>,
+    /// The acceptors of clients of a route, and their dialects.
+    pub(crate) routes: Vec<(Box<dyn DynAcceptor>, Dialect)>,
 }
 
 /// How long to wait for clients to disconnect when closing.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 impl Sites {
-    /// Creates a set without listeners for this program. If MCP clients are accepted, `mcp_name` is
-    /// their name for the server.
-    pub(crate) fn of(program_name: Name, mcp_name: Option<Name>) -> Self {
-        let (sites, mcp_sessions) = (Vec::new(), Vec::new());
-        Self { sites, access: None, public_url: None, program_name, mcp_name, mcp_sessions }
+    /// Creates a set without listeners for this program.
+    pub(crate) fn of(program_name: Name, protocols: Protocols) -> Self {
+        let (sites, make_room) = (Vec::new(), Vec::new());
+        Self { sites, access: None, public_url: None, program_name, protocols, make_room }
     }
 
     /// Returns whether `endpoint` is a web endpoint.
@@ -95,14 +103,19 @@ impl Sites {
         let grace = args.session_grace.or(served.resume).unwrap_or(usual.grace);
         limits.event_grace = grace;
         let (most, take_wait, idle) = (served.most, limits.take_wait, served.idle);
-        let mcp = self.mcp_name.as_ref().map(|_| {
-            let memory = options.memory.clone();
-            mcp::site(McpOptions { most, take_wait, memory, idle })
-        });
-        let arrivals = mcp.map(|McpSite { route, arrivals, sessions }| {
+        let options_of_routes =
+            RouteOptions { most, take_wait, memory: options.memory.clone(), idle };
+        let mcp = self.protocols.mcp.as_ref().map(|(dialect, _)| {
+            let RouteSite { route, arrivals, make_room } = mcp::site(options_of_routes.clone());
             config.routes.push(route);
-            self.mcp_sessions.push(sessions);
-            arrivals
+            self.make_room.push(make_room);
+            (arrivals, *dialect)
+        });
+        let acp = self.protocols.acp.map(|dialect| {
+            let RouteSite { route, arrivals, make_room } = acp::site(options_of_routes);
+            config.routes.push(route);
+            self.make_room.push(make_room);
+            (arrivals, dialect)
         });
         let (site, plain, resumable) = HttpServer::listen(config).await?;
         let endpoint = site.endpoint().clone();
@@ -111,17 +124,21 @@ impl Sites {
         let failures = sessions.failures();
         site.set_failures(move |session, owner| failures.get(session, owner));
         self.sites.push(site);
-        let mcp = arrivals.map(|arrivals| -> Box<dyn DynAcceptor> {
-            Box::new(LineAcceptor::new(arrivals, endpoint))
-        });
-        Ok(SiteAcceptors { plain: Box::new(plain), sessions: Box::new(sessions), mcp })
+        let mut routes: Vec<(Box<dyn DynAcceptor>, Dialect)> = Vec::new();
+        if let Some((arrivals, dialect)) = mcp {
+            routes.push((Box::new(LineAcceptor::new(arrivals, endpoint.clone())), dialect));
+        }
+        if let Some((arrivals, dialect)) = acp {
+            routes.push((Box::new(LineAcceptor::new(arrivals, endpoint)), dialect));
+        }
+        Ok(SiteAcceptors { plain: Box::new(plain), sessions: Box::new(sessions), routes })
     }
 
-    /// Returns a function that ends an abandoned MCP session, so that another client gets its place. The function
-    /// returns false if there is no such session.
+    /// Returns a function that ends an abandoned client of a route, so that another client gets its place. The
+    /// function returns false if there is none.
     pub(crate) fn make_room(&self) -> impl Fn() -> bool + Send + Sync + 'static {
-        let sessions = self.mcp_sessions.clone();
-        move || sessions.iter().any(|it| it.make_room())
+        let make_room = self.make_room.clone();
+        move || make_room.iter().any(|it| it())
     }
 
     /// Exports the server's counters and memory use at `/metrics`.
@@ -167,12 +184,16 @@ impl Sites {
             };
             text.push_str(&format!("  {}\n", curl(&more, &rpc, token, call)));
             text.push_str(&format!("  or with server-sent events: {events}\n"));
-            if let (Some(name), Some(url)) = (&self.mcp_name, self.mcp_url(site.endpoint())) {
-                let token = match &self.access {
-                    Some((Access::Token(token), true)) => Some(Token::reveal(token)),
-                    _ => needs_token.then_some("TOKEN"),
-                };
+            let token = match &self.access {
+                Some((Access::Token(token), true)) => Some(Token::reveal(token)),
+                _ => needs_token.then_some("TOKEN"),
+            };
+            let url = |route| self.route_url(site.endpoint(), route);
+            if let (Some((_, name)), Some(url)) = (&self.protocols.mcp, url("mcp")) {
                 text.push_str(&mcp::snippet(name, &url, token));
+            }
+            if let (Some(_), Some(url)) = (&self.protocols.acp, url("acp")) {
+                text.push_str(&acp::snippet(&url, token));
             }
             if let Some(url) = site.one_time_url()? {
                 let once = match (needs_token, has_status) {
@@ -208,12 +229,12 @@ impl Sites {
         })
     }
 
-    /// Returns the URL for MCP clients, or `None` for a Unix socket without a public URL.
-    fn mcp_url(&self, listener: &Endpoint) -> Option<String> {
+    /// Returns the URL of a route, or `None` for a Unix socket without a public URL.
+    fn route_url(&self, listener: &Endpoint, route: &str) -> Option<String> {
         match (&self.public_url, listener.scheme()) {
-            (Some(public), _) => Some(format!("{public}mcp")),
+            (Some(public), _) => Some(format!("{public}{route}")),
             (None, "http-unix") => None,
-            (None, _) => Some(format!("{listener}/mcp")),
+            (None, _) => Some(format!("{listener}/{route}")),
         }
     }
 

@@ -11,26 +11,17 @@ use tieline_http::{EventWriter, RouteLine};
 use tieline_mcp::{
     Answer, Ending, Head, Next, Place, Posted, Refusal, Session, SessionTranslator, Translated,
 };
-use tieline_proto::sse;
 use tieline_transport::{Account, Holding, MemoryBudget, Owner};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::Sessions;
-
-/// After this time, a comment is sent on an idle stream.
-pub(super) const QUIET: Duration = Duration::from_secs(15);
-
-/// How many messages of the program are routed under one lock.
-pub(super) const TURN: usize = 64;
-
-/// Below this, the memory budget counts nothing.
-const UNCOUNTED: usize = 64 * 1024;
+use crate::routes::{Kept, TURN, UNCOUNTED, deliver, until};
 
 /// A session that is in use.
 pub(super) struct Live {
     id: String,
-    pub(super) owner: Owner,
+    owner: Owner,
     line: RouteLine,
     clock: Instant,
     state: Mutex<State>,
@@ -209,22 +200,6 @@ impl Live {
         self.changed.notify_one();
     }
 
-    /// Returns since when the session has been abandoned, if it has.
-    pub(super) fn abandoned_since(&self) -> Option<Duration> {
-        self.state().session.abandoned_since(self.now())
-    }
-
-    /// Ends the session if it is still abandoned. Returns whether it was.
-    pub(super) fn evict(&self) -> bool {
-        let mut state = self.state();
-        let is_abandoned = state.session.abandoned_since(self.now()).is_some();
-        if is_abandoned {
-            state.session.end(Ending::Evicted);
-            self.changed.notify_one();
-        }
-        is_abandoned
-    }
-
     /// Moves messages from the program to the streams until the session or its line ends.
     pub(super) async fn run(self: Arc<Self>, sessions: Arc<Sessions>) {
         loop {
@@ -291,11 +266,23 @@ impl Live {
     }
 }
 
-/// Waits until this time of the clock, or forever if there is none.
-pub(super) async fn until(clock: Instant, time: Option<Duration>) {
-    match time.and_then(|time| clock.checked_add(time)) {
-        Some(moment) => sleep_until(moment).await,
-        None => std::future::pending().await,
+impl Kept for Live {
+    fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    fn abandoned_since(&self) -> Option<Duration> {
+        self.state().session.abandoned_since(self.now())
+    }
+
+    fn evict(&self) -> bool {
+        let mut state = self.state();
+        let is_abandoned = state.session.abandoned_since(self.now()).is_some();
+        if is_abandoned {
+            state.session.end(Ending::Evicted);
+            self.changed.notify_one();
+        }
+        is_abandoned
     }
 }
 
@@ -331,30 +318,19 @@ impl Attached {
     }
 
     /// Writes the events of the stream until it ends or the client disconnects.
-    pub(super) async fn deliver(mut self, mut writer: EventWriter) {
+    pub(super) async fn deliver(mut self, writer: EventWriter) {
         self.delivered();
-        let mut event = BytesMut::new();
-        while writer.ready().await {
-            let (next, was_full) = {
-                let mut state = self.live.state();
-                let was_full = !state.session.has_room();
-                (state.session.next(self.place, &mut event), was_full)
-            };
-            match next {
-                Next::Event => {
-                    writer.write(|out| out.unsplit(event.split()));
-                    if was_full {
-                        self.live.changed.notify_one();
-                    }
-                }
-                Next::End => return,
-                Next::Wait => tokio::select! {
-                    () = self.more.notified() => {}
-                    () = writer.gone() => return,
-                    () = tokio::time::sleep(QUIET) => writer.write(|out| sse::comment("", out)),
-                },
+        let Self { live, place, more, .. } = &self;
+        let next = |out: &mut BytesMut| {
+            let mut state = live.state();
+            let was_full = !state.session.has_room();
+            let next = state.session.next(*place, out);
+            if was_full && next == Next::Event {
+                live.changed.notify_one();
             }
-        }
+            next
+        };
+        deliver(writer, more, next).await;
     }
 }
 

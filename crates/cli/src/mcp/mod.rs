@@ -10,9 +10,7 @@ mod live;
 mod modern;
 mod snippet;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use tieline_http::{
     EventChannel, Responding, Route, RouteHandler, RouteRequest, RouteResponse, Token,
@@ -24,13 +22,13 @@ use tieline_mcp::{
 use tieline_proto::FramingKind;
 use tieline_proto::json::Limits;
 use tieline_proto::jsonrpc::Dialect;
-use tieline_transport::{MemoryBudget, Owner, WarnThrottle};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::live::{Attached, Live, Unposted};
 use self::modern::Programs;
 pub(crate) use self::snippet::snippet;
+use crate::routes::{BACKLOG, Refusals, Refused, RouteOptions, RouteSite, Table};
 
 /// The path of the route.
 const MCP_PATH: &str = "/mcp";
@@ -45,35 +43,11 @@ pub(crate) fn dialect(of_program: Option<Dialect>, framing: FramingKind) -> Opti
     }
 }
 
-/// The maximum number of new sessions that wait for the gateway.
-const BACKLOG: usize = 64;
-
-/// The options for the sessions of a server.
-pub(crate) struct McpOptions {
-    /// The maximum number of sessions.
-    pub(crate) most: usize,
-    /// How long a POST waits until the program reads.
-    pub(crate) take_wait: Duration,
-    pub(crate) memory: Option<MemoryBudget>,
-    /// How long a program without requests is kept if its clients have no sessions.
-    pub(crate) idle: Duration,
-}
-
-/// `/mcp` of one web server.
-pub(crate) struct McpSite {
-    pub(crate) route: Route,
-    /// The lines of new sessions.
-    pub(crate) arrivals: mpsc::Receiver<EventChannel>,
-    pub(crate) sessions: Arc<Sessions>,
-}
-
 /// Creates the route of a web server.
-pub(crate) fn site(options: McpOptions) -> McpSite {
+pub(crate) fn site(options: RouteOptions) -> RouteSite<EventChannel> {
     let (lines, arrivals) = mpsc::channel(BACKLOG);
     let (sessions, programs, clock) = (Arc::<Sessions>::default(), Arc::default(), Instant::now());
-    let refusals = WarnThrottle::new(|count| {
-        tracing::info!(count, "more MCP requests were refused");
-    });
+    let refusals = Refusals::of("MCP");
     let handler =
         McpRoute { sessions: sessions.clone(), programs, lines, options, clock, refusals };
     let route = Route {
@@ -91,60 +65,28 @@ pub(crate) fn site(options: McpOptions) -> McpSite {
         exposes: &[SESSION_ID],
         handler: Arc::new(handler),
     };
-    McpSite { route, arrivals, sessions }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The sessions by their ids.
-#[derive(Default)]
-pub(crate) struct Sessions(Mutex<HashMap<String, Arc<Live>>>);
-
-impl Sessions {
-    fn table(&self) -> MutexGuard<'_, HashMap<String, Arc<Live>>> {
-        lock(&self.0)
-    }
-
-    /// Returns the session with this id, if it belongs to `owner`.
-    fn find(&self, id: &str, owner: Owner) -> Result<Arc<Live>, Refusal> {
-        let live = self.table().get(id).filter(|live| live.owner == owner).cloned();
-        live.ok_or_else(Refusal::unknown_session)
-    }
-
-    fn remove(&self, id: &str) {
-        self.table().remove(id);
-    }
-
-    /// Returns whether [`make_room`](Self::make_room) has a session to end.
-    fn has_abandoned(&self) -> bool {
-        self.table().values().any(|live| live.abandoned_since().is_some())
-    }
-
-    /// Ends the session that has been abandoned the longest. Its client gets 404 and initializes a new one.
-    /// Returns false if there is none.
-    pub(crate) fn make_room(&self) -> bool {
-        let table = self.table();
-        let abandoned = table.values().filter_map(|live| Some((live.abandoned_since()?, live)));
-        let oldest = abandoned.min_by_key(|(since, _)| *since);
-        let is_ended = oldest.is_some_and(|(_, live)| live.evict());
+    let make_room = Arc::new(move || {
+        let is_ended = sessions.make_room();
         if is_ended {
             tracing::info!(
                 "an MCP session ended: it was idle, and another client needed its place"
             );
         }
         is_ended
-    }
+    });
+    RouteSite { route, arrivals, make_room }
 }
+
+/// The sessions by their ids.
+type Sessions = Table<Live>;
 
 struct McpRoute {
     sessions: Arc<Sessions>,
     programs: Arc<Programs>,
     lines: mpsc::Sender<EventChannel>,
-    options: McpOptions,
+    options: RouteOptions,
     clock: Instant,
-    refusals: WarnThrottle,
+    refusals: Refusals,
 }
 
 impl RouteHandler for McpRoute {
@@ -156,38 +98,8 @@ impl RouteHandler for McpRoute {
                 "GET" => self.get(&request),
                 _ => self.delete(&request),
             };
-            answered.unwrap_or_else(|refused| match refused {
-                Refused::Protocol(refusal) => {
-                    let (status, text) = (refusal.status, &refusal.text);
-                    match self.refusals.admit(std::time::Instant::now()) {
-                        Some(unreported) => {
-                            tracing::info!(status, unreported, "MCP request refused: {text}");
-                        }
-                        None => tracing::debug!(status, "MCP request refused: {text}"),
-                    }
-                    request.refused(status, refusal.body())
-                }
-                Refused::Http(response) => *response,
-            })
+            answered.unwrap_or_else(|refused| self.refusals.response(&request, refused))
         })
-    }
-}
-
-/// A response other than a success.
-enum Refused {
-    Protocol(Refusal),
-    Http(Box<RouteResponse>),
-}
-
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
-        Self::Protocol(refusal)
-    }
-}
-
-impl From<RouteResponse> for Refused {
-    fn from(response: RouteResponse) -> Self {
-        Self::Http(Box::new(response))
     }
 }
 
@@ -211,7 +123,7 @@ impl McpRoute {
             }
             _ => {
                 let found = head.need_session();
-                let found = found.and_then(|id| self.sessions.find(id, request.owner()));
+                let found = found.and_then(|id| self.find(id, request));
                 found.map_err(|refusal| posted.refused(refusal))?
             }
         };
@@ -250,22 +162,25 @@ impl McpRoute {
     fn get(&self, request: &RouteRequest) -> Result<RouteResponse, Refused> {
         let head = Head::of(request.headers())?;
         head.check_get()?;
-        let live = self.sessions.find(head.need_session()?, request.owner())?;
+        let live = self.find(head.need_session()?, request)?;
         Ok(stream(request, live.get(&head)?))
     }
 
     fn delete(&self, request: &RouteRequest) -> Result<RouteResponse, Refused> {
         let head = Head::of(request.headers())?;
-        let live = self.sessions.find(head.need_session()?, request.owner())?;
+        let live = self.find(head.need_session()?, request)?;
         live.end(Ending::Deleted);
         Ok(request.empty(204))
     }
 
-    /// Returns whether there is no place for another session or program. If a session can be ended for it, the
-    /// gateway has that done when it needs the place.
+    /// Returns whether there is no place for another session or program.
     fn is_full(&self) -> bool {
-        let (most, used) = (self.options.most, self.sessions.table().len() + self.programs.count());
-        used >= most.saturating_add(BACKLOG) || used >= most && !self.sessions.has_abandoned()
+        self.sessions.is_full(self.options.most, self.programs.count())
+    }
+
+    /// Returns the session with this id, if it belongs to the client.
+    fn find(&self, id: &str, request: &RouteRequest) -> Result<Arc<Live>, Refusal> {
+        self.sessions.find(id, request.owner()).ok_or_else(Refusal::unknown_session)
     }
 
     /// Opens a session, and passes its line to the gateway.
@@ -280,7 +195,7 @@ impl McpRoute {
         if self.is_full() {
             return Err(busy().into());
         }
-        self.sessions.table().insert(live.id().to_owned(), live.clone());
+        self.sessions.insert(live.id(), live.clone());
         place.send(channel);
         tokio::spawn(live.clone().run(self.sessions.clone()));
         Ok(live)

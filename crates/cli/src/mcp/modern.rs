@@ -10,15 +10,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tieline_http::{EventWriter, RouteLine, RouteRequest, RouteResponse, Token};
 use tieline_mcp::{
-    ModernAnswer, ModernLimits, ModernNext, ModernProgram, ModernRequest, ProgramEra, ToolHeaders,
+    ModernAnswer, ModernLimits, ModernNext, ModernProgram, ModernRequest, Next, ProgramEra,
+    ToolHeaders,
 };
-use tieline_proto::sse;
 use tieline_transport::{Account, Holding, MemoryBudget, Owner};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::{Instant, timeout};
 
-use super::live::{QUIET, TURN, until};
-use super::{McpRoute, Refused, lock, lost};
+use super::{McpRoute, lost};
+use crate::routes::{Refused, TURN, deliver, lock, until};
 
 /// The maximum number of programs of one client. Another program is started if all of them wait for the
 /// answers of a person. At the maximum, the call that has waited the longest is given up.
@@ -335,20 +335,13 @@ impl Attached {
     }
 
     /// Writes the events of the call until it ends or the client disconnects.
-    async fn deliver(self, mut writer: EventWriter) {
-        let mut event = BytesMut::new();
-        while writer.ready().await {
-            let next = self.running.state().program.next(self.call, &mut event);
-            match next {
-                ModernNext::Event => writer.write(|out| out.unsplit(event.split())),
-                ModernNext::End => return,
-                ModernNext::Wait => tokio::select! {
-                    () = self.more.notified() => {}
-                    () = writer.gone() => return,
-                    () = tokio::time::sleep(QUIET) => writer.write(|out| sse::comment("", out)),
-                },
-            }
-        }
+    async fn deliver(self, writer: EventWriter) {
+        let next = |out: &mut BytesMut| match self.running.state().program.next(self.call, out) {
+            ModernNext::Event => Next::Event,
+            ModernNext::End => Next::End,
+            ModernNext::Wait => Next::Wait,
+        };
+        deliver(writer, &self.more, next).await;
     }
 }
 

@@ -122,7 +122,7 @@ impl ServerCounts {
         );
         text.add(
             "tieline_web_messages_lost_total",
-            "Messages for clients of /rpc and /mcp that were dropped because of a limit.",
+            "Messages for clients of /rpc, /mcp and /acp that were dropped because of a limit.",
             lost,
         );
         text.into_string()

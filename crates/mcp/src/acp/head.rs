@@ -74,7 +74,7 @@ impl AcpHead {
     }
 
     /// Returns the id of the session, if the request has one.
-    pub(super) fn session(&self) -> Option<&str> {
+    pub fn session(&self) -> Option<&str> {
         self.session.as_deref()
     }
 
