@@ -357,9 +357,10 @@ fn invitation(
 ) -> String {
     let built_in = if program.is_demo { " (built in)" } else { "" };
     let processes = match program.model {
-        ProcessModel::Shared => "one process for all clients",
-        ProcessModel::PerUser => "one process per user",
-        _ => "one process per client",
+        ProcessModel::Shared => "one process for all clients".into(),
+        ProcessModel::PerUser => "one process per user".into(),
+        ProcessModel::Pool(warm) => format!("one process per client, {warm} started ahead"),
+        _ => "one process per client".to_owned(),
     };
     let name = endpoints.iter().find_map(Name::at).filter(|name| *name != program.name);
     let as_name = name.map_or_else(String::new, |name| format!(" as {name}"));

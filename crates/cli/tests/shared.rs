@@ -186,7 +186,15 @@ fn a_model_that_the_dialect_does_not_allow_is_refused_with_a_remedy() {
             "--allow-unauthenticated-web",
             "http: with a token",
         ),
-        (&["--process", "most"], "expected per-client, shared or per-user", ""),
+        (&["--process", "most"], "expected per-client, shared, per-user, or pool:N", ""),
+        (&["--process", "pool:0"], "pool:N with N from 1", ""),
+        (&["--process", "pool:x"], "pool:N with N from 1", ""),
+        (
+            &["--process", "pool:5", "--max-programs", "4"],
+            "--process pool:5: at most 4 programs may run",
+            "Use a smaller pool, or raise --max-programs",
+        ),
+        (&["--process", "pool:65"], "at most 64 programs may run", "raise --max-programs"),
     ] {
         let finished = Program::run(tieline(["serve"]).args(args).args(["--", "cat"]), "");
         assert_eq!(finished.code, Some(2), "{finished:?}");

@@ -3,12 +3,17 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tieline_transport::{CloseReason, Control, Incoming, Receiver, Sender, SenderExt};
 
+use crate::patience::discard;
 use crate::unanswered::MAX_CALLS;
+
+/// The target of log lines about programs that fail.
+pub const PROGRAM_FAILURES: &str = "tieline_gateway::programs";
 
 /// Returns whether the near side failed, rather than only ending its input.
 pub(crate) fn is_failure(reason: &CloseReason) -> bool {
@@ -73,6 +78,24 @@ pub(crate) async fn stop_far(
             }
             reason
         }
+    }
+}
+
+/// Stops a far side as [`stop_far`] does, and discards its remaining output, so that it does not block on it.
+pub(crate) async fn stop_discarding(
+    far: &mut impl Sender,
+    receiver: &mut impl Receiver,
+    control: &Control,
+    grace: Duration,
+) -> CloseReason {
+    let discarded = AtomicU64::new(0);
+    let output = async {
+        discard(receiver, &discarded).await;
+        std::future::pending::<CloseReason>().await
+    };
+    tokio::select! {
+        reason = stop_far(far, control, grace) => reason,
+        never = output => never,
     }
 }
 

@@ -25,6 +25,7 @@ mod lock;
 mod metrics;
 mod outbox;
 mod patience;
+mod pool;
 mod processes;
 mod pump;
 mod restore;
@@ -40,9 +41,12 @@ mod watch;
 
 pub use bridge::{Bridge, BridgeEnd, BridgeReport, bridge, bridge_supervised};
 pub use chaos::{Chaos, ChaosReport, Faults};
+pub use ending::PROGRAM_FAILURES;
 pub use outbox::{Overflow, UnknownOverflow};
-pub use processes::{NotShareable, ProcessModel, Processes, ProgramsView, UnknownProcessModel};
-pub use serve::{PROGRAM_FAILURES, Server, ServerReport};
+pub use processes::{
+    NotShareable, PoolView, ProcessModel, Processes, ProgramsView, UnknownProcessModel,
+};
+pub use serve::{Server, ServerReport};
 pub use tap::{Tap, TapEnd};
 pub use tieline_link::LineState;
 pub use tieline_transport::Traffic;

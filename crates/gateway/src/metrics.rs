@@ -3,6 +3,7 @@
 use tieline_link::LineState;
 use tieline_proto::{BreakerState, Histogram, MetricsText};
 
+use crate::processes::PoolView;
 use crate::watch::{ServerView, ServerWatch};
 
 impl ServerWatch {
@@ -52,8 +53,20 @@ fn add_all(text: &mut MetricsText, view: &ServerView) {
         [("running", running), ("waiting", lines - running)],
     );
     if let Some(programs) = &view.programs {
-        text.add("tieline_programs", "Programs that clients share.", programs.running);
+        text.add(
+            "tieline_programs",
+            "Programs that clients share, or of a pool.",
+            programs.running,
+        );
         text.add("tieline_programs_max", "How many of them may run.", programs.limit);
+        if let Some(PoolView { warm, in_use }) = programs.pool {
+            text.add_by(
+                "tieline_pool_programs",
+                "Programs of the pool, by whether they have a client.",
+                "state",
+                [("warm", warm), ("in_use", in_use)],
+            );
+        }
     }
     text.add(
         "tieline_breaker_open",

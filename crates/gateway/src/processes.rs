@@ -1,6 +1,7 @@
 //! How many programs a server runs for its clients, and which client uses which program.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::Bridge;
 use crate::lock::lock;
+use crate::pool::{Pool, PoolCounts, PoolOptions, PoolTasks};
 use crate::shared::{ProgramOptions, SharedProgram};
 
 /// Which clients of a server use the same program.
@@ -28,34 +30,36 @@ pub enum ProcessModel {
     /// reports, together with the principal that a token or a certificate has authenticated. A client
     /// without either is refused.
     PerUser,
+    /// Each client has a program of its own, and this many are started ahead. A program is used by one
+    /// client only, and then replaced. A client that finds none is connected to one that is started for it.
+    Pool(NonZeroUsize),
 }
 
 impl ProcessModel {
-    /// All models, the default first.
-    pub const ALL: [Self; 3] = [Self::PerClient, Self::Shared, Self::PerUser];
+    /// The models without a number, the default first.
+    const NAMED: [(&'static str, Self); 3] =
+        [("per-client", Self::PerClient), ("shared", Self::Shared), ("per-user", Self::PerUser)];
+}
 
-    fn name(self) -> &'static str {
+/// `per-client`, `shared`, `per-user` or `pool:N`.
+impl fmt::Display for ProcessModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::PerClient => "per-client",
-            Self::Shared => "shared",
-            Self::PerUser => "per-user",
+            Self::PerClient => f.write_str("per-client"),
+            Self::Shared => f.write_str("shared"),
+            Self::PerUser => f.write_str("per-user"),
+            Self::Pool(warm) => write!(f, "pool:{warm}"),
         }
     }
 }
 
-impl fmt::Display for ProcessModel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// An error for a name other than those of [`ProcessModel`].
+/// An error for a text that is not a [`ProcessModel`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownProcessModel;
 
 impl fmt::Display for UnknownProcessModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("expected per-client, shared or per-user")
+        f.write_str("expected per-client, shared, per-user, or pool:N with N from 1")
     }
 }
 
@@ -65,7 +69,13 @@ impl FromStr for ProcessModel {
     type Err = UnknownProcessModel;
 
     fn from_str(name: &str) -> Result<Self, UnknownProcessModel> {
-        Self::ALL.into_iter().find(|it| it.name() == name).ok_or(UnknownProcessModel)
+        if let Some(warm) = name.strip_prefix("pool:") {
+            let is_number = warm.bytes().all(|byte| byte.is_ascii_digit());
+            let warm = warm.parse().ok().filter(|_| is_number);
+            return warm.map(Self::Pool).ok_or(UnknownProcessModel);
+        }
+        let mut named = Self::NAMED.into_iter();
+        named.find(|(it, _)| *it == name).map(|(_, model)| model).ok_or(UnknownProcessModel)
     }
 }
 
@@ -77,8 +87,8 @@ pub struct Processes {
     /// How long a program without clients is kept; 5 min by default. This applies only to programs that
     /// clients share.
     pub idle_timeout: Duration,
-    /// How many programs may run at once; 64 by default. This applies only to programs that clients
-    /// share. A client that would need another one is refused.
+    /// How many programs may run at once; 64 by default. This applies to programs that clients share, and to
+    /// those of a pool, with and without a client. A client that would need another one is refused.
     pub max_programs: usize,
 }
 
@@ -102,6 +112,11 @@ pub enum NotShareable {
         /// The reason, as a sentence.
         why: &'static str,
     },
+    /// A pool keeps more programs warm than may run.
+    PoolTooLarge {
+        /// How many may run.
+        limit: usize,
+    },
 }
 
 impl fmt::Display for NotShareable {
@@ -113,13 +128,15 @@ impl fmt::Display for NotShareable {
             Self::Dialect { name, why } => {
                 write!(f, "clients cannot share a program of the dialect {name}: {why}")
             }
+            Self::PoolTooLarge { limit: 1 } => f.write_str("at most 1 program may run"),
+            Self::PoolTooLarge { limit } => write!(f, "at most {limit} programs may run"),
         }
     }
 }
 
 impl std::error::Error for NotShareable {}
 
-/// The programs that clients share.
+/// The programs that clients share, or those of a pool.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ProgramsView {
@@ -132,6 +149,18 @@ pub struct ProgramsView {
     /// Messages between clients and these programs that were not passed on, in addition to those that the
     /// clients' lines count.
     pub lost: u64,
+    /// How many of the programs have a client, if they are those of a pool.
+    pub pool: Option<PoolView>,
+}
+
+/// The programs of a [pool](ProcessModel::Pool).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoolView {
+    /// How many programs wait for a client.
+    pub warm: usize,
+    /// How many programs have a client.
+    pub in_use: usize,
 }
 
 /// How many programs a server runs. It does not keep them alive.
@@ -141,6 +170,7 @@ pub(crate) struct ProgramCount {
     /// One permit for each program that may still be started.
     limit: Arc<Semaphore>,
     lost: Arc<AtomicU64>,
+    pool: Arc<PoolCounts>,
 }
 
 impl ProgramCount {
@@ -153,12 +183,13 @@ impl ProgramCount {
     pub(crate) fn view(&self) -> Option<ProgramsView> {
         let Processes { model, max_programs: limit, .. } = self.processes;
         let running = limit.saturating_sub(self.limit.available_permits());
-        (model != ProcessModel::PerClient).then_some(ProgramsView {
-            model,
-            running,
-            limit,
-            lost: self.lost(),
-        })
+        let pool = matches!(model, ProcessModel::Pool(_)).then(|| {
+            let (warm, in_use) = self.pool.view(running);
+            PoolView { warm, in_use }
+        });
+        let lost = self.lost();
+        let view = ProgramsView { model, running, limit, lost, pool };
+        (model != ProcessModel::PerClient).then_some(view)
     }
 }
 
@@ -168,6 +199,8 @@ pub(crate) struct Programs {
     count: ProgramCount,
     /// The shared programs. There are none if each client has its own.
     shared: Arc<Mutex<Vec<Shared>>>,
+    /// The pools, one for each target.
+    pools: Arc<Mutex<Vec<Arc<Pool>>>>,
 }
 
 struct Shared {
@@ -185,22 +218,58 @@ impl Programs {
     /// Creates the programs of a server. None is started yet.
     ///
     /// # Errors
-    /// The dialect's programs cannot be shared.
+    /// The dialect's programs cannot be shared, or a pool is larger than the number of programs that may run.
     pub(crate) fn new(
         processes: Processes,
         dialect: Option<Dialect>,
     ) -> Result<Self, NotShareable> {
-        if processes.model != ProcessModel::PerClient {
-            let dialect = dialect.ok_or(NotShareable::NoDialect)?;
-            if let Sharing::Impossible(why) = dialect.sharing {
-                return Err(NotShareable::Dialect { name: dialect.name, why });
+        match processes.model {
+            ProcessModel::PerClient => {}
+            ProcessModel::Pool(warm) => {
+                let limit = processes.max_programs;
+                if warm.get() > limit {
+                    return Err(NotShareable::PoolTooLarge { limit });
+                }
+            }
+            ProcessModel::Shared | ProcessModel::PerUser => {
+                let dialect = dialect.ok_or(NotShareable::NoDialect)?;
+                if let Sharing::Impossible(why) = dialect.sharing {
+                    return Err(NotShareable::Dialect { name: dialect.name, why });
+                }
             }
         }
         let limit = Arc::new(Semaphore::new(processes.max_programs.min(Semaphore::MAX_PERMITS)));
         Ok(Self {
-            count: ProgramCount { processes, limit, lost: Arc::default() },
+            count: ProgramCount { processes, limit, lost: Arc::default(), pool: Arc::default() },
             shared: Arc::default(),
+            pools: Arc::default(),
         })
+    }
+
+    /// Starts to fill a pool for each target, if the programs are pooled.
+    pub(crate) fn fill_pools<'a>(
+        &self,
+        targets: impl Iterator<Item = &'a Arc<dyn DynConnector>>,
+        grace: Duration,
+    ) -> PoolTasks {
+        let mut tasks = PoolTasks::default();
+        let ProgramCount { processes, limit, pool: counts, .. } = &self.count;
+        let ProcessModel::Pool(warm) = processes.model else { return tasks };
+        let options = PoolOptions {
+            warm: warm.get(),
+            limit: limit.clone(),
+            most: processes.max_programs,
+            counts: counts.clone(),
+        };
+        let mut pools = lock(&self.pools);
+        for target in targets {
+            if !pools.iter().any(|pool| pool.is_of(target)) {
+                let pool = Pool::new(target.clone(), options.clone());
+                tasks.add(pool.clone(), grace);
+                pools.push(pool);
+            }
+        }
+        tasks
     }
 
     /// Returns the connector for a client of the listener with this `target`, or `None` if the client
@@ -213,6 +282,11 @@ impl Programs {
     ) -> Option<Arc<dyn DynConnector>> {
         let owner = match self.count.processes.model {
             ProcessModel::PerClient => return Some(target.clone()),
+            ProcessModel::Pool(_) => {
+                let pools = lock(&self.pools);
+                let pool = pools.iter().find(|pool| pool.is_of(target));
+                return Some(pool.map_or_else(|| target.clone(), Pool::for_client));
+            }
             ProcessModel::Shared => None,
             ProcessModel::PerUser => {
                 let owner = Owner::of(client);

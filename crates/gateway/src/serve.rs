@@ -20,6 +20,8 @@ use tokio::time::{sleep_until, timeout, timeout_at};
 use tracing::{Instrument, info_span};
 
 use crate::admit::admit;
+use crate::ending::PROGRAM_FAILURES;
+use crate::pool::PoolTasks;
 use crate::processes::{NO_IDENTITY, Programs};
 use crate::turn_away::turn_away;
 use crate::watch::Counting;
@@ -48,9 +50,6 @@ struct ServedListener {
     /// The dialect that overrides that of the bridge, if any.
     dialect: Option<Dialect>,
 }
-
-/// The target of log lines about programs that fail.
-pub const PROGRAM_FAILURES: &str = "tieline_gateway::programs";
 
 /// The totals of a [`Server`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -129,15 +128,18 @@ impl Server {
         self.restart = policy;
     }
 
-    /// Sets which clients use the same program; by default each has its own.
+    /// Sets which clients use the same program, or that programs are started ahead; by default each client
+    /// has its own.
     ///
     /// A shared program is started for its first client, and stopped when it has had no client for a
     /// while. If it ends, the lines of all its clients end, or it is [restarted](Self::restart). A
     /// client that leaves 64 MiB unread is disconnected, so that the others need not wait for it.
     ///
+    /// A [pool](crate::ProcessModel::Pool) is filled when the server runs. Each target has its own.
+    ///
     /// # Errors
     /// The programs of the bridge's [dialect](Bridge::dialect) cannot be shared, or the bridge has no
-    /// dialect.
+    /// dialect. The pool is larger than the number of programs that may run.
     pub fn processes(&mut self, processes: Processes) -> Result<(), NotShareable> {
         let programs = Programs::new(processes, self.bridge.dialect)?;
         self.watch.programs(programs.count());
@@ -178,6 +180,9 @@ impl Server {
             end_when_idle,
             watch,
         } = self;
+        let mut pools = programs.as_ref().map_or_else(PoolTasks::default, |programs| {
+            programs.fill_pools(listeners.iter().map(|it| &it.target), bridge.grace)
+        });
         let (arrived, mut arrivals) = mpsc::channel(listeners.len().max(1));
         let mut listeners: JoinSet<()> =
             listeners.into_iter().map(|listener| accept(listener, arrived.clone())).collect();
@@ -250,6 +255,7 @@ impl Server {
                 }
             }
         }
+        pools.stop();
         listeners.shutdown().await;
         while let Some(Arrival { client, .. }) = waiting.pop_front().or_else(|| {
             let arrival = arrivals.try_recv().ok()?;
@@ -272,9 +278,11 @@ impl Server {
         if let Some(programs) = programs {
             // The clients of a program that does not read may have used all the time above, but the program
             // still gets every stage of its stop. Programs that have not stopped after that are killed.
-            let _ = timeout(grace.saturating_add(HARD_STOP), programs.stop()).await;
+            let stopped = async { tokio::join!(programs.stop(), pools.stopped()) };
+            let _ = timeout(grace.saturating_add(HARD_STOP), stopped).await;
             lines.report.lost += programs.count().lost();
         }
+        drop(pools);
         if let Some(account) = account {
             lines.report.programs = account.settled(EXIT_TIMEOUT).await;
         }

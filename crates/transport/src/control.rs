@@ -36,6 +36,12 @@ pub trait Backing: Send + Sync + 'static {
         Box::pin(std::future::ready(None))
     }
 
+    /// Waits until the child process has exited, however long it runs. Never completes without a child
+    /// process, which is the default.
+    fn exited(&self) -> BoxFuture<'static, Option<ChildExit>> {
+        Box::pin(std::future::pending())
+    }
+
     /// Stops the other side gracefully, and then by force. This is called after the write half was
     /// closed.
     fn stop(&self) -> BoxFuture<'static, Option<ChildExit>> {
@@ -237,6 +243,12 @@ impl Control {
     /// top of another one, after the end of the stream.
     pub fn ended(&self) -> BoxFuture<'static, Option<ChildExit>> {
         self.0.backing.ended()
+    }
+
+    /// Waits until the child process has exited, and returns how. The line itself ends when its last
+    /// messages have been received. Never completes without a child process.
+    pub fn exited(&self) -> BoxFuture<'static, Option<ChildExit>> {
+        self.0.backing.exited()
     }
 
     /// Stops the child process in stages and returns why the line ended. Close the

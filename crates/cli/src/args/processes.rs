@@ -10,12 +10,16 @@ use crate::report::Failure;
 
 #[derive(Group)]
 pub(crate) struct ProcessModels {
-    /// Clients that use the same program: per-client (none), shared (all) or per-user
+    /// Clients that use the same program: per-client (none), shared (all), per-user, or pool:N (none, and
+    /// N programs are started ahead)
     ///
     /// With shared and per-user, --dialect must be mcp or strict. Responses, progress and updates of
     /// subscribed resources go to the clients that asked for them; other notifications reach all
     /// clients. The program's own requests go to the only client with a call in flight; otherwise, they
     /// are answered with an error.
+    ///
+    /// With pool:N, a client gets a program that is already running. It is used by this client only, and
+    /// then replaced. Every dialect can be used.
     #[arg(long, value_name = "MODEL", default_value = "per-client", value_parser = process_model)]
     process: ProcessModel,
     /// Stop a shared program that has had no client for TIME
@@ -23,7 +27,8 @@ pub(crate) struct ProcessModels {
     /// MCP clients without sessions (2026-07-28) also share programs, whatever the model.
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = up_to_a_day)]
     idle_timeout: Duration,
-    /// Run at most N shared programs at once, and refuse clients that need another one
+    /// Run at most N programs at once that are shared or in a pool, and refuse clients that need another
+    /// one
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
     max_programs: usize,
 }
@@ -59,6 +64,7 @@ impl ProcessModels {
     /// Returns the failure for a model that the dialect does not allow.
     pub(crate) fn refused(&self, error: NotShareable) -> Failure {
         let hint = match error {
+            NotShareable::PoolTooLarge { .. } => "Use a smaller pool, or raise --max-programs",
             NotShareable::NoDialect => {
                 "Add --dialect mcp if the program is an MCP server, --dialect strict if it speaks other JSON-RPC 2.0, \
                  or use --process per-client"

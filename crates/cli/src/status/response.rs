@@ -41,7 +41,7 @@ pub(super) struct ServerStatus {
     /// The circuit breaker for starting programs; absent while it is closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) breaker: Option<Breaker>,
-    /// The programs that clients share; absent if each client has its own.
+    /// The programs that clients share, or of a pool; absent if each client starts its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) programs: Option<Programs>,
     pub(super) lines: Vec<Line>,
@@ -75,10 +75,16 @@ pub(super) struct Breaker {
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Programs {
-    /// Which clients use the same program: `shared` or `per-user`.
+    /// Which clients use the same program: `shared`, `per-user` or `pool:N`.
     pub(super) process: String,
     pub(super) running: usize,
     pub(super) limit: usize,
+    /// The programs of a pool that have no client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) warm: Option<usize>,
+    /// The programs of a pool that have a client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) in_use: Option<usize>,
 }
 
 #[derive(Default, Deserialize, Serialize)]
@@ -252,8 +258,9 @@ impl Breaker {
 }
 
 impl From<ProgramsView> for Programs {
-    fn from(ProgramsView { model, running, limit, .. }: ProgramsView) -> Self {
-        Self { process: model.to_string(), running, limit }
+    fn from(ProgramsView { model, running, limit, pool, .. }: ProgramsView) -> Self {
+        let (warm, in_use) = (pool.map(|pool| pool.warm), pool.map(|pool| pool.in_use));
+        Self { process: model.to_string(), running, limit, warm, in_use }
     }
 }
 

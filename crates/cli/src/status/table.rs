@@ -51,8 +51,13 @@ fn server(status: &ServerStatus) -> String {
             mib(limit_bytes)
         ));
     }
-    if let Some(Programs { process, running, limit }) = &status.programs {
-        text.push_str(&format!("  programs ({process}): {running} running, at most {limit}\n"));
+    if let Some(Programs { process, running, limit, warm, in_use }) = &status.programs {
+        let uses = warm.zip(*in_use);
+        let uses =
+            uses.map_or_else(String::new, |(warm, used)| format!(", {warm} warm, {used} in use"));
+        text.push_str(&format!(
+            "  programs ({process}): {running} running{uses}, at most {limit}\n"
+        ));
     }
     if let Some(Breaker { state, retry_in_ms }) = &status.breaker {
         let again = retry_in_ms.map(|left| rounded(Duration::from_millis(left)));

@@ -5,21 +5,18 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tieline_transport::{
-    BoxChannel, Channel, CloseReason, Control, Incoming, Receiver, SendError, Sender, WarnThrottle,
-    from_now,
+    BoxChannel, Channel, CloseReason, Incoming, Receiver, SendError, Sender, WarnThrottle, from_now,
 };
 use tokio::sync::watch;
 use tokio::time::Sleep;
 
 use super::exchange::{Exchange, FromProgram, TURN_BYTES};
-use crate::ending::{end_far, stop_far};
-use crate::patience::discard;
+use crate::ending::{end_far, stop_discarding};
 
 /// How many messages of each direction are handled before the task yields.
 const TURN: usize = 64;
@@ -58,11 +55,11 @@ pub(super) async fn drive(
         Some(reason @ CloseReason::NoMemory(_)) => {
             // The clients release what is held for them before the program has stopped.
             exchange.end(&reason, 0);
-            stopped(&mut sender, &mut receiver, &control).await;
+            stop_discarding(&mut sender, &mut receiver, &control, GRACE).await;
             reason
         }
         Some(reason) => end_far(reason, &mut sender, &control, GRACE).await,
-        None => stopped(&mut sender, &mut receiver, &control).await,
+        None => stop_discarding(&mut sender, &mut receiver, &control, GRACE).await,
     };
     if ended_by_itself && !reason.is_clean() {
         exchange.failed();
@@ -70,22 +67,6 @@ pub(super) async fn drive(
     let unsent = turn.unsent + turn.pending.iter().map(Bytes::len).sum::<usize>();
     exchange.end(&reason, sender.unwritten().saturating_add(unsent));
     reason
-}
-
-async fn stopped(
-    sender: &mut Box<dyn Sender>,
-    receiver: &mut Box<dyn Receiver>,
-    control: &Control,
-) -> CloseReason {
-    let discarded = AtomicU64::new(0);
-    let output = async {
-        discard(receiver, &discarded).await;
-        std::future::pending::<CloseReason>().await
-    };
-    tokio::select! {
-        reason = stop_far(sender, control, GRACE) => reason,
-        never = output => never,
-    }
 }
 
 /// One poll of a program's channel.

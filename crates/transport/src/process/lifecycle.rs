@@ -198,6 +198,14 @@ impl Backing for Lifecycle {
         })
     }
 
+    fn exited(&self) -> BoxFuture<'static, Option<ChildExit>> {
+        let life = self.0.clone();
+        Box::pin(async move {
+            life.reach(Phase::Exited).await;
+            life.exit().await
+        })
+    }
+
     fn stop(&self) -> BoxFuture<'static, Option<ChildExit>> {
         let life = self.0.clone();
         Box::pin(async move {
