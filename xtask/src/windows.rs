@@ -44,13 +44,14 @@ const PROGRAMS: [Program; 2] = [
 ];
 
 /// The packages that users get, and those that their tests need.
-const PACKAGES: [&str; 11] = [
+const PACKAGES: [&str; 12] = [
     "tieline-proto",
     "tieline-mcp",
     "tieline-transport",
     "tieline-http",
     "tieline-rpc",
     "tieline-link",
+    "tieline-bus",
     "tieline-gateway",
     "tieline-agents",
     "tieline-testkit",
