@@ -20,15 +20,15 @@
 //! let receipt = bus.publish(&"files.changed".parse()?, "a.rs".into()).await?;
 //! assert_eq!(receipt.matched, Some(1));
 //! let Event::Message(changed) = events.next().await else { panic!("no message") };
-//! assert_eq!((changed.subject.as_str(), &changed.message.payload[..]), ("files.changed", &b"a.rs"[..]));
+//! assert_eq!((changed.subject().as_str(), &changed.payload()[..]), ("files.changed", &b"a.rs"[..]));
 //!
 //! let mut requests = bus.subscribe(&"greet".parse()?, SubscribeOptions::group("w")).await?;
 //! let worker = tokio::spawn({
 //!     let bus = bus.clone();
 //!     async move {
 //!         while let Some(request) = requests.next_message().await {
-//!             if let Some(reply) = request.message.reply {
-//!                 bus.publish(&reply, "hello".into()).await?;
+//!             if let Some(reply) = request.reply() {
+//!                 bus.publish(reply, "hello".into()).await?;
 //!             }
 //!         }
 //!         Ok::<(), tieline_bus::Error>(())

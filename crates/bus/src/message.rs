@@ -29,8 +29,11 @@ pub struct Message {
     pub payload: Bytes,
     /// The subject to which the receiver publishes an answer. A request sets it.
     pub reply: Option<Subject>,
-    headers: Option<Arc<Vec<(Box<str>, Box<str>)>>>,
+    headers: Option<Arc<Headers>>,
 }
+
+/// Names and values.
+type Headers = Vec<(Box<str>, Box<str>)>;
 
 impl Message {
     /// Creates a message without headers.

@@ -7,9 +7,9 @@ use std::task::{Context, Poll, Waker};
 
 use crate::balance::{Balance, Load};
 use crate::lock::lock;
-use crate::queue::{Overflow, Popped, Pushed, Queue, QueueLimits};
+use crate::queue::{self, Overflow, Pushed, Queue, QueueLimits, Weighed};
 use crate::subject::{Pattern, Subject};
-use crate::subscription::{Delivery, End, Event, Upstream};
+use crate::subscription::{Delivery, End};
 
 /// A subscription as its bus sees it.
 pub(crate) struct Subscriber {
@@ -32,7 +32,7 @@ pub(crate) struct Group {
 }
 
 struct State {
-    queue: Queue<Item>,
+    queue: Queue<Delivery, Cancelled>,
     end: Option<End>,
     reader: Option<Waker>,
     /// The publishers that wait for room, in order, by ticket.
@@ -40,11 +40,11 @@ struct State {
     tickets: u64,
 }
 
-enum Item {
-    Delivery(Delivery),
-    /// A request that the subscription has taken was cancelled.
-    Cancel(Subject),
-}
+/// The inbox of a request that the subscription has taken, and that was cancelled.
+pub(crate) type Cancelled = Subject;
+
+/// What a reader has taken from its queue.
+pub(crate) type Taken = queue::Taken<Delivery, Cancelled>;
 
 /// What has become of a message.
 #[derive(Debug)]
@@ -123,22 +123,21 @@ impl Subscriber {
     }
 
     /// Delivers a message to the queue.
-    pub(crate) fn push(&self, delivery: Delivery, size: usize) -> Fate {
+    pub(crate) fn push(&self, delivery: Delivery) -> Fate {
         let mut state = lock(&self.state);
         if state.end.is_some() {
             return Fate::Ended;
         }
-        let drops_oldest = self.overflow == Overflow::DropOldest;
-        let is_too_slow = self.overflow == Overflow::Disconnect && !state.queue.has_room(size);
-        let fate = match state.queue.push(Item::Delivery(delivery), size, drops_oldest) {
+        let is_too_slow =
+            self.overflow == Overflow::Disconnect && !state.queue.has_room(delivery.size());
+        let fate = match state.queue.push(delivery, self.overflow == Overflow::DropOldest) {
             Pushed::Queued => Fate::Queued,
             Pushed::Dropped(_) if is_too_slow => {
                 state.end = Some(End::TooSlow);
                 Fate::TooSlow
             }
-            Pushed::Dropped(Item::Delivery(delivery)) => Fate::Lost(vec![delivery]),
-            Pushed::Dropped(Item::Cancel(_)) => Fate::Lost(Vec::new()),
-            Pushed::Replaced(items) => Fate::Lost(deliveries(items)),
+            Pushed::Dropped(delivery) => Fate::Lost(vec![delivery]),
+            Pushed::Replaced(deliveries) => Fate::Lost(deliveries),
         };
         if self.group.is_some() {
             self.load.set_full(!state.queue.has_room(0));
@@ -168,8 +167,7 @@ impl Subscriber {
     /// cancelled.
     pub(crate) fn cancel(&self, request: u64) -> Found {
         let mut state = lock(&self.state);
-        let is_it = |it: &Item| matches!(it, Item::Delivery(it) if it.request == Some(request));
-        if state.queue.remove(is_it).is_some() {
+        if state.queue.remove(|it| it.request() == Some(request)).is_some() {
             self.load.set_full(!state.queue.has_room(0));
             let next = state.next_publisher();
             drop(state);
@@ -177,7 +175,7 @@ impl Subscriber {
             return Found::InQueue;
         }
         if state.end.is_none() {
-            state.queue.notify(Item::Cancel(Subject::inbox(request)));
+            state.queue.notify(Subject::inbox(request));
         }
         let reader = state.reader.take();
         drop(state);
@@ -199,33 +197,30 @@ impl Subscriber {
     /// Discards the queue of a subscription that was dropped. Returns the requests in it.
     pub(crate) fn discard(&self) -> Vec<u64> {
         self.end(End::Closed);
-        let items = lock(&self.state).queue.clear();
-        deliveries(items).iter().filter_map(|it| it.request).collect()
+        let deliveries = lock(&self.state).queue.clear();
+        deliveries.iter().filter_map(|it| it.request()).collect()
     }
 
     /// Returns the requests in the queue.
     pub(crate) fn requests(&self) -> Vec<u64> {
         let state = lock(&self.state);
-        let requests = state.queue.messages().filter_map(|it| match it {
-            Item::Delivery(delivery) => delivery.request,
-            Item::Cancel(_) => None,
-        });
-        requests.collect()
+        state.queue.messages().filter_map(Delivery::request).collect()
     }
 
-    /// Polls for the next event.
-    pub(crate) fn poll_next(&self, cx: &Context<'_>, upstream: &dyn Upstream) -> Poll<Event> {
+    /// Waits until the queue has something, and takes the first items. Returns the end if nothing is left.
+    pub(crate) fn poll_take(&self, taken: &mut Taken, cx: &Context<'_>) -> Poll<Option<End>> {
         let mut state = lock(&self.state);
-        let Some(popped) = state.queue.pop() else {
-            if let Some(end) = &state.end {
-                return Poll::Ready(Event::End(end.clone()));
+        state.queue.take(taken);
+        if taken.is_empty() {
+            if state.end.is_some() {
+                return Poll::Ready(state.end.clone());
             }
             match &mut state.reader {
                 Some(known) => known.clone_from(cx.waker()),
                 none => *none = Some(cx.waker().clone()),
             }
             return Poll::Pending;
-        };
+        }
         let next = state.next_publisher();
         if self.group.is_some() {
             self.load.set_full(!state.queue.has_room(0));
@@ -234,18 +229,7 @@ impl Subscriber {
         if let Some(next) = next {
             next.wake();
         }
-        Poll::Ready(match popped {
-            Popped::Gap(lost) => Event::Gap { lost },
-            Popped::Value(Item::Delivery(delivery)) => {
-                upstream.taken(self, delivery.message.size());
-                Event::Message(delivery)
-            }
-            Popped::Value(Item::Cancel(reply)) => {
-                // A responder that does not read its cancellations hangs, and stays loaded.
-                self.load.settle();
-                Event::Cancel { reply }
-            }
-        })
+        Poll::Ready(None)
     }
 }
 
@@ -260,12 +244,4 @@ impl State {
         let (_, waker) = self.blocked.front()?;
         self.queue.has_room(0).then(|| waker.clone())
     }
-}
-
-fn deliveries(items: Vec<Item>) -> Vec<Delivery> {
-    let delivery = |item| match item {
-        Item::Delivery(delivery) => Some(delivery),
-        Item::Cancel(_) => None,
-    };
-    items.into_iter().filter_map(delivery).collect()
 }

@@ -2,21 +2,72 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
 
 use crate::message::Message;
+use crate::queue::{Item, Weighed};
 use crate::subject::{Pattern, Subject};
-use crate::subscriber::Subscriber;
+use crate::subscriber::{Subscriber, Taken};
 
-/// A message that a subscription has received.
+/// A message that a subscription has received. Cloning is cheap, because all subscriptions share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delivery {
-    /// The subject that it was published to.
-    pub subject: Subject,
-    /// The message. If it has a [`reply`](Message::reply), publish an answer to it.
-    pub message: Message,
+pub struct Delivery(Arc<Published>);
+
+/// A message and where it was published to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Published {
+    subject: Subject,
+    message: Message,
     /// The request that this is, if it is one.
-    pub(crate) request: Option<u64>,
+    request: Option<u64>,
+    size: usize,
+}
+
+impl Delivery {
+    pub(crate) fn new(
+        subject: Subject,
+        (message, size): (Message, usize),
+        request: Option<u64>,
+    ) -> Self {
+        Self(Arc::new(Published { subject, message, request, size }))
+    }
+
+    /// Returns the subject that the message was published to.
+    pub fn subject(&self) -> &Subject {
+        &self.0.subject
+    }
+
+    /// Returns the message.
+    pub fn message(&self) -> &Message {
+        &self.0.message
+    }
+
+    /// Returns the content of the message.
+    pub fn payload(&self) -> &Bytes {
+        &self.0.message.payload
+    }
+
+    /// Returns the subject to publish an answer to, if one is expected.
+    pub fn reply(&self) -> Option<&Subject> {
+        self.0.message.reply.as_ref()
+    }
+
+    /// Returns the message, which shares the payload.
+    pub fn into_message(self) -> Message {
+        Arc::unwrap_or_clone(self.0).message
+    }
+
+    pub(crate) fn request(&self) -> Option<u64> {
+        self.0.request
+    }
+}
+
+impl Weighed for Delivery {
+    fn size(&self) -> usize {
+        self.0.size
+    }
 }
 
 /// What a subscription receives.
@@ -60,6 +111,8 @@ pub enum End {
 pub struct Subscription {
     subscriber: Arc<Subscriber>,
     upstream: Arc<dyn Upstream>,
+    /// Items that were taken from the queue in one go, to be returned one by one.
+    taken: Taken,
 }
 
 /// What is behind a subscription.
@@ -73,7 +126,7 @@ pub(crate) trait Upstream: Send + Sync {
 
 impl Subscription {
     pub(crate) fn new(subscriber: Arc<Subscriber>, upstream: Arc<dyn Upstream>) -> Self {
-        Self { subscriber, upstream }
+        Self { subscriber, upstream, taken: Taken::default() }
     }
 
     /// Returns the pattern.
@@ -89,7 +142,33 @@ impl Subscription {
 
     /// Polls for the next event. See [`next`](Self::next).
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        self.subscriber.poll_next(cx, &*self.upstream)
+        let budget = ready!(tokio::task::coop::poll_proceed(cx));
+        let event = self.poll_event(cx);
+        if event.is_ready() {
+            budget.made_progress();
+        }
+        event
+    }
+
+    fn poll_event(&mut self, cx: &Context<'_>) -> Poll<Event> {
+        loop {
+            match self.taken.pop() {
+                Some(Item::Message(delivery)) => {
+                    self.upstream.taken(&self.subscriber, delivery.size());
+                    return Poll::Ready(Event::Message(delivery));
+                }
+                Some(Item::Notice(reply)) => {
+                    // A responder that does not read its cancellations hangs, and stays loaded.
+                    self.subscriber.load.settle();
+                    return Poll::Ready(Event::Cancel { reply: *reply });
+                }
+                Some(Item::Gap(lost)) => return Poll::Ready(Event::Gap { lost }),
+                None => {}
+            }
+            if let Some(end) = ready!(self.subscriber.poll_take(&mut self.taken, cx)) {
+                return Poll::Ready(Event::End(end));
+            }
+        }
     }
 
     /// Waits for the next message, and skips gaps, which are logged, and cancellations. Returns `None` when

@@ -5,6 +5,7 @@
 
 mod build;
 mod bulk;
+mod bus;
 pub(crate) mod calls;
 mod child;
 pub(crate) mod codec;
@@ -74,6 +75,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("gateway", "WebSocket to a child process; also other gateways", gateway::run),
     row("mcp", "MCP over HTTP, in front of a stdio server; also other gateways", mcp::run),
     row("shared", "a program shared by many clients, and `tieline share`", shared::run),
+    row("bus", "embedded bus compared with tokio's channels", bus::run),
     row("connect", "Unix socket: connect and accept", connect::run),
     row("pool", "pool of lines: take one and return it", pool::run),
     row("memory", "Unix socket: memory of an idle connection", memory::run),

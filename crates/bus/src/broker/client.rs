@@ -1,11 +1,14 @@
 //! A client of an embedded broker, with its rights and limits.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
 
 use super::Shared;
 use super::deliver::deliver;
 use super::requests::withdraw;
+use super::table::Route;
 use crate::bus::{Bus, Capabilities, Receipt, RequestOptions, SubscribeOptions};
 use crate::error::{Error, Operation};
 use crate::lock::{lock, write};
@@ -47,19 +50,51 @@ struct ClientState {
     limits: ClientLimits,
     subscriptions: AtomicUsize,
     requests: AtomicUsize,
+    /// The subject that was published to last, and its route, which saves the search in the table.
+    recent: Mutex<Option<(Subject, Arc<Route>)>>,
 }
 
 impl Client {
     pub(super) fn new(shared: Arc<Shared>, rights: Rights, limits: ClientLimits) -> Self {
         let id = shared.clients.fetch_add(1, Ordering::Relaxed);
         let (subscriptions, requests) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let state = ClientState { shared, id, rights, limits, subscriptions, requests };
+        let recent = Mutex::default();
+        let state = ClientState { shared, id, rights, limits, subscriptions, requests, recent };
         Self { state: Arc::new(state) }
     }
 
-    fn check_size(&self, message: &Message) -> Result<(), Error> {
+    /// Returns the size of the message if it is within the limit.
+    fn check_size(&self, message: &Message) -> Result<usize, Error> {
         let (bytes, limit) = (message.size(), self.state.shared.config.max_message);
-        if bytes > limit.bytes() { Err(Error::TooLarge { bytes, limit }) } else { Ok(()) }
+        if bytes > limit.bytes() { Err(Error::TooLarge { bytes, limit }) } else { Ok(bytes) }
+    }
+
+    /// Delivers a message if that neither waits nor chooses. Returns the message otherwise.
+    fn publish_now(
+        &self,
+        subject: &Subject,
+        (message, size): (Message, usize),
+    ) -> Result<Result<usize, Message>, Error> {
+        let shared = &self.state.shared;
+        // While another thread uses the place, or a task that this one wakes, the table is searched.
+        let mut recent = self.state.recent.try_lock().ok();
+        let known = recent.as_deref().and_then(Option::as_ref);
+        let known = known.filter(|(known, route)| known == subject && route.is_current());
+        let found;
+        let route = match known {
+            Some((_, route)) => route,
+            None => {
+                found = shared.route(subject)?;
+                if let Some(recent) = recent.as_deref_mut() {
+                    *recent = Some((subject.clone(), found.clone()));
+                }
+                &found
+            }
+        };
+        if !route.is_simple {
+            return Ok(Err(message));
+        }
+        Ok(Ok(shared.deliver_to_all(&route.plain, subject, (message, size))))
     }
 
     /// Settles a request with its answer. An answer after the end of its request is only counted.
@@ -118,18 +153,14 @@ impl Client {
 
 impl Bus for Client {
     async fn publish(&self, subject: &Subject, message: Message) -> Result<Receipt, Error> {
-        self.check_size(&message)?;
+        let size = self.check_size(&message)?;
         if let Some(request) = subject.inbox_of() {
             return self.answer(subject, request, message);
         }
         self.state.rights.check_publish(subject)?;
-        let shared = &self.state.shared;
-        let route = shared.route(subject)?;
-        let matched = if route.is_simple {
-            shared.deliver_to_all(&route.plain, subject, message)
-        } else {
-            drop(route);
-            deliver(shared, subject, &message, None).await?
+        let matched = match self.publish_now(subject, (message, size))? {
+            Ok(matched) => matched,
+            Err(message) => deliver(&self.state.shared, subject, message, None).await?,
         };
         Ok(Receipt { matched: Some(matched) })
     }
@@ -153,22 +184,22 @@ impl Bus for Client {
         let shared = &self.state.shared;
         let _counted = CountedRequest::new(&self.state)?;
         let most = shared.config.max_requests;
-        let (number, answer) = lock(&shared.requests).add(subject.as_str(), most)?;
+        let (number, answer) = lock(&shared.requests).add(subject, most)?;
         let _withdrawn = Withdrawn { shared, number };
         message.reply = Some(Subject::inbox(number));
         let after = options.timeout;
         let work = async {
-            if deliver(shared, subject, &message, Some(number)).await? == 0 {
-                return Err(Error::NoResponders { subject: subject.as_str().into() });
+            if deliver(shared, subject, message, Some(number)).await? == 0 {
+                return Err(Error::NoResponders { subject: subject.shared() });
             }
             answer.await.unwrap_or(Err(Error::Closed))
         };
         tokio::select! {
             biased;
             outcome = work => outcome,
-            () = options.cancelled() => Err(Error::Cancelled { subject: subject.as_str().into() }),
-            () = tokio::time::sleep(after) => {
-                Err(Error::Timeout { subject: subject.as_str().into(), after })
+            () = options.cancelled() => Err(Error::Cancelled { subject: subject.shared() }),
+            () = expiry(after) => {
+                Err(Error::Timeout { subject: subject.shared(), after })
             }
         }
     }
@@ -209,6 +240,22 @@ impl Upstream for ClientState {
         let untaken = subscriber.discard();
         self.shared.unsubscribe(subscriber, &untaken);
     }
+}
+
+/// Waits for the timeout of a request. The first poll only schedules another one, because a responder in
+/// the same runtime may answer before, and then there is no need for a timer, whose registration may be a
+/// system call.
+async fn expiry(after: Duration) {
+    let mut is_first = true;
+    std::future::poll_fn(|cx| {
+        if !std::mem::take(&mut is_first) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+    tokio::time::sleep(after).await;
 }
 
 /// Counts a request of the client until it is dropped.

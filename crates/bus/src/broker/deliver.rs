@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use super::Shared;
 use super::table::Route;
@@ -46,25 +46,22 @@ impl Shared {
         &self,
         plain: &[Arc<Subscriber>],
         subject: &Subject,
-        message: Message,
+        (message, size): (Message, usize),
     ) -> usize {
         let Some((last, others)) = plain.split_last() else { return 0 };
-        let size = message.size();
+        let delivery = Delivery::new(subject.clone(), (message, size), None);
         let mut matched = 0;
         for subscriber in others {
-            let (subject, message) = (subject.clone(), message.clone());
-            let delivery = Delivery { subject, message, request: None };
-            matched += usize::from(self.push(subscriber, delivery, size));
+            matched += usize::from(self.push(subscriber, delivery.clone()));
         }
-        let delivery = Delivery { subject: subject.clone(), message, request: None };
-        matched + usize::from(self.push(last, delivery, size))
+        matched + usize::from(self.push(last, delivery))
     }
 
-    /// Delivers a message. While a queue that must not lose it is full, waits in `place` and delivers it
-    /// to no subscription. Returns how many subscriptions it was delivered to.
+    /// Takes the message and delivers it. While a queue that must not lose it is full, waits in `place`
+    /// and delivers it to no subscription. Returns how many subscriptions it was delivered to.
     pub(super) fn poll_deliver(
         &self,
-        (subject, message): (&Subject, &Message),
+        (subject, message): (&Subject, &mut Message),
         request: Option<u64>,
         place: &mut Option<Place>,
         cx: &Context<'_>,
@@ -84,29 +81,28 @@ impl Shared {
             lock(&self.requests).assign(request, &targets);
         }
         let (mut matched, has_targets) = (0, !targets.is_empty());
+        let delivery = Delivery::new(subject.clone(), (std::mem::take(message), size), request);
         for subscriber in targets {
-            let (subject, message) = (subject.clone(), message.clone());
-            let is_queued = self.push(subscriber, Delivery { subject, message, request }, size);
-            matched += usize::from(is_queued);
+            matched += usize::from(self.push(subscriber, delivery.clone()));
         }
         *place = None;
         if matched == 0 && request.is_some() && has_targets {
             // All of them have ended since the route was computed.
-            let subject = subject.as_str().into();
+            let subject = subject.shared();
             return Poll::Ready(Err(Error::ResponderLost { subject, taken: false }));
         }
         Poll::Ready(Ok(matched))
     }
 
     /// Puts a message into a queue. Returns whether the subscription had not ended.
-    fn push(&self, subscriber: &Arc<Subscriber>, delivery: Delivery, size: usize) -> bool {
-        match subscriber.push(delivery, size) {
+    fn push(&self, subscriber: &Arc<Subscriber>, delivery: Delivery) -> bool {
+        match subscriber.push(delivery) {
             Fate::Queued => {}
             Fate::Ended => return false,
             Fate::Lost(dropped) => {
                 let lost = subscriber.count_lost(dropped.len() as u64);
                 self.lost.fetch_add(lost, Ordering::Relaxed);
-                for request in dropped.iter().filter_map(|it| it.request) {
+                for request in dropped.iter().filter_map(|it| it.request()) {
                     subscriber.load.settle();
                     let failed = lock(&self.requests).dropped(request, subscriber);
                     failed.into_iter().for_each(|it| it.fail_as_lost());
@@ -169,13 +165,10 @@ fn ready_all(
 pub(super) async fn deliver(
     shared: &Shared,
     subject: &Subject,
-    message: &Message,
+    mut message: Message,
     request: Option<u64>,
 ) -> Result<usize, Error> {
     let mut place = None;
-    std::future::poll_fn(|cx| {
-        let matched = ready!(shared.poll_deliver((subject, message), request, &mut place, cx));
-        Poll::Ready(matched)
-    })
-    .await
+    std::future::poll_fn(|cx| shared.poll_deliver((subject, &mut message), request, &mut place, cx))
+        .await
 }

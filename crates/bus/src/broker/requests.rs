@@ -1,24 +1,26 @@
 //! The requests that wait for an answer.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use crate::error::Error;
 use crate::message::Message;
+use crate::subject::Subject;
 use crate::subscriber::{Found, Subscriber};
 
 #[derive(Default)]
 pub(super) struct Requests {
-    pending: HashMap<u64, Pending>,
+    pending: HashMap<u64, Pending, Numbers>,
     last: u64,
     is_closed: bool,
 }
 
 /// A request that waits for an answer.
 pub(super) struct Pending {
-    subject: Arc<str>,
+    subject: Subject,
     answer: oneshot::Sender<Result<Message, Error>>,
     /// The subscriptions that have the request.
     pub(super) responders: Vec<Arc<Subscriber>>,
@@ -34,7 +36,7 @@ impl Pending {
     }
 
     pub(super) fn fail_as_lost(self) {
-        let (subject, taken) = (self.subject.clone(), self.taken);
+        let (subject, taken) = (self.subject.shared(), self.taken);
         self.fail(Error::ResponderLost { subject, taken });
     }
 
@@ -49,7 +51,7 @@ impl Requests {
     }
 
     /// Adds a request. Returns its number.
-    pub(super) fn add(&mut self, subject: &str, most: usize) -> Result<(u64, Answer), Error> {
+    pub(super) fn add(&mut self, subject: &Subject, most: usize) -> Result<(u64, Answer), Error> {
         if self.is_closed {
             return Err(Error::Closed);
         }
@@ -58,7 +60,7 @@ impl Requests {
         }
         self.last += 1;
         let (answer, receiver) = oneshot::channel();
-        let subject = subject.into();
+        let subject = subject.clone();
         let pending = Pending { subject, answer, responders: Vec::new(), taken: false };
         self.pending.insert(self.last, pending);
         Ok((self.last, receiver))
@@ -132,10 +134,34 @@ trait ExtractWhere {
     fn extract_where(&mut self, is_it: impl FnMut(&u64, &mut Pending) -> bool) -> Vec<Pending>;
 }
 
-impl ExtractWhere for HashMap<u64, Pending> {
+impl ExtractWhere for HashMap<u64, Pending, Numbers> {
     fn extract_where(&mut self, mut is_it: impl FnMut(&u64, &mut Pending) -> bool) -> Vec<Pending> {
         let found: Vec<u64> =
             self.iter_mut().filter_map(|(key, it)| is_it(key, it).then_some(*key)).collect();
         found.iter().filter_map(|key| self.remove(key)).collect()
+    }
+}
+
+/// Hashes the numbers of requests, which this process assigns, so that they need no protection against
+/// chosen keys.
+#[derive(Default)]
+struct NumberHasher(u64);
+
+type Numbers = BuildHasherDefault<NumberHasher>;
+
+impl Hasher for NumberHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        // The table uses the highest and the lowest bits.
+        self.0 ^ (self.0 >> 32)
     }
 }

@@ -1,6 +1,7 @@
 //! The subscriptions of a broker, and the routes of the subjects that were published to recently.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::balance::Balance;
@@ -20,6 +21,8 @@ pub(super) struct Table {
     groups: HashMap<Arc<str>, (Arc<Group>, usize)>,
     routes: HashMap<Subject, Arc<Route>>,
     last: u64,
+    /// The number of changes.
+    version: Arc<AtomicU64>,
     is_closed: bool,
 }
 
@@ -31,6 +34,16 @@ pub(super) struct Route {
     pub(super) groups: Vec<(Arc<Group>, Vec<Arc<Subscriber>>)>,
     /// Whether delivery never has to wait or to choose.
     pub(super) is_simple: bool,
+    /// The version of the table for which this is the route.
+    version: u64,
+    current: Arc<AtomicU64>,
+}
+
+impl Route {
+    /// Returns whether the table has not changed.
+    pub(super) fn is_current(&self) -> bool {
+        self.version == self.current.load(Ordering::Acquire)
+    }
 }
 
 impl Table {
@@ -62,7 +75,7 @@ impl Table {
     }
 
     pub(super) fn insert(&mut self, subscriber: Arc<Subscriber>) {
-        self.routes.clear();
+        self.changed();
         self.trie.insert(&subscriber.pattern, subscriber.clone());
         self.subscribers.insert(subscriber.id, subscriber);
     }
@@ -72,7 +85,7 @@ impl Table {
         if self.subscribers.remove(&subscriber.id).is_none() {
             return false;
         }
-        self.routes.clear();
+        self.changed();
         self.trie.remove(&subscriber.pattern, |it| it.id == subscriber.id);
         if let Some(group) = &subscriber.group {
             if let Some((_, members)) = self.groups.get_mut(&group.name) {
@@ -87,9 +100,17 @@ impl Table {
 
     /// Closes the table, and returns the subscriptions.
     pub(super) fn close(&mut self) -> Vec<Arc<Subscriber>> {
-        let subscribers = std::mem::take(self).subscribers.into_values().collect();
+        self.changed();
         self.is_closed = true;
-        subscribers
+        self.trie = Trie::default();
+        self.groups.clear();
+        std::mem::take(&mut self.subscribers).into_values().collect()
+    }
+
+    /// Discards all routes.
+    fn changed(&mut self) {
+        self.version.fetch_add(1, Ordering::Release);
+        self.routes.clear();
     }
 
     /// Returns the route of a subject if it is known.
@@ -99,7 +120,8 @@ impl Table {
 
     /// Computes the route of a subject, and keeps it.
     pub(super) fn route(&mut self, subject: &Subject) -> Arc<Route> {
-        let mut route = Route::default();
+        let version = self.version.load(Ordering::Acquire);
+        let mut route = Route { version, current: self.version.clone(), ..Route::default() };
         let mut found: Vec<&Arc<Subscriber>> = Vec::new();
         self.trie.visit(subject, &mut |it| found.push(it));
         // The order in which they subscribed, in which publishers also wait for them.

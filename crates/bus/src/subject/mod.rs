@@ -84,7 +84,21 @@ impl Subject {
 
     /// Creates the subject to which the answer of a request is published.
     pub(crate) fn inbox(request: u64) -> Self {
-        Self(format!("{INBOX}.{request}").into())
+        // By hand, because formatting costs an allocation and most of the time of a request.
+        let mut text = *b"_INBOX.00000000000000000000";
+        let (mut at, mut rest) = (text.len(), request);
+        let prefix = INBOX.len() + 1;
+        while let Some(digit) = text.get_mut(prefix..at).and_then(<[u8]>::last_mut) {
+            *digit = b'0' + (rest % 10) as u8;
+            (at, rest) = (at - 1, rest / 10);
+            if rest == 0 {
+                break;
+            }
+        }
+        text.copy_within(at.., prefix);
+        let length = prefix + text.len() - at;
+        let text = text.get(..length).and_then(|it| std::str::from_utf8(it).ok());
+        Self(text.unwrap_or(INBOX).into())
     }
 
     /// Returns the request to which an answer on this subject belongs: `None` if the subject is not an
@@ -101,6 +115,11 @@ impl Subject {
     /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Returns the text, which is shared.
+    pub(crate) fn shared(&self) -> Arc<str> {
+        self.0.clone()
     }
 
     /// Returns the tokens in order.

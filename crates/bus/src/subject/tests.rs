@@ -108,7 +108,11 @@ fn patterns_match_and_cover() {
 #[test]
 fn inboxes_name_their_request() {
     let of = |text| Subject::new(text).unwrap().inbox_of();
-    assert_eq!(Subject::inbox(7).inbox_of(), Some(Some(7)));
+    for number in [0, 7, 10, 12_345, u64::MAX] {
+        let inbox = Subject::inbox(number);
+        assert_eq!(inbox.as_str(), format!("_INBOX.{number}"));
+        assert_eq!(inbox.inbox_of(), Some(Some(number)));
+    }
     assert_eq!(
         (of("_INBOX"), of("_INBOX.a"), of("_INBOX.1.2")),
         (Some(None), Some(None), Some(None))

@@ -39,7 +39,7 @@ pub(crate) async fn oversize_messages_are_refused(scene: impl Scene) {
         let mut fine = subscribe(&bus, "fine").await;
         let largest = Message::new(vec![0; S::MAX_MESSAGE]);
         bus.publish(&subject("fine"), largest.clone()).await.unwrap();
-        assert_eq!(super::message(&mut fine).await.message.payload.len(), S::MAX_MESSAGE);
+        assert_eq!(super::message(&mut fine).await.payload().len(), S::MAX_MESSAGE);
         let larger = largest.with_header("a", "b").unwrap();
         let refused = bus.publish(&subject("fine"), larger.clone()).await;
         assert!(matches!(refused, Err(Error::TooLarge { .. })), "{refused:?}");

@@ -103,11 +103,11 @@ pub(crate) async fn message(subscription: &mut Subscription) -> Delivery {
 }
 
 pub(crate) async fn text(subscription: &mut Subscription) -> String {
-    String::from_utf8(message(subscription).await.message.payload.to_vec()).unwrap()
+    String::from_utf8(message(subscription).await.payload().to_vec()).unwrap()
 }
 
 /// Answers a request with this text.
 pub(crate) async fn answer(bus: &impl Bus, request: &Delivery, text: &str) -> Option<usize> {
-    let reply = request.message.reply.as_ref().unwrap();
+    let reply = request.reply().unwrap();
     bus.publish(reply, Message::new(text.to_owned())).await.unwrap().matched
 }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tieline_bus::{Bus, Error, Event, Message, RequestOptions, SubscribeOptions, Subscription};
-use tieline_testkit::wait::{poll_once, within};
+use tieline_testkit::wait::within;
 use tokio::task::JoinSet;
 
 use super::{Scene, answer, message, pattern, subject, subscribe};
@@ -25,7 +25,7 @@ async fn worker(bus: &impl Bus) -> Subscription {
 
 /// Receives the cancellation of this request.
 async fn cancellation(worker: &mut Subscription, request: &tieline_bus::Delivery) {
-    let reply = request.message.reply.clone().unwrap();
+    let reply = request.reply().unwrap().clone();
     assert_eq!(within("a cancellation", worker.next()).await, Event::Cancel { reply });
 }
 
@@ -48,7 +48,7 @@ pub(crate) async fn requests_get_their_own_answers(scene: impl Scene) {
         received.push(message(&mut work).await);
     }
     for request in received.iter().rev() {
-        let question = String::from_utf8(request.message.payload.to_vec()).unwrap();
+        let question = String::from_utf8(request.payload().to_vec()).unwrap();
         assert!(matches!(
             answer(&responder, request, &format!("{question}!")).await,
             Some(1) | None
@@ -138,10 +138,10 @@ pub(crate) async fn only_the_responder_can_answer(scene: impl Scene) {
     let mut work = worker(&*bus).await;
     let call = request(&bus, "work", RequestOptions::timeout(LONG));
     let received = message(&mut work).await;
-    let reply = received.message.reply.clone().unwrap();
+    let reply = received.reply().unwrap().clone();
     let refused = third.publish(&reply, "forged".into()).await;
     assert!(matches!(refused, Err(Error::Denied { .. })), "{refused:?}");
-    assert!(poll_once(async { call.is_finished() }).await == Some(false));
+    assert!(!call.is_finished());
     answer(&*bus, &received, "genuine").await;
     assert_eq!(within("the answer", call).await.unwrap().unwrap().payload, "genuine");
 }
