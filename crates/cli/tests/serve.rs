@@ -93,8 +93,7 @@ fn the_default_socket_is_private_and_named_after_the_program() {
         serve.stop();
 
         let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
-        assert_eq!(left, [folder.join("cat.sock.lock")], "only the lock file may stay");
-        assert_eq!(fs::metadata(&left[0]).unwrap().len(), 0);
+        assert!(left.is_empty(), "{left:?}");
     }
 }
 

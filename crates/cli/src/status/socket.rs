@@ -18,12 +18,8 @@ const MAX_ATTEMPTS: u32 = 8;
 /// The maximum number of status sockets in the directory that are considered.
 const MAX_NAMES: usize = 4096;
 
-/// This server's socket. Dropping it removes the socket and its lock file.
-pub(super) struct StatusSocket {
-    /// The acceptor, which is `Some` until this is dropped.
-    acceptor: Option<Box<dyn DynAcceptor>>,
-    lock: PathBuf,
-}
+/// This server's socket. Dropping it removes the socket.
+pub(super) struct StatusSocket(Box<dyn DynAcceptor>);
 
 impl StatusSocket {
     /// Starts listening, and removes the sockets of servers that were killed.
@@ -49,28 +45,12 @@ impl StatusSocket {
     }
 
     async fn listen(registry: &Registry, path: PathBuf) -> Result<Self, TransportError> {
-        let acceptor = registry.listen(&Endpoint::unix(&path), &Options::default()).await?;
-        let mut lock = path.into_os_string();
-        lock.push(".lock");
-        Ok(Self { acceptor: Some(acceptor), lock: lock.into() })
+        registry.listen(&Endpoint::unix(path), &Options::default()).await.map(Self)
     }
 
     /// Accepts the next connection.
     pub(super) async fn accept(&mut self) -> Result<BoxChannel, TransportError> {
-        match &mut self.acceptor {
-            Some(acceptor) => acceptor.accept().await,
-            None => std::future::pending().await,
-        }
-    }
-}
-
-impl Drop for StatusSocket {
-    fn drop(&mut self) {
-        self.acceptor = None;
-        // Lock files are normally kept, because another process may be about to lock them. Here, only
-        // this process uses a name with its PID, and otherwise one file would remain for every server
-        // that ever ran.
-        let _ = std::fs::remove_file(&self.lock);
+        self.0.accept().await
     }
 }
 

@@ -26,8 +26,8 @@ use crate::error::{ErrorKind, Operation, TransportError, common_kind};
 use crate::throttle::WarnThrottle;
 use crate::transport::{Listener, RefusalNotice};
 
-/// A listener on a Unix socket. Dropping it stops listening, and removes the socket at the path if it is
-/// still the listener's own. The empty lock file beside it stays.
+/// A listener on a Unix socket. Dropping it stops listening, and removes the socket at the path and the lock file
+/// beside it, if they are still the listener's own.
 #[derive(Debug)]
 pub struct UnixListener {
     listener: TokioListener,

@@ -41,7 +41,7 @@ use crate::transport::{Transport, TransportConfig};
 ///
 /// A listener's socket is accessible only to its owner from the moment it exists; if other users may
 /// connect, its group and mode are set before it starts listening. An empty lock file (`….lock`) is
-/// created beside it and stays when the listener is dropped. An existing socket at the path is removed
+/// created beside it, and removed when the listener is dropped. An existing socket at the path is removed
 /// only if its lock is free *and* nothing accepts connections there. Any other file at the path is never
 /// removed.
 ///

@@ -35,6 +35,7 @@ fn socket_is_private_at_every_moment_with_any_umask() {
             is_done.store(true, Ordering::Relaxed);
             assert!(watcher.join().unwrap() > 0, "the socket was never seen");
         });
+        let _listener = block_on(listen(&path)).unwrap();
         assert_eq!(std::fs::metadata(lock_file(&path)).unwrap().mode() & 0o7777, 0o600);
     });
     helper::succeeds(&mut helper);
