@@ -44,11 +44,14 @@ impl Failure {
         Self::Other { sentence: sentence.into(), stderr: Vec::new(), hint: None }
     }
 
-    /// Returns the sentence that says what failed, on what, and why.
+    /// Returns the sentence that says what failed, on what, and why, with the error of the system if there is one.
     #[cfg(unix)]
     pub(crate) fn sentence(&self) -> String {
         match self {
-            Self::Transport(error) => error.to_string(),
+            Self::Transport(error) => match error.source() {
+                Some(cause) => format!("{error}: {cause}"),
+                None => error.to_string(),
+            },
             Self::Usage(sentence) | Self::Other { sentence, .. } => sentence.clone(),
         }
     }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde_json::Value;
 use tieline_gateway::{Bridge, BridgeEnd};
 use tieline_transport::{
@@ -115,7 +115,9 @@ impl Client {
             () = signals.first() => return Err(Failure::other("stopped by a signal")),
         };
         let early::Opened { near, far, last } = opened;
-        let how = Bridge { memory: self.options.memory.clone(), ..Bridge::default() };
+        // Requests that cannot be passed on, or that the server leaves unanswered, get an error response.
+        let dialect = Some(self.args.dialect);
+        let how = Bridge { memory: self.options.memory.clone(), dialect, ..Bridge::default() };
         let report = tieline_gateway::bridge(near, far, how, signals.first()).await;
         tracing::debug!(to_far = report.to_far, to_near = report.to_near, "{}", report.end);
         match (&report.end, last.error()) {
@@ -129,6 +131,7 @@ impl Client {
 
     /// Connects to the server. Starts it if necessary.
     async fn connect(&self) -> Result<BoxChannel, Failure> {
+        let mut ended = None;
         for attempt in 1..=ATTEMPTS {
             if let Some(channel) = self.connect_once().await? {
                 return Ok(channel);
@@ -138,7 +141,7 @@ impl Client {
             if let Some(channel) = self.connect_once().await? {
                 return Ok(channel);
             }
-            self.start().await?;
+            ended = self.start().await?;
             if let Some(channel) = self.connect_once().await? {
                 return Ok(channel);
             }
@@ -146,7 +149,7 @@ impl Client {
             // A server whose client was killed may be about to listen, or one that is idle about to end.
             sleep(PAUSE * attempt).await;
         }
-        Err(self.failure("its server cannot be reached", self.log_lines()))
+        Err(ended.unwrap_or_else(|| self.failure("its server cannot be reached", self.log_lines())))
     }
 
     /// Connects to the server, or returns `None` if it is not running.
@@ -168,7 +171,8 @@ impl Client {
         let shown = path.display().to_string();
         let locked = in_thread(move || -> std::io::Result<File> {
             let mut open = OpenOptions::new();
-            let file = open.write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+            open.write(true).create(true).truncate(false).mode(0o600);
+            let file = open_regular(&mut open, &path)?;
             loop {
                 match flock(&file, FlockOperation::LockExclusive) {
                     Err(rustix::io::Errno::INTR) => {}
@@ -188,8 +192,12 @@ impl Client {
         }
     }
 
-    /// Starts the server, and waits until it listens or has failed.
-    async fn start(&self) -> Result<(), Failure> {
+    /// Starts the server, and waits until it listens. Returns a failure if it ended without a reason, for example
+    /// because it was killed: another one may be started.
+    ///
+    /// # Errors
+    /// Another server would fail, too.
+    async fn start(&self) -> Result<Option<Failure>, Failure> {
         let path = server::log_path(&self.name);
         let cannot = |why: &dyn std::fmt::Display| {
             self.failure(&format!("its server cannot be started: {why}"), Vec::new())
@@ -209,26 +217,30 @@ impl Client {
             Ok(answer)
         });
         let answer = match timeout(START_TIMEOUT, started).await {
-            Ok(started) => started?.map_err(|error| cannot(&error))?,
+            Ok(started) => started?.map_err(|error| {
+                log::discard(&path);
+                cannot(&error)
+            })?,
             Err(_) => {
                 let seconds = START_TIMEOUT.as_secs();
                 return Err(cannot(&format_args!("it does not listen within {seconds} s")));
             }
         };
         let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
-        if answer.get("ready").is_some() {
-            return Ok(());
-        }
-        if answer.get("in_use").is_some() {
-            // The server of a client that was killed has the name.
-            return Ok(());
+        // If the name is in use, the server of a client that was killed has it.
+        if answer.get("ready").is_some() || answer.get("in_use").is_some() {
+            return Ok(None);
         }
         let text = |member: &str| answer.get(member).and_then(Value::as_str).map(str::to_owned);
         match text("failed") {
             Some(sentence) => {
                 Err(Failure::Other { sentence, stderr: Vec::new(), hint: text("hint") })
             }
-            None => Err(self.failure("its server ended while it was starting", self.log_lines())),
+            None => {
+                let lines = self.log_lines();
+                log::discard(&path);
+                Ok(Some(self.failure("its server ended while it was starting", lines)))
+            }
         }
     }
 
@@ -261,6 +273,16 @@ fn argv(option: &str, name: &Name, args: &Share) -> Vec<OsString> {
     let words = ["tieline", "share", option, name.as_str(), "--dialect", args.dialect.name];
     let words = words.into_iter().chain(["--idle-timeout", &idle, "--"]).map(OsString::from);
     words.chain(args.command.iter().cloned()).collect()
+}
+
+/// Opens a regular file of this user, and nothing else: opening a FIFO could wait forever.
+fn open_regular(options: &mut OpenOptions, path: &Path) -> std::io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = options.custom_flags(flags.bits() as i32).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(std::io::Error::other("it is not a regular file")),
+    }
 }
 
 /// Returns the path of this program, even if its file was removed by an update.

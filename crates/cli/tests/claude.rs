@@ -12,14 +12,24 @@ use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::{Finished, LIMIT, Program, Talk, children_of, claude, is_running, tieline, until};
+use support::{
+    Finished, LIMIT, Program, Talk, children_of, claude, is_running, server_everything, tieline,
+    until,
+};
 use tieline_testkit::executable;
 
 /// Returns a command that runs the real program with these arguments, in a temporary home directory.
 fn asking(home: &Path, service: &str, args: &[&str]) -> Command {
     let program = claude();
     let mut command = tieline(["claude", "--program", &program]);
-    command.args(args).current_dir(home);
+    command.args(args);
+    uses(&mut command, home, service);
+    command
+}
+
+/// Sets the home directory and the service of the Claude CLI.
+fn uses(command: &mut Command, home: &Path, service: &str) {
+    command.current_dir(home);
     command.env("HOME", home).env("CLAUDE_CONFIG_DIR", home.join("config"));
     command.env("ANTHROPIC_BASE_URL", service).env("ANTHROPIC_API_KEY", "none");
     for name in ["CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "DISABLE_AUTOUPDATER"] {
@@ -30,7 +40,6 @@ fn asking(home: &Path, service: &str, args: &[&str]) -> Command {
     }
     command.env("CLAUDE_CODE_MAX_RETRIES", "0").env("NO_PROXY", "127.0.0.1");
     command.env("no_proxy", "127.0.0.1");
-    command
 }
 
 fn ask(service: &str, args: &[&str]) -> Finished {
@@ -171,6 +180,30 @@ fn an_interrupted_prompt_leaves_no_process() {
     let finished = program.wait();
     assert_eq!(finished.code, Some(1), "{finished:?}");
     until("its child processes have ended", || children.iter().all(|child| !is_running(*child)));
+}
+
+#[test]
+fn sessions_share_a_program_of_their_configuration() {
+    let service = service(|_| said("an answer", true));
+    let home = tempfile::tempdir().unwrap();
+    let line = ["share".into(), "--".into()].into_iter().chain(server_everything());
+    let server =
+        json!({ "command": env!("CARGO_BIN_EXE_tieline"), "args": line.collect::<Vec<String>>() });
+    let servers = json!({ "mcpServers": { "everything": server } }).to_string();
+    for _ in 0..2 {
+        // Without `tieline claude`, which would end the server together with the CLI.
+        let mut command = Command::new(claude());
+        command.args(["-p", "hello", "--strict-mcp-config", "--mcp-config", &servers]);
+        uses(&mut command, home.path(), &service);
+        let finished = Program::run(command.env("XDG_RUNTIME_DIR", home.path()), "");
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+    }
+    let run =
+        |args: &[&str]| Program::run(tieline(args).env("XDG_RUNTIME_DIR", home.path()), "").stdout;
+    let status: Value = serde_json::from_str(&run(&["status", "--json"])).unwrap();
+    run(&["share", "--stop"]);
+    let servers = status["serves"].as_array().unwrap();
+    assert_eq!((servers.len(), &servers[0]["connections"]["ever"]), (1, &json!(2)), "{status}");
 }
 
 /// Starts a service that responds to each request with the result of `mind`, or with an error if that is

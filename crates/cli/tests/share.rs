@@ -173,6 +173,53 @@ fn killed_server_ends_its_clients_and_the_next_client_starts_another() {
     assert!(place.server() != server && place.starts() == 2);
 }
 
+/// Returns the server of this script while it starts, or `None` if there is none.
+fn starting(script: &str) -> Option<Pid> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let mut numbers = processes.filter_map(|it| it.file_name().to_str()?.parse::<i32>().ok());
+    let pid = numbers.find(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<_> = line.split(|byte| *byte == 0).collect();
+        words.contains(&&b"--serve-as"[..]) && words.contains(&script.as_bytes())
+    });
+    pid.and_then(Pid::from_raw)
+}
+
+#[test]
+fn server_that_is_killed_while_it_starts_costs_its_clients_nothing() {
+    for _ in 0..8 {
+        let place = Place::new();
+        let mut client = Program::start(&mut place.share(&[]));
+        client.send(&request(1, "ping", json!([])).to_string());
+        let mut server = None;
+        until("the server starts", || {
+            server = starting(&place.script);
+            server.is_some()
+        });
+        kill_process(server.unwrap(), Signal::KILL).unwrap();
+        let answer = client.line().unwrap_or_else(|| panic!("{}", client.stderr()));
+        assert!(answer.contains("\"id\":1"), "{answer}");
+        works(&mut client);
+    }
+}
+
+#[test]
+fn requests_that_cannot_be_passed_on_get_an_error_response() {
+    let place = Place::new();
+    let mut client = place.client(&[]);
+    let long = "x".repeat(17 * 1024 * 1024);
+    client.send(&request(2, "echo", json!([long])).to_string());
+    let answer: Value = serde_json::from_str(&client.line().unwrap()).unwrap();
+    assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(2), &json!(-32600)));
+    works(&mut client);
+    client.send(&request(3, "sleep", json!({ "ms": 3_600_000 })).to_string());
+    works(&mut client);
+    kill_process(place.server(), Signal::KILL).unwrap();
+    let answer: Value = serde_json::from_str(&client.line().unwrap()).unwrap();
+    assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(3), &json!(-32000)), "{answer}");
+    assert_eq!(client.wait().code, Some(1));
+}
+
 #[test]
 fn client_of_a_server_that_dies_before_it_answers_starts_another() {
     let place = Place::new();
@@ -207,7 +254,7 @@ fn only_clients_with_the_same_directory_and_environment_share() {
         place.starts() - before
     };
     assert_eq!(other(&|_| ()), 0);
-    for ignored in ["SHLVL", "WINDOWID", "TRACEPARENT", "PWD", "TIELINE_TOKEN", "IGNORED"] {
+    for ignored in ["SHLVL", "SSH_CONNECTION", "TRACEPARENT", "PWD", "TIELINE_TOKEN", "IGNORED"] {
         assert_eq!(other(&|command| _ = command.env(ignored, "another")), 0, "{ignored}");
     }
     assert_eq!(other(&|command| _ = command.env("A", "1")), 1);
@@ -219,17 +266,15 @@ fn only_clients_with_the_same_directory_and_environment_share() {
 }
 
 #[test]
-fn idle_server_ends_and_leaves_only_empty_lock_files_and_the_key() {
+fn idle_server_ends_and_leaves_only_an_empty_lock_file_and_the_key() {
     let place = Place::new();
     let client = place.client(&["--idle-timeout", "10ms"]);
     let server = number(place.server());
     assert_eq!(client.finish().code, Some(0));
     until("the server has ended", || !is_running(server));
-    for file in place.files("") {
-        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
-        let is_lock = name.ends_with(".lock") && file.metadata().unwrap().len() == 0;
-        assert!(is_lock || name == "share.key", "{name} was left");
-    }
+    let lock = place.files(".lock");
+    assert!(lock.len() == 1 && lock[0].metadata().unwrap().len() == 0, "{lock:?}");
+    assert_eq!((place.files("").len(), place.files("share.key").len()), (2, 1));
     works(&mut place.client(&[]));
     assert_eq!(place.starts(), 2);
 }

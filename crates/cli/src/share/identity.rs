@@ -1,7 +1,7 @@
 //! Which clients share a server: the key, and the name that is derived with it.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -11,10 +11,10 @@ use ring::hmac::{Context, HMAC_SHA256, Key};
 
 use crate::names::Name;
 
-/// Variables that differ between the terminals, panes and traces of a user, or that shells set. `PWD` is among
-/// them because some hosts change the directory without it; the directory itself counts. The last three are only
-/// for tieline.
-pub(super) const IGNORED: [&str; 31] = [
+/// Variables that differ between the terminals, panes, traces and sessions of a user, or that shells set. `PWD` is
+/// among them because some hosts change the directory without it; the directory itself counts. Claude Code gives
+/// each of its sessions other values of the variables with its name. The last three are only for tieline.
+pub(super) const IGNORED: [&str; 42] = [
     "_",
     "SHLVL",
     "PWD",
@@ -36,6 +36,8 @@ pub(super) const IGNORED: [&str; 31] = [
     "STY",
     "WINDOW",
     "ZELLIJ_PANE_ID",
+    "SSH_CLIENT",
+    "SSH_CONNECTION",
     "SSH_TTY",
     "GPG_TTY",
     "TRACEPARENT",
@@ -43,6 +45,15 @@ pub(super) const IGNORED: [&str; 31] = [
     "BAGGAGE",
     "INVOCATION_ID",
     "JOURNAL_STREAM",
+    "SYSTEMD_EXEC_PID",
+    "DESKTOP_STARTUP_ID",
+    "XDG_ACTIVATION_TOKEN",
+    "CLAUDE_CODE_SESSION_ID",
+    "CLAUDE_CODE_LAUNCHED_BY_SESSION_IDS",
+    "CLAUDE_CODE_CHILD_NOTES_DIR",
+    "CLAUDE_CODE_MESSAGING_SOCKET",
+    "CLAUDE_CODE_MESSAGING_TOKEN",
+    "CLAUDE_CODE_SSE_PORT",
     "TIELINE_TOKEN",
     "TIELINE_HEADERS",
     "TIELINE_PASSWORD",
@@ -68,13 +79,7 @@ impl Identity<'_> {
     /// The key cannot be created or read.
     pub(super) fn name(mut self, directory: &Path, ignored: &[String]) -> Result<Name, String> {
         let path = directory.join("share.key");
-        let key = key(&path).map_err(|error| {
-            format!(
-                "the key for names of shared programs, {}, cannot be used: {error}. Remove the file, and \
-                 the next `tieline share` creates another",
-                path.display()
-            )
-        })?;
+        let key = key(&path)?;
         self.environment.retain(|(name, _)| !ignored.iter().any(|it| name == OsStr::new(it)));
         self.environment.sort();
         let mut digest = Context::with_key(&Key::new(HMAC_SHA256, &key));
@@ -106,11 +111,24 @@ pub(super) fn environment() -> Vec<(OsString, OsString)> {
 }
 
 /// Reads the key, or creates it. Of several processes that create it at once, all get the same.
-fn key(path: &Path) -> io::Result<[u8; KEY_LENGTH]> {
-    match read_key(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        read => return read,
+fn key(path: &Path) -> Result<[u8; KEY_LENGTH], String> {
+    if path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        create_key(path).map_err(|error| {
+            let shown = path.display();
+            format!("cannot create the key for names of shared programs, {shown}: {error}")
+        })?;
     }
+    read_key(path).map_err(|error| {
+        let shown = path.display();
+        format!(
+            "the key for names of shared programs, {shown}, cannot be used: {error}. Remove it, and the next \
+             `tieline share` creates another"
+        )
+    })
+}
+
+/// Creates the key, unless another process has just created it.
+fn create_key(path: &Path) -> io::Result<()> {
     let mut key = [0; KEY_LENGTH];
     getrandom::fill(&mut key).map_err(|error| io::Error::other(error.to_string()))?;
     // The file appears under its name with its whole content.
@@ -120,13 +138,13 @@ fn key(path: &Path) -> io::Result<[u8; KEY_LENGTH]> {
     let linked = file.write_all(&key).and_then(|()| fs::hard_link(&own, path));
     let _ = fs::remove_file(&own);
     match linked {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => read_key(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        linked => linked,
     }
 }
 
 fn read_key(path: &Path) -> io::Result<[u8; KEY_LENGTH]> {
-    let mut file = File::open(path)?;
+    let mut file = super::open_regular(OpenOptions::new().read(true), path)?;
     let metadata = file.metadata()?;
     if metadata.uid() != rustix::process::geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
         return Err(io::Error::other("other users may have access to it"));
@@ -160,10 +178,25 @@ mod tests {
         let path = directory.path().join("share.key");
         key(&path).unwrap();
         fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
-        assert!(key(&path).unwrap_err().to_string().contains("other users"));
+        assert!(key(&path).unwrap_err().contains("other users"));
         fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         fs::write(&path, "short").unwrap();
-        assert!(key(&path).unwrap_err().to_string().contains("length of a key"));
+        assert!(key(&path).unwrap_err().contains("length of a key"));
+    }
+
+    #[test]
+    fn key_that_is_no_regular_file_is_refused_without_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("share.key");
+        let fifo = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, fifo).unwrap();
+        assert!(key(&path).unwrap_err().contains("not a regular file"));
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(directory.path().join("missing"), &path).unwrap();
+        assert!(key(&path).unwrap_err().contains("Remove it"));
+        assert!(!directory.path().join("missing").exists());
+        let missing = directory.path().join("missing/share.key");
+        assert!(key(&missing).unwrap_err().starts_with("cannot create the key"));
     }
 
     #[test]

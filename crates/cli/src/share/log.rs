@@ -25,6 +25,11 @@ pub(super) fn unpublished(log: &Path) -> PathBuf {
     log.with_extension("log-new")
 }
 
+/// Removes the log of a server that has ended before it listened.
+pub(super) fn discard(log: &Path) {
+    let _ = fs::remove_file(unpublished(log));
+}
+
 /// Gives the log that is this process's stderr its lasting name.
 pub(super) fn publish(log: &Path) {
     let created = unpublished(log);
