@@ -11,6 +11,7 @@ mod endpoint;
 mod line;
 mod logging;
 mod memory;
+mod oauth;
 mod processes;
 mod renamed;
 mod secrets;

@@ -33,6 +33,8 @@ pub(crate) struct Sites {
     sites: Vec<HttpServer>,
     access: Option<(Access, bool)>,
     public_url: Option<PublicUrl>,
+    /// Whether clients can get access tokens from an OAuth issuer.
+    has_issuer: bool,
     /// The program's name, for the page.
     program_name: Name,
     protocols: Protocols,
@@ -62,7 +64,8 @@ impl Sites {
     /// Creates a set without listeners for this program.
     pub(crate) fn of(program_name: Name, protocols: Protocols) -> Self {
         let (sites, make_room) = (Vec::new(), Vec::new());
-        Self { sites, access: None, public_url: None, program_name, protocols, make_room }
+        let (access, public_url, has_issuer) = (None, None, false);
+        Self { sites, access, public_url, has_issuer, program_name, protocols, make_room }
     }
 
     /// Returns whether `endpoint` is a web endpoint.
@@ -88,6 +91,7 @@ impl Sites {
         (config.socket_mode, config.socket_group) = (options.socket_mode, options.socket_group);
         config.memory.clone_from(&options.memory);
         self.public_url.clone_from(&args.public_url);
+        self.has_issuer = args.has_issuer();
         config.program_name = Some(self.program_name.to_string());
         // A program that accepts any bytes receives each message unchanged.
         config.web_socket.verbatim = served.framing == FramingKind::LengthPrefix;
@@ -190,6 +194,8 @@ impl Sites {
             };
             let url = |route| self.route_url(site.endpoint(), route);
             if let (Some((_, name)), Some(url)) = (&self.protocols.mcp, url("mcp")) {
+                // With an issuer, MCP clients get an access token by themselves.
+                let token = token.filter(|_| !self.has_issuer);
                 text.push_str(&mcp::snippet(name, &url, token));
             }
             if let (Some(_), Some(url)) = (&self.protocols.acp, url("acp")) {

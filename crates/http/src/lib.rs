@@ -52,6 +52,8 @@ mod dial_error;
 mod dialer;
 mod drain;
 mod events;
+#[cfg(feature = "oauth")]
+mod fetch;
 mod handshake;
 mod lock;
 mod proxy;
@@ -76,9 +78,9 @@ pub use proxy::Proxies;
 pub use public_url::PublicUrl;
 pub use request_header::{BasicAuth, RequestHeader};
 pub use server::{
-    Access, EventWriter, HttpServer, LineAcceptor, LoginUrls, Responding, Route, RouteHandler,
-    RouteLine, RouteRequest, RouteResponse, ServerConfig, ServerCounts, ServerLimits, WebAcceptor,
-    WebLine,
+    Access, EventWriter, HttpServer, LineAcceptor, LoginUrls, OauthConfig, Responding, Route,
+    RouteHandler, RouteLine, RouteRequest, RouteResponse, ServerConfig, ServerCounts, ServerLimits,
+    WebAcceptor, WebLine,
 };
 pub use subprotocol::Subprotocol;
 #[cfg(feature = "tls")]

@@ -164,6 +164,7 @@
 //! | `pool` | `link::Pool` | no |
 //! | `web` | the module `web`, and the schemes `ws`, `ws-unix`, `http` and `http-unix` | no |
 //! | `tls` | `web`, and the schemes `wss` and `https` | no |
+//! | `oauth` | `web`, and access tokens for its servers (`OauthConfig`) | no |
 //!
 //! A build without features (`default-features = false`) supports all other endpoints, sessions and
 //! links. An endpoint whose feature is disabled is refused with [`ErrorKind::FeatureMissing`], which

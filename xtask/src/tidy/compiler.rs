@@ -89,9 +89,10 @@ pub(super) fn features(workspace: &Workspace) -> Result<Vec<Finding>, Failure> {
     Ok(findings)
 }
 
-/// Returns the combinations of the library's features, as lists for cargo. `tls` implies `web`.
+/// Returns the combinations of the library's features, as lists for cargo. `tls` and `oauth` imply `web`.
 fn combinations() -> Vec<String> {
-    let groups: [&[&str]; 4] = [&["", "process"], &["", "rpc"], &["", "pool"], &["", "web", "tls"]];
+    let groups: [&[&str]; 4] =
+        [&["", "process"], &["", "rpc"], &["", "pool"], &["", "web", "tls", "oauth"]];
     groups.iter().fold(vec![String::new()], |lists, group| {
         let with =
             |list: &String| group.iter().map(|feature| format!("{list} {feature}")).collect();

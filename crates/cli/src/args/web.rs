@@ -12,6 +12,7 @@ use tieline_proto::FramingKind;
 use tieline_transport::{ConfigError, Endpoint, Registry};
 
 use super::credentials::Credentials;
+use super::oauth::Oauth;
 use super::secrets::Tokens;
 use super::values::up_to_a_day;
 use crate::report::Failure;
@@ -118,6 +119,8 @@ pub(crate) struct WebServer {
     /// Accept web clients without a token: every user of this machine can connect
     #[arg(long, conflicts_with_all = ["token", "token_file"])]
     allow_unauthenticated_web: bool,
+    #[command(flatten)]
+    oauth: Oauth,
     /// Listen without a token or TLS even on an address that other machines can reach
     #[arg(long)]
     #[arg(hide_short_help = true)]
@@ -172,6 +175,11 @@ impl WebServer {
         self.allow_unauthenticated_web
     }
 
+    /// Returns whether access tokens of an OAuth issuer are accepted.
+    pub(crate) fn has_issuer(&self) -> bool {
+        self.oauth.is_given()
+    }
+
     /// Returns the first of these options that is on the command line. The environment variable is
     /// ignored, because it may be meant for other commands.
     pub(crate) fn first_given(&self) -> Option<&'static str> {
@@ -180,6 +188,7 @@ impl WebServer {
         let Self {
             tokens,
             allow_unauthenticated_web,
+            oauth,
             expose_without_token_and_tls,
             allow_host,
             allow_origin,
@@ -192,6 +201,7 @@ impl WebServer {
         } = self;
         let given = [
             ("--allow-unauthenticated-web", *allow_unauthenticated_web),
+            ("--oauth-issuer", oauth.is_given()),
             ("--expose-without-token-and-tls", *expose_without_token_and_tls),
             ("--allow-host", !allow_host.is_empty()),
             ("--allow-origin", !allow_origin.is_empty()),
@@ -226,6 +236,7 @@ impl WebServer {
             return Err(Failure::Usage(format!("{endpoint}: {why}")));
         }
         let mut config = ServerConfig::at(endpoint, access)?;
+        config.oauth = self.oauth.config(endpoint, self.public_url.is_some())?;
         config.tls = tls;
         config.hosts.clone_from(&self.allow_host);
         config.origins.clone_from(&self.allow_origin);

@@ -232,7 +232,7 @@ impl AccessPolicy {
             };
         };
         let origin = origin.and_then(Origin::read).ok_or(INVALID_ORIGIN)?;
-        let own = Origin { is_secure: self.is_secure, host: host.0.clone(), port: host.1 };
+        let own = Origin { is_secure: self.is_secure, host: host.0, port: host.1 };
         // Only the origin with the same host as in Host is the server's own: to a browser, the server's
         // other names are other sites.
         if origin == own || self.origins.contains(&origin) {
@@ -242,28 +242,20 @@ impl AccessPolicy {
         }
     }
 
+    /// Returns the server's origin under the name in the request's Host header, which must have been
+    /// [checked](Self::admit).
+    #[cfg(feature = "oauth")]
+    pub(super) fn own_origin(&self, headers: &HeaderMap) -> Option<Origin> {
+        let host = one(headers, &header::HOST)??;
+        let (host, port) = authority_of(host, self.usual_port)?;
+        Some(Origin { is_secure: self.is_secure, host, port })
+    }
+
     /// Checks the token or cookie of the request and returns its principal. The token has one principal,
     /// and so has each cookie. Returns `None` if the server needs no token.
     pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<Option<Principal>, Refused> {
         let Some(token) = &self.token else { return Ok(None) };
-        let mut shown = Vec::new();
-        match one(headers, &header::AUTHORIZATION) {
-            Some(value) => {
-                let bearer = value.and_then(|value| value.split_once(' '));
-                let (scheme, secret) = bearer.ok_or(WRONG_TOKEN)?;
-                if !scheme.eq_ignore_ascii_case("bearer") {
-                    return Err(WRONG_TOKEN);
-                }
-                shown.push(secret.trim());
-            }
-            None if headers.contains_key(header::AUTHORIZATION) => return Err(DOUBLED_TOKEN),
-            None => {}
-        }
-        let mut by_protocol = protocols(headers).filter_map(|it| it.strip_prefix(TOKEN_PREFIX));
-        shown.extend(by_protocol.next());
-        if by_protocol.next().is_some() {
-            return Err(DOUBLED_TOKEN);
-        }
+        let shown = bearer_tokens(headers)?;
         if shown.is_empty() {
             // The cookie may come from an earlier server at the same address, so it is checked only if
             // no token is sent.
@@ -373,6 +365,33 @@ impl fmt::Display for Origin {
 pub(super) fn is_preflight(request: &Parts) -> bool {
     request.method == Method::OPTIONS
         && request.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+/// Returns the tokens of the request: the one in the Authorization header and the one among the WebSocket
+/// subprotocols.
+///
+/// # Errors
+/// The Authorization header is of another kind, or there are two tokens of the same kind.
+pub(super) fn bearer_tokens(headers: &HeaderMap) -> Result<Vec<&str>, Refused> {
+    let mut shown = Vec::new();
+    match one(headers, &header::AUTHORIZATION) {
+        Some(value) => {
+            let bearer = value.and_then(|value| value.split_once(' '));
+            let (scheme, secret) = bearer.ok_or(WRONG_TOKEN)?;
+            if !scheme.eq_ignore_ascii_case("bearer") {
+                return Err(WRONG_TOKEN);
+            }
+            shown.push(secret.trim());
+        }
+        None if headers.contains_key(header::AUTHORIZATION) => return Err(DOUBLED_TOKEN),
+        None => {}
+    }
+    let mut by_protocol = protocols(headers).filter_map(|it| it.strip_prefix(TOKEN_PREFIX));
+    shown.extend(by_protocol.next());
+    if by_protocol.next().is_some() {
+        return Err(DOUBLED_TOKEN);
+    }
+    Ok(shown)
 }
 
 /// Returns the WebSocket subprotocols that the client offers.

@@ -9,6 +9,7 @@ use tieline_transport::{
 };
 
 use super::added::Route;
+use super::oauth::OauthConfig;
 use super::routes::Routes;
 use crate::address::{Place, WebAddress, authority_of};
 use crate::public_url::PublicUrl;
@@ -26,6 +27,8 @@ pub struct ServerConfig {
     pub tls: Option<ServerTls>,
     /// The way in which clients authenticate.
     pub access: Access,
+    /// The OAuth authorization server whose access tokens are accepted as well; none by default.
+    pub oauth: Option<OauthConfig>,
     /// Host names that the server accepts in addition to its own address and `localhost`: `example.org`
     /// for any port, for example behind a proxy, or `example.org:8443` for only that port.
     pub hosts: Vec<String>,
@@ -157,6 +160,7 @@ impl ServerConfig {
             place,
             tls: None,
             access: access.into(),
+            oauth: None,
             hosts: Vec::new(),
             origins: Vec::new(),
             public_url: None,
@@ -203,6 +207,7 @@ impl ServerConfig {
     /// A field is out of bounds. The error names the first one.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.web_socket.channel.validate()?;
+        self.oauth.as_ref().map_or(Ok(()), OauthConfig::validate)?;
         let limits = &self.limits;
         let positive = |is_positive: bool, field, must| match is_positive {
             true => Ok(()),
@@ -220,6 +225,14 @@ impl ServerConfig {
         positive(limits.rpc_calls > 0, "rpc_calls", "be at least 1")?;
         positive(!limits.rpc_timeout.is_zero(), "rpc_timeout", longer)?;
         positive(!self.web_socket.close_timeout.is_zero(), "close_timeout", longer)?;
+        if let Some(oauth) = &self.oauth {
+            let has_token = matches!(self.access, Access::Token(_));
+            positive(has_token, "oauth", "not be used by a server that needs no token")?;
+            // All servers on Unix sockets would have the same URL.
+            let has_url = !matches!(self.place, Place::Unix(_)) || self.public_url.is_some();
+            let must = "have audiences on a Unix socket without a public URL";
+            positive(has_url || !oauth.audiences.is_empty(), "oauth", must)?;
+        }
         let can_add = Routes::can_add(&self.routes);
         positive(can_add, "routes", "have free paths, upper-case methods and lower-case headers")?;
         let are_hosts = self.hosts.iter().all(|host| authority_of(host, 1).is_some());

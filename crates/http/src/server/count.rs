@@ -11,12 +11,21 @@ pub(super) enum Cause {
     Host,
     Origin,
     Token,
+    Scope,
+    Issuer,
     Busy,
 }
 
 impl Cause {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Malformed, Self::Host, Self::Origin, Self::Token, Self::Busy];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Malformed,
+        Self::Host,
+        Self::Origin,
+        Self::Token,
+        Self::Scope,
+        Self::Issuer,
+        Self::Busy,
+    ];
 
     /// Returns the name in the metrics.
     pub(super) fn name(self) -> &'static str {
@@ -25,6 +34,8 @@ impl Cause {
             Self::Host => "host",
             Self::Origin => "origin",
             Self::Token => "token",
+            Self::Scope => "scope",
+            Self::Issuer => "issuer",
             Self::Busy => "busy",
         }
     }
@@ -56,6 +67,10 @@ pub struct ServerCounts {
     pub refused_origin: u64,
     /// Requests that were refused because of a missing or wrong token.
     pub refused_token: u64,
+    /// Requests that were refused because their access token lacks a scope.
+    pub refused_scope: u64,
+    /// Requests that were refused because the keys of the OAuth issuer were not available.
+    pub refused_issuer: u64,
     /// Requests and connections that were refused because a limit was reached.
     pub refused_busy: u64,
     /// Bytes of request bodies in memory, beyond the first 16 KiB of each.
@@ -84,6 +99,8 @@ impl ServerCounts {
             refused_host,
             refused_origin,
             refused_token,
+            refused_scope,
+            refused_issuer,
             refused_busy,
             body_bytes,
             evicted,
@@ -94,6 +111,8 @@ impl ServerCounts {
             (Cause::Host.name(), refused_host),
             (Cause::Origin.name(), refused_origin),
             (Cause::Token.name(), refused_token),
+            (Cause::Scope.name(), refused_scope),
+            (Cause::Issuer.name(), refused_issuer),
             (Cause::Busy.name(), refused_busy),
         ];
         let mut text = MetricsText::default();
@@ -141,6 +160,8 @@ pub(super) struct Counters {
     host: AtomicU64,
     origin: AtomicU64,
     token: AtomicU64,
+    scope: AtomicU64,
+    issuer: AtomicU64,
     busy: AtomicU64,
     pub(super) evicted: AtomicU64,
     lost: AtomicU64,
@@ -153,6 +174,8 @@ impl Counters {
             Cause::Host => &self.host,
             Cause::Origin => &self.origin,
             Cause::Token => &self.token,
+            Cause::Scope => &self.scope,
+            Cause::Issuer => &self.issuer,
             Cause::Busy => &self.busy,
         };
         counter.fetch_add(1, Relaxed);
@@ -175,6 +198,8 @@ impl Counters {
             refused_host: self.host.load(Relaxed),
             refused_origin: self.origin.load(Relaxed),
             refused_token: self.token.load(Relaxed),
+            refused_scope: self.scope.load(Relaxed),
+            refused_issuer: self.issuer.load(Relaxed),
             refused_busy: self.busy.load(Relaxed),
             body_bytes: body_bytes as u64,
             evicted: self.evicted.load(Relaxed),

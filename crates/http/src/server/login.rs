@@ -106,6 +106,13 @@ fn admitted(context: &ConnectionContext, cookie: Option<String>) -> Response<Bod
 /// Refuses an unauthenticated request, with a login page for browsers.
 pub(super) fn turn_away(server: &Server, request: &Parts, refused: Refused) -> Response<Body> {
     let mut response = refuse(server, refused.clone());
+    let challenge = server.oauth.as_ref().and_then(|it| it.challenge(server, request, &refused));
+    if let Some(Ok(challenge)) = challenge.map(HeaderValue::try_from) {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    if refused.status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+    }
     if accepts_html(&request.headers) {
         let (parts, body) = login_page(&refused, request).into_parts();
         response.headers_mut().extend(parts.headers);

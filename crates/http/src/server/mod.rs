@@ -21,6 +21,7 @@ mod limiter;
 mod listen;
 mod log;
 mod login;
+mod oauth;
 mod page;
 mod route;
 mod routes;
@@ -50,6 +51,7 @@ pub use added::{
 };
 pub use config::{Access, ServerConfig, ServerLimits};
 pub use count::ServerCounts;
+pub use oauth::OauthConfig;
 
 use self::access::AccessPolicy;
 use self::body_budget::BodyBudget;
@@ -58,6 +60,7 @@ use self::events::Table;
 use self::limiter::ConnectionLimiter;
 use self::listen::{Socket, endpoint_of, keep};
 use self::log::{LostLog, RefusalLog};
+use self::oauth::ResourceServer;
 use self::routes::Routes;
 use crate::address::Place;
 use crate::lock::lock;
@@ -81,6 +84,7 @@ struct Server {
     is_secure: bool,
     routes: Routes,
     access: AccessPolicy,
+    oauth: Option<ResourceServer>,
     public_url: Option<PublicUrl>,
     /// The HTML of the page.
     page: Bytes,
@@ -131,6 +135,7 @@ impl HttpServer {
         };
         config.validate().map_err(|error| at(error.into()))?;
         let tls = config.tls.as_ref().map(TlsAcceptor::new).transpose().map_err(at)?;
+        let oauth = config.oauth.take().map(ResourceServer::new).transpose().map_err(at)?;
         let (socket, bound) = Socket::bind(&config).await.map_err(at)?;
         let place = match (&config.place, bound) {
             // For port 0, this is the port that the system chose.
@@ -147,8 +152,9 @@ impl HttpServer {
         let server = Arc::new(Server {
             endpoint: endpoint.clone(),
             is_secure: config.tls.is_some(),
-            routes: Routes::new(std::mem::take(&mut config.routes)),
+            routes: Routes::new(std::mem::take(&mut config.routes), oauth.is_some()),
             access: AccessPolicy::new(&config, bound),
+            oauth,
             public_url: config.public_url,
             page: page::html(config.program_name.as_deref()),
             subprotocols: config.subprotocols,
@@ -174,6 +180,9 @@ impl HttpServer {
             present: Mutex::default(),
             closing: watch::Sender::new(false),
         });
+        if let Some(oauth) = &server.oauth {
+            oauth.fetch_keys();
+        }
         let listening = tokio::spawn(keep(server.clone(), socket, tls)).abort_handle();
         let plain = WebAcceptor::new(plain_arrivals, endpoint.clone());
         let resumable = WebAcceptor::new(resumable_arrivals, endpoint);

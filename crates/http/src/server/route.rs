@@ -21,6 +21,7 @@ use super::count::{Cause, count};
 use super::events;
 use super::limiter::ConnectionPermit;
 use super::listen::drain_limits;
+use super::oauth::WELL_KNOWN;
 use super::routes::{Gate, Handler, Routes};
 use super::{exits, login, page, rpc, upgrade};
 use crate::drain::{self, DrainLimits};
@@ -98,7 +99,7 @@ async fn judge(
         Ok(origin) => origin.and(parts.headers.get(header::ORIGIN).cloned()),
         Err(refused) => return refuse(server, refused),
     };
-    let exposed = asked_of.as_ref().map(|_| server.routes.exposed(path)).unwrap_or_default();
+    let exposed = asked_of.as_ref().map(|_| exposed(server, path)).unwrap_or_default();
     let mut response = match (&parts.method, path) {
         (&Method::GET | &Method::HEAD, _) if is_bare_prefix => to_prefix(server, &parts),
         (&Method::GET, "/") if parts.uri.query().is_some_and(|it| it.starts_with("key=")) => {
@@ -109,7 +110,7 @@ async fn judge(
             let request = Request::from_parts(parts, body);
             serve(server, context, context.owner(None), request).await
         }
-        _ => match server.access.authenticate(&parts.headers) {
+        _ => match authenticate(server, &parts).await {
             Err(refused) => login::turn_away(server, &parts, refused),
             Ok(principal) => {
                 context.permit.passed();
@@ -134,15 +135,44 @@ async fn judge(
     response
 }
 
+/// Checks the token, the cookie or the access token of a request.
+async fn authenticate(server: &Server, request: &Parts) -> Result<Option<Principal>, Refused> {
+    match (server.access.authenticate(&request.headers), &server.oauth) {
+        (Err(refused), Some(oauth)) if refused.status == StatusCode::UNAUTHORIZED => {
+            oauth.authenticate(server, request, refused).await
+        }
+        (authenticated, _) => authenticated,
+    }
+}
+
+/// Returns the response headers of a path that pages of allowed origins may read.
+fn exposed(server: &Server, path: &str) -> String {
+    let exposed = server.routes.exposed(path);
+    match (&server.oauth, &*exposed) {
+        (None, _) => exposed,
+        (Some(_), "") => CHALLENGE.to_owned(),
+        (Some(_), _) => format!("{exposed}, {CHALLENGE}"),
+    }
+}
+
+/// The response header that names the issuer of access tokens.
+const CHALLENGE: &str = "www-authenticate";
+
 /// Removes the path of the public URL, for proxies that pass it on. Returns true if nothing follows it,
 /// not even a slash. Relative links on the page would then be resolved against the wrong directory.
 fn strip_prefix(server: &Server, parts: &mut Parts) -> bool {
     let Some(public) = &server.public_url else { return false };
     let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    // The path of metadata is inserted before the path of the resource (RFC 9728, section 3.1).
+    let (inserted, target) = match target.strip_prefix(WELL_KNOWN) {
+        Some(rest) => (WELL_KNOWN, rest),
+        None => ("", target),
+    };
     let Some(rest) = public.strip(target) else { return false };
-    let is_bare = !rest.starts_with('/');
+    let is_bare = inserted.is_empty() && !rest.starts_with('/');
     let slash = if is_bare { "/" } else { "" };
-    let Ok(target) = format!("{slash}{rest}").parse() else { return false };
+    let rest = if rest == "/" && !inserted.is_empty() { "" } else { rest };
+    let Ok(target) = format!("{slash}{inserted}{rest}").parse() else { return false };
     let mut uri = std::mem::take(&mut parts.uri).into_parts();
     uri.path_and_query = Some(target);
     parts.uri = Uri::from_parts(uri).unwrap_or_default();
@@ -182,6 +212,10 @@ async fn serve(
         Handler::PostLogin => login::post(server, context, request).await,
         Handler::Exit => exits::get(server, owner, request.uri()),
         Handler::Metrics => server.metrics(),
+        Handler::ResourceMetadata => {
+            let parts = request.into_parts().0;
+            server.oauth.as_ref().map_or_else(not_found, |oauth| oauth.metadata(server, &parts))
+        }
         Handler::Page => page::at(path, &server.page).unwrap_or_else(not_found),
         Handler::WebSocket => upgrade::web_socket(server, context, owner, request),
         Handler::OpenEvents => events::open(server, context, owner, &request).await,

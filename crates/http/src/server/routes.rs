@@ -1,6 +1,7 @@
 //! The table of routes. The router, the access policy and the response to a CORS preflight are all derived
 //! from it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use hyper::header::{ACCESS_CONTROL_REQUEST_HEADERS, HeaderMap, HeaderName};
@@ -8,6 +9,7 @@ use hyper::header::{ACCESS_CONTROL_REQUEST_HEADERS, HeaderMap, HeaderName};
 use super::added::{Route, RouteHandler};
 use super::exits::EXIT_PATH;
 use super::login::LOGIN_PATH;
+use super::oauth::WELL_KNOWN;
 use super::page::PAGE_PATHS;
 use super::rpc::RPC_PATH;
 use crate::address::WS_PATH;
@@ -16,7 +18,7 @@ use crate::handshake::words;
 
 /// A row of the table: methods of a path that have the same handler.
 struct Row {
-    path: &'static str,
+    path: Cow<'static, str>,
     methods: &'static [&'static str],
     gate: Gate,
     /// The request headers that pages of other origins may set, besides `Authorization`. A name that ends
@@ -58,6 +60,7 @@ pub(super) enum Handler {
     PostLogin,
     Exit,
     Metrics,
+    ResourceMetadata,
     Page,
     WebSocket,
     OpenEvents,
@@ -81,8 +84,9 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// Creates the table from the server's own routes and the added ones.
-    pub(super) fn new(added: Vec<Route>) -> Self {
+    /// Creates the table from the server's own routes and the added ones. With OAuth, each added route and
+    /// the server itself have metadata.
+    pub(super) fn new(added: Vec<Route>, has_oauth: bool) -> Self {
         use {Gate::*, Handler::*};
         let posted = &["content-type", "last-event-id", SEQUENCE, HALF_CLOSE];
         let rows: [(_, &[_], _, &[_], _); 11] = [
@@ -100,18 +104,30 @@ impl Routes {
         ];
         let pages = PAGE_PATHS.map(|path| (path, READ, Token, &[][..], Page));
         let own = rows.into_iter().chain(pages).map(|(path, methods, gate, headers, handler)| {
-            Row { path, methods, gate, headers, exposes: &[], handler }
+            Row { path: path.into(), methods, gate, headers, exposes: &[], handler }
         });
+        let resources = added.iter().map(|route| route.path).chain([""]).filter(|_| has_oauth);
+        let metadata: Vec<_> = resources
+            .map(|resource| Row {
+                path: format!("{WELL_KNOWN}{resource}").into(),
+                methods: READ,
+                gate: Public,
+                headers: &[],
+                exposes: &[],
+                handler: ResourceMetadata,
+            })
+            .collect();
         let added = added.into_iter().map(|Route { path, methods, headers, exposes, handler }| {
-            Row { path, methods, gate: Program, headers, exposes, handler: Added(handler) }
+            let (path, gate, handler) = (path.into(), Program, Added(handler));
+            Row { path, methods, gate, headers, exposes, handler }
         });
-        Self { rows: own.chain(added).collect() }
+        Self { rows: own.chain(metadata).chain(added).collect() }
     }
 
     /// Returns whether the routes can be added. Their paths must be absolute and free, their methods in
     /// upper case, and the names of their headers in lower case.
     pub(super) fn can_add(added: &[Route]) -> bool {
-        let mut table = Self::new(Vec::new());
+        let mut table = Self::new(Vec::new(), false);
         added.iter().all(|route| {
             let is_free = table.at(route.path).next().is_none();
             let is_path =
@@ -120,8 +136,8 @@ impl Routes {
                 && (route.methods.iter()).all(|it| it.bytes().all(|it| it.is_ascii_uppercase()));
             let are_headers = (route.headers.iter().chain(route.exposes))
                 .all(|it| it.bytes().all(|it| it.is_ascii_lowercase() || it == b'-'));
-            table.rows.extend(Self::new(vec![route.clone()]).rows.pop());
-            is_free && is_path && are_methods && are_headers
+            table.rows.extend(Self::new(vec![route.clone()], false).rows.pop());
+            is_free && is_path && !route.path.starts_with(WELL_KNOWN) && are_methods && are_headers
         })
     }
 
@@ -162,6 +178,13 @@ impl Routes {
     /// Returns the strictest gate of a path, or [`Gate::Token`] for an unknown path.
     pub(super) fn gate(&self, path: &str) -> Gate {
         self.at(path).map(|row| row.gate).max().unwrap_or(Gate::Token)
+    }
+
+    /// Returns the paths of the added routes.
+    #[cfg(feature = "oauth")]
+    pub(super) fn added(&self) -> impl Iterator<Item = &str> {
+        let added = self.rows.iter().filter(|row| matches!(row.handler, Handler::Added(_)));
+        added.map(|row| &*row.path)
     }
 
     fn at<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a Row> {

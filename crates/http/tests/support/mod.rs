@@ -4,6 +4,8 @@
 
 pub mod cuts;
 pub mod events;
+#[cfg(feature = "oauth")]
+pub mod issuer;
 pub mod proxy;
 pub mod resume;
 pub mod sdk;
