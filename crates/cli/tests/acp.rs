@@ -6,11 +6,12 @@ mod support;
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::process::Command;
 
 use serde_json::Value;
 use support::mcp::{Stream, bearer, wait_none_left};
 use support::site::{Site, TOKEN, status_of};
-use support::{Program, children_of, until};
+use support::{Program, acp_agent, acp_client, children_of, until};
 
 /// An agent in a few lines. It has the session `s`, asks for permission during a prompt, and exits on `exit`.
 const AGENT: &str = r#"
@@ -116,6 +117,30 @@ impl<'a> Connection<'a> {
     fn wait_gone(&self) {
         until("the connection is gone", || status_of(&self.try_post("", NEW)) == "404");
     }
+}
+
+/// Starts a server of the agent on the official SDK.
+fn site_of_sdk() -> Site {
+    let agent = acp_agent();
+    let agent = agent.each_ref().map(|word| &**word);
+    Site::start(&[&["--dialect", "acp", "--"][..], &agent].concat())
+}
+
+/// What the clients on the official SDKs print.
+const OF_SDK: &str = "initialized 1 fixture\nprompted end_turn 1\nat once true 33\ncanceled cancelled\nloaded\n\
+                      refused -32602\nclosed\n";
+
+#[test]
+fn the_typescript_client_uses_an_agent_through_http_and_web_sockets() {
+    let site = site_of_sdk();
+    let web_socket = site.web_socket().replace("/ws", "/acp");
+    for url in [format!("{}/acp", site.endpoint), web_socket] {
+        let [node, script] = acp_client();
+        let finished = Program::run(Command::new(node).args([&script, &url, TOKEN]), "");
+        assert_eq!((finished.code, &*finished.stdout), (Some(0), OF_SDK), "{url}: {finished:?}");
+        wait_none_left(&site);
+    }
+    site.stop();
 }
 
 #[test]
@@ -229,6 +254,7 @@ fn each_request_gets_the_status_that_the_transport_defines() {
 fn a_connection_belongs_to_the_client_that_opened_it() {
     let site = site(&[]);
     let connection = Connection::open(&site);
+    site.program.wait_stderr("?key=");
     let stderr = site.program.stderr();
     let key = stderr.split("?key=").nth(1).unwrap().split_whitespace().next().unwrap();
     let answer = site.get(&format!("/?key={key}"), "");
@@ -370,7 +396,7 @@ fn a_web_socket_is_a_connection() {
         }});"#,
         ws = support::ws(),
     );
-    let finished = Program::run(std::process::Command::new("node").args(["-e", &script]), "");
+    let finished = Program::run(Command::new("node").args(["-e", &script]), "");
     let expected =
         "true\nfalse {\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{\"protocolVersion\":1}}\n";
     assert_eq!((finished.code, &*finished.stdout), (Some(0), expected), "{finished:?}");
@@ -390,6 +416,8 @@ fn the_route_exists_for_programs_that_may_speak_acp() {
         let site = site(args);
         let answer = site.ask(&post_with(&bearer(), NEW));
         assert_eq!(status_of(&answer), if has_acp { "400" } else { "404" }, "{args:?}");
+        // This line is the last one.
+        site.program.wait_stderr("or in a browser");
         let invitation = site.program.stderr();
         let line = format!(
             "  ACP clients: {}/acp (HTTP or WebSocket, header Authorization: Bearer TOKEN)\n",

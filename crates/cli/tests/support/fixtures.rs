@@ -30,6 +30,18 @@ pub(crate) fn mcp_client() -> PathBuf {
     from("TIELINE_NODE_FIXTURES", "node_modules/@modelcontextprotocol/client/dist/index.cjs")
 }
 
+/// Returns the command line of an agent on the ACP project's TypeScript SDK.
+#[track_caller]
+pub(crate) fn acp_agent() -> [String; 2] {
+    ["node".into(), text(from("TIELINE_NODE_FIXTURES", "acp-agent.mjs"))]
+}
+
+/// Returns the command line of a client on that SDK, without its arguments: the URL and the token.
+#[track_caller]
+pub(crate) fn acp_client() -> [String; 2] {
+    ["node".into(), text(from("TIELINE_NODE_FIXTURES", "acp-client.mjs"))]
+}
+
 /// Returns the path of the Claude CLI for this platform.
 #[track_caller]
 pub(crate) fn claude() -> String {
