@@ -16,6 +16,8 @@ use crate::events::SSE_PATH;
 /// | `ws-unix:/run/agent.sock:/path` | WebSocket over a Unix socket; the default path is `/ws` |
 /// | `http://…`, `https://…` | the same addresses, for events and POSTs, or to listen on |
 /// | `http-unix:/run/agent.sock:/path` | events and POSTs over a Unix socket; the default path is `/sse` |
+/// | `mcp+http://…`, `mcp+https://…` | the same addresses, for MCP |
+/// | `mcp+http-unix:/run/agent.sock:/path` | MCP over a Unix socket; the default path is `/mcp` |
 ///
 /// In `ws-unix:` and `http-unix:`, a colon in the socket's path is written as `%3A`. Other bytes are
 /// escaped as in `unix:`.
@@ -43,6 +45,9 @@ pub enum Place {
     Unix(OsString),
 }
 
+/// The prefix of the schemes for MCP.
+pub(crate) const MCP: &str = "mcp+";
+
 /// The path of tieline's own WebSockets.
 pub(crate) const WS_PATH: &str = "/ws";
 
@@ -59,7 +64,7 @@ impl WebAddress {
                 "",
             ));
         };
-        let (is_secure, usual_port) = match scheme.as_str() {
+        let (is_secure, usual_port) = match scheme.strip_prefix(MCP).unwrap_or(scheme) {
             "ws" | "http" => (false, 80),
             "wss" | "https" => (true, 443),
             "ws-unix" | "http-unix" => return on_unix(endpoint, rest),
@@ -100,6 +105,12 @@ impl WebAddress {
         }
     }
 
+    /// Returns whether the last segment of the path is `name`.
+    pub(crate) fn ends_with(&self, name: &str) -> bool {
+        let path = self.target.split('?').next().unwrap_or_default();
+        path.trim_end_matches('/').rsplit('/').next() == Some(name)
+    }
+
     /// Returns the value for the `Host` header.
     pub(crate) fn host_header(&self) -> String {
         let usual_port = if self.is_secure { 443 } else { 80 };
@@ -128,7 +139,11 @@ impl fmt::Display for Place {
 
 fn on_unix(endpoint: &Endpoint, rest: &str) -> Result<WebAddress, TransportError> {
     let hint = "write it like ws-unix:/run/agent.sock or ws-unix:/run/agent.sock:/path";
-    let usual = if endpoint.scheme() == "http-unix" { SSE_PATH } else { WS_PATH };
+    let usual = match endpoint.scheme() {
+        "http-unix" => SSE_PATH,
+        "ws-unix" => WS_PATH,
+        _ => "/mcp",
+    };
     let (path, target) = rest.split_once(':').unwrap_or((rest, usual));
     // The path follows the rules of `unix:`.
     let path = match format!("unix:{path}").parse::<Endpoint>().as_ref().map(Endpoint::address) {
@@ -205,6 +220,10 @@ mod tests {
             ("http-unix:/run/a.sock", unix("/run/a.sock"), false, "/sse", "localhost"),
             ("resume+http://a:1/sse", tcp("a", 1), false, "/sse", "a:1"),
             ("resume+ws://a:1/ws", tcp("a", 1), false, "/ws", "a:1"),
+            ("mcp+http://a/x", tcp("a", 80), false, "/x", "a"),
+            ("mcp+https://a", tcp("a", 443), true, "/", "a"),
+            ("mcp+http-unix:/a", unix("/a"), false, "/mcp", "localhost"),
+            ("mcp+http-unix:/a:/x", unix("/a"), false, "/x", "localhost"),
         ] {
             let address = WebAddress::of(&text.parse().unwrap()).unwrap();
             assert_eq!(address.host_header(), host, "{text}");

@@ -12,12 +12,13 @@ use tieline_transport::{
     Registry, Scheme, TransportError, TransportKind,
 };
 
-use crate::address::WebAddress;
+use crate::address::{MCP, WebAddress};
 use crate::client_config::ClientConfig;
 use crate::credentials::unsendable;
 use crate::dial_error::no_session;
 use crate::dialer::{Client, Dialer};
 use crate::events::EventStreams;
+use crate::exchange::{Exchanges, NewExchange};
 use crate::handshake::{HALF_CLOSE, RESUMABLE, accept, has_word, key, one};
 use crate::subprotocol::Subprotocol;
 use crate::switch::{Empty, gone, switch};
@@ -32,6 +33,18 @@ pub fn register(registry: &mut Registry, config: ClientConfig) {
     }
     for scheme in ["http", "https", "http-unix"] {
         registry.register(scheme, EventStreams(client.clone()));
+    }
+}
+
+/// Works like [`register`]. Also registers `mcp+http:`, `mcp+https:` and `mcp+http-unix:` for the protocol that
+/// `machine` implements. `http:`, `https:` and `http-unix:` are for this protocol, too, if the last segment of the
+/// path is `mcp`.
+pub fn register_with_mcp(registry: &mut Registry, config: ClientConfig, machine: NewExchange) {
+    register(registry, config.clone());
+    let client = Arc::new(Client::new(config));
+    for scheme in ["http", "https", "http-unix"] {
+        registry.register(scheme, Exchanges::new(client.clone(), machine));
+        registry.register(format!("{MCP}{scheme}"), Exchanges::new(client.clone(), machine));
     }
 }
 

@@ -52,6 +52,7 @@ mod dial_error;
 mod dialer;
 mod drain;
 mod events;
+mod exchange;
 #[cfg(feature = "oauth")]
 mod fetch;
 mod handshake;
@@ -70,9 +71,10 @@ mod unsent;
 mod websocket;
 
 pub use address::{Place, WebAddress};
-pub use client::{connect, register};
+pub use client::{connect, register, register_with_mcp};
 pub use client_config::ClientConfig;
 pub use events::{EventChannel, EventReceiver, EventSender};
+pub use exchange::NewExchange;
 pub use handshake::{PLAIN, RESUMABLE, TOKEN_PREFIX};
 pub use proxy::Proxies;
 pub use public_url::PublicUrl;

@@ -22,6 +22,7 @@ mod modern;
 mod place;
 mod posted;
 mod refusal;
+mod remote;
 mod session;
 mod text;
 
@@ -36,4 +37,5 @@ pub use modern::{
 pub use place::{Next, Place};
 pub use posted::Posted;
 pub use refusal::Refusal;
+pub use remote::{Remote, RemoteLimits};
 pub use session::{Accepted, Answer, Ending, Session, SessionLimits};

@@ -33,6 +33,7 @@
 mod backoff;
 mod breaker;
 mod byte_size;
+mod exchange;
 mod framing;
 mod heartbeat;
 mod histogram;
@@ -51,6 +52,9 @@ mod write_buf;
 pub use backoff::{Backoff, BackoffConfig};
 pub use breaker::{Breaker, BreakerConfig, BreakerState, CallOutcome, Permit, Rejected};
 pub use byte_size::{ByteSize, ByteSizeError};
+pub use exchange::{
+    Exchange, ExchangeEvent, ExchangeFailure, ExchangeMethod, ExchangeRequest, ExchangeStep,
+};
 pub use framing::{
     Codec, ContentLength, DetectedLines, EncodeError, Ending, FAULT_HEAD, Fault, Frame, FrameError,
     Framing, FramingKind, Json, LengthPrefix, Lines, MAX_HEADER_BLOCK, NotJson, Oversize,

@@ -21,6 +21,7 @@
 //! | `tcp:127.0.0.1:7000` | a TCP port, without authentication |
 //! | `mem:name` | another part of this process |
 //! | `ws://127.0.0.1:8080/ws`, `wss:`, `ws-unix:` | a WebSocket; see [`web::register`] to send a token |
+//! | `https://example.org/mcp`, `mcp+https://example.org/other`, `http:`, `http-unix:` | a server that speaks MCP over HTTP |
 //! | `http://127.0.0.1:8080/sse`, `https:`, `http-unix:` | server-sent events, with POST requests in the other direction |
 //! | `content-length+exec:pylsp` | any endpoint, with another framing |
 //! | `resume+unix:/run/agent.sock` | any endpoint, in a session that survives lost connections |
@@ -226,7 +227,7 @@ pub use tieline_transport::{
 static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
     let mut registry = Registry::new();
     #[cfg(feature = "web")]
-    web::register(&mut registry, web::ClientConfig::default());
+    web::register_with_mcp(&mut registry, web::ClientConfig::default(), tieline_mcp::Remote::boxed);
     #[cfg(not(feature = "web"))]
     without_web(&mut registry);
     registry
@@ -237,13 +238,13 @@ static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
 fn without_web(registry: &mut Registry) {
     use tieline_transport::MissingFeature;
 
-    for scheme in ["ws", "ws-unix", "http", "http-unix"] {
+    for scheme in ["ws", "ws-unix", "http", "http-unix", "mcp+http", "mcp+http-unix"] {
         registry.register_missing(
             scheme,
             MissingFeature { what: "WebSockets and HTTP", feature: "web" },
         );
     }
-    for scheme in ["wss", "https"] {
+    for scheme in ["wss", "https", "mcp+https"] {
         registry.register_missing(scheme, MissingFeature { what: "TLS", feature: "tls" });
     }
 }

@@ -16,7 +16,8 @@ Examples:
   tieline connect my-agent                         the server started with --name my-agent
   tieline connect 'exec:my-agent --verbose'        interactive; Ctrl-D ends the input
   tieline connect --resume unix:/tmp/a.sock        the same as resume+unix:/tmp/a.sock
-  TIELINE_TOKEN=... tieline connect http://127.0.0.1:8080/sse")]
+  TIELINE_TOKEN=... tieline connect http://127.0.0.1:8080/sse
+  TIELINE_TOKEN=... tieline connect https://example.org/mcp    a server that speaks MCP over HTTP")]
 pub(crate) struct Connect {
     /// Endpoint or name of a server; quote an exec: endpoint that has arguments
     #[arg(value_name = "ENDPOINT", value_parser = endpoint)]

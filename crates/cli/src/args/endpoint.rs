@@ -6,10 +6,11 @@ use tieline_transport::{Address, Endpoint, TransportError};
 use crate::names::{self, Name};
 
 /// The schemes that are followed by a host and a port.
-const WITH_PORT: &[&str] = &["tcp", "ws", "wss", "http", "https"];
+const WITH_PORT: &[&str] = &["tcp", "ws", "wss", "http", "https", "mcp+http", "mcp+https"];
 
 /// The other schemes.
-const WITHOUT_PORT: &[&str] = &["unix", "pipe", "exec", "stdio", "mem", "ws-unix", "http-unix"];
+const WITHOUT_PORT: &[&str] =
+    &["unix", "pipe", "exec", "stdio", "mem", "ws-unix", "http-unix", "mcp+http-unix"];
 
 /// Parses an endpoint to connect to, or the name of a server.
 pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
@@ -51,7 +52,8 @@ fn parse(text: &str, side: Side) -> Result<Endpoint, String> {
         return Err(problem);
     }
     let endpoint: Endpoint = text.parse().map_err(explained)?;
-    if matches!(endpoint.scheme(), "ws" | "wss" | "http" | "https" | "ws-unix" | "http-unix") {
+    let scheme = endpoint.scheme().trim_start_matches("mcp+");
+    if matches!(scheme, "ws" | "wss" | "http" | "https" | "ws-unix" | "http-unix") {
         WebAddress::of(&endpoint).map_err(explained)?;
     }
     match endpoint.address() {

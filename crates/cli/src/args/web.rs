@@ -62,7 +62,8 @@ impl WebClient {
         // requires --tls-cert.
         let Self { credentials, subprotocol, tls_ca, accept_any_certificate, tls_cert, tls_key: _ } =
             self;
-        let has = |schemes: &[&str]| endpoints.iter().any(|it| schemes.contains(&it.scheme()));
+        let scheme = |it: &Endpoint| it.scheme().trim_start_matches("mcp+").to_owned();
+        let has = |schemes: &[&str]| endpoints.iter().any(|it| schemes.contains(&&*scheme(it)));
         let with_tls = ["wss", "https"];
         let all = ["ws", "ws-unix", "http", "http-unix"];
         let web = credentials.given().chain([("--subprotocol", !subprotocol.is_empty())]);
@@ -105,7 +106,7 @@ impl WebClient {
             proxies: Proxies::from_env(),
             ..self.credentials.client()?
         };
-        tieline_http::register(&mut registry, config);
+        tieline_http::register_with_mcp(&mut registry, config, tieline_mcp::Remote::boxed);
         Ok(registry)
     }
 }

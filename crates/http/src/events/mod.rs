@@ -22,6 +22,8 @@ pub(crate) use backend::{ChannelBackend, Outward};
 pub(crate) use channel::{ChannelParams, pair};
 pub use channel::{EventChannel, EventReceiver, EventSender};
 pub(crate) use client::EventStreams;
+pub(crate) use posting::FullBody;
+pub(crate) use stream::Progress;
 
 /// The path of tieline's own event streams and of the POSTs to them.
 pub(crate) const SSE_PATH: &str = "/sse";

@@ -270,7 +270,13 @@ async fn discard(response: Response<Incoming>) -> bool {
 
 /// A body that is completely in memory.
 #[derive(Default)]
-pub(super) struct FullBody(Bytes);
+pub(crate) struct FullBody(Bytes);
+
+impl FullBody {
+    pub(crate) fn of(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+}
 
 impl Body for FullBody {
     type Data = Bytes;

@@ -102,6 +102,22 @@ fn base64(digits: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// Encodes bytes in base64 with padding (RFC 4648, section 4).
+pub(crate) fn base64_of(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digit =
+        |value: u32| DIGITS.get(value as usize & 63).map_or('=', |digit| char::from(*digit));
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let byte = |at: usize| u32::from(group.get(at).copied().unwrap_or_default());
+        let word = byte(0) << 16 | byte(1) << 8 | byte(2);
+        let digits = [word >> 18, word >> 12, word >> 6, word].map(digit);
+        text.extend(digits.iter().take(group.len() + 1));
+        text.extend(std::iter::repeat_n('=', 3 - group.len()));
+    }
+    text
+}
+
 fn digit_value(digit: u8) -> Option<u32> {
     let value = match digit {
         b'A'..=b'Z' => digit - b'A',

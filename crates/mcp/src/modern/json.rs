@@ -8,16 +8,16 @@ use tieline_proto::jsonrpc::member;
 pub(super) use crate::text::string;
 
 /// Writes a JSON string.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     format!("\"{}\"", escape(text))
 }
 
-pub(super) fn is_object(value: &[u8]) -> bool {
+pub(crate) fn is_object(value: &[u8]) -> bool {
     value.starts_with(b"{")
 }
 
 /// Writes an object of members whose values are raw JSON.
-pub(super) fn object<'a>(members: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Vec<u8> {
+pub(crate) fn object<'a>(members: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Vec<u8> {
     let mut object = vec![b'{'];
     for (name, value) in members {
         if object.len() > 1 {
@@ -32,7 +32,7 @@ pub(super) fn object<'a>(members: impl IntoIterator<Item = (&'a str, &'a [u8])>)
 }
 
 /// Adds the default members that an object lacks. Other values are returned unchanged.
-pub(super) fn completed<'a>(value: &'a [u8], defaults: &[(&str, &[u8])]) -> Cow<'a, [u8]> {
+pub(crate) fn completed<'a>(value: &'a [u8], defaults: &[(&str, &[u8])]) -> Cow<'a, [u8]> {
     let Some(rest) = value.strip_prefix(b"{") else { return Cow::Borrowed(value) };
     let missing = defaults.iter().filter(|(name, _)| member(value, name).is_none()).copied();
     let mut added = object(missing);

@@ -15,7 +15,7 @@
 mod behind_session;
 mod capabilities;
 mod head;
-mod json;
+pub(crate) mod json;
 mod program;
 mod request;
 mod schemas;
@@ -24,8 +24,10 @@ use bytes::Bytes;
 use tieline_proto::jsonrpc::{elements, member};
 
 pub use behind_session::{SessionTranslator, Translated};
+pub(crate) use head::base64_of;
 pub use head::{METHOD, ModernHead, NAME, PARAM};
 pub use program::{ModernAnswer, ModernLimits, ModernNext, ModernProgram, ProgramEra};
+pub(crate) use request::named_by;
 pub use request::{Era, ModernRequest};
 pub use schemas::ToolHeaders;
 
@@ -33,14 +35,14 @@ pub use schemas::ToolHeaders;
 const MODERN_VERSION: &str = "2026-07-28";
 
 /// The names of members in `_meta`.
-mod meta {
-    pub(super) const PREFIX: &str = "io.modelcontextprotocol/";
-    pub(super) const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
-    pub(super) const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
-    pub(super) const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
-    pub(super) const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
-    pub(super) const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
-    pub(super) const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+pub(crate) mod meta {
+    pub(crate) const PREFIX: &str = "io.modelcontextprotocol/";
+    pub(crate) const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+    pub(crate) const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+    pub(crate) const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
+    pub(crate) const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+    pub(crate) const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
+    pub(crate) const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 }
 
 /// The code of the error for a header that is missing, or that differs from the body.

@@ -185,7 +185,7 @@ impl ModernRequest {
 }
 
 /// Returns the parameter that the header `Mcp-Name` repeats.
-fn named_by(method: &str) -> Option<&'static str> {
+pub(crate) fn named_by(method: &str) -> Option<&'static str> {
     match method {
         "tools/call" | "prompts/get" => Some("name"),
         "resources/read" => Some("uri"),

@@ -27,6 +27,15 @@ const MAX_NAME: usize = 256;
 #[derive(Clone, Debug, Default)]
 pub struct ToolHeaders(Arc<Mutex<HashMap<String, Vec<Repetition>>>>);
 
+/// A tool whose annotations are invalid.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct InvalidTool {
+    /// The tool's position in the list.
+    pub(crate) at: usize,
+    pub(crate) name: String,
+    pub(crate) problem: String,
+}
+
 /// An argument that is repeated in a header.
 #[derive(Debug, PartialEq, Eq)]
 struct Repetition {
@@ -36,23 +45,45 @@ struct Repetition {
 }
 
 impl ToolHeaders {
-    /// Stores the arguments from the result of `tools/list`. The first page replaces all earlier ones.
-    pub(super) fn learn(&self, result: &[u8], is_first_page: bool) {
+    /// Stores the arguments from the result of `tools/list`. The first page replaces all earlier ones. Returns the
+    /// tools that clients must not use, because their annotations are invalid.
+    pub(crate) fn learn(&self, result: &[u8], is_first_page: bool) -> Vec<InvalidTool> {
         let mut known = self.known();
         if is_first_page {
             known.clear();
         }
         let tools = member(result, "tools").map(Bytes::copy_from_slice);
-        for tool in tools.as_ref().and_then(elements).unwrap_or_default() {
+        let mut invalid = Vec::new();
+        for (at, tool) in
+            tools.as_ref().and_then(elements).unwrap_or_default().into_iter().enumerate()
+        {
             let name = member(&tool, "name").and_then(string);
             let name = name.filter(|name| name.len() <= MAX_NAME);
             let (Some(name), Some(schema)) = (name, member(&tool, "inputSchema")) else { continue };
             known.remove(&*name);
-            let repetitions = repetitions(schema);
+            let (repetitions, problem) = repetitions(schema);
+            if let Some(problem) = problem {
+                invalid.push(InvalidTool { at, name: name.clone().into_owned(), problem });
+            }
             if !repetitions.is_empty() && known.len() < MAX_TOOLS {
                 known.insert(name.into_owned(), repetitions);
             }
         }
+        invalid
+    }
+
+    /// Returns the names and values of the headers for a call of a tool.
+    pub(crate) fn repeated(&self, tool: &str, params: &[u8]) -> Vec<(String, String)> {
+        let known = self.known();
+        let repetitions = known.get(tool).into_iter().flatten();
+        let header = |Repetition { header, path }: &Repetition| {
+            let whole: Vec<&str> =
+                std::iter::once("arguments").chain(path.iter().map(String::as_str)).collect();
+            let value = locate(params, &whole).ok().flatten()?;
+            let text = string(value).unwrap_or_else(|| String::from_utf8_lossy(value));
+            (value != b"null").then(|| (header.clone(), text.into_owned()))
+        };
+        repetitions.filter_map(header).collect()
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Vec<Repetition>>> {
@@ -101,8 +132,10 @@ fn is_same(value: &[u8], text: &str) -> bool {
             && matches!((raw.parse::<f64>(), text.parse::<f64>()), (Ok(one), Ok(other)) if one == other))
 }
 
-/// Finds the annotated properties that are reached only through `properties`. Others are not enforced.
-fn repetitions(schema: &[u8]) -> Vec<Repetition> {
+/// Finds the annotated properties that are reached only through `properties`. Others are not enforced. Also returns the
+/// problem of an invalid annotation.
+fn repetitions(schema: &[u8]) -> (Vec<Repetition>, Option<String>) {
+    let mut problem = None;
     let mut found: Vec<Repetition> = Vec::new();
     let mut open: Vec<(Vec<String>, &[u8])> = vec![(Vec::new(), schema)];
     while let Some((path, schema)) = open.pop() {
@@ -113,7 +146,8 @@ fn repetitions(schema: &[u8]) -> Vec<Repetition> {
             }
             let mut path = path.clone();
             path.push(name.into_owned());
-            let annotation = member(property, "x-mcp-header").and_then(string);
+            let raw = member(property, "x-mcp-header");
+            let annotation = raw.and_then(string);
             let kind = member(property, "type").and_then(string);
             match (annotation, kind.as_deref()) {
                 (Some(suffix), Some("string" | "integer" | "number" | "boolean"))
@@ -121,6 +155,11 @@ fn repetitions(schema: &[u8]) -> Vec<Repetition> {
                 {
                     let header = format!("{PARAM}{}", suffix.to_ascii_lowercase());
                     found.push(Repetition { header, path });
+                }
+                _ if raw.is_some() => {
+                    let path = path.join(".");
+                    problem =
+                        Some(format!("the x-mcp-header of its argument {path:?} is not valid"));
                 }
                 _ if path.len() < MAX_DEPTH
                     && open.len() < MAX_OPEN
@@ -134,8 +173,11 @@ fn repetitions(schema: &[u8]) -> Vec<Repetition> {
     }
     let is_unique = |at: usize, header: &str| !found.iter().take(at).any(|it| it.header == header);
     let all_unique = found.iter().enumerate().all(|(at, it)| is_unique(at, &it.header));
-    // The annotations are invalid if two arguments have the same header.
-    if all_unique { found } else { Vec::new() }
+    if !all_unique {
+        let problem = "two of its arguments have the same x-mcp-header".to_owned();
+        return (Vec::new(), Some(problem));
+    }
+    (found, problem)
 }
 
 /// Returns whether the text can be part of the name of a header (RFC 9110, section 5.6.2).
@@ -150,7 +192,7 @@ mod tests {
 
     fn found(properties: &str) -> Vec<(String, String)> {
         let schema = format!(r#"{{"type":"object","properties":{properties}}}"#);
-        let found = repetitions(schema.as_bytes());
+        let found = repetitions(schema.as_bytes()).0;
         found.into_iter().map(|it| (it.header, it.path.join("."))).collect()
     }
 

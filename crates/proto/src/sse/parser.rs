@@ -143,6 +143,11 @@ impl Parser {
         std::mem::take(&mut self.lost_head)
     }
 
+    /// Returns how many bytes of an incomplete event are held.
+    pub fn held_bytes(&self) -> usize {
+        self.value.len() + self.data.len()
+    }
+
     /// Returns whether part of an event was received.
     pub fn holds_part(&self) -> bool {
         let is_between_lines = match self.line {

@@ -36,6 +36,7 @@ pub use self::redact::{is_secret_name, redact};
 /// | `tcp:127.0.0.1:7000`, `tcp:[::1]:7000` | a TCP port |
 /// | `mem:name` | a name inside this process |
 /// | `content-length+exec:pylsp` | any of these with an explicit framing |
+/// | `mcp+https://example.org/x` | the Model Context Protocol over HTTP, at a path that does not end with `/mcp` |
 /// | `resume+unix:/run/agent.sock` | a session that survives the loss of its connection; excludes a framing |
 ///
 /// `Display` and `Debug` are for users: they hide text that looks like a secret in a command line or
@@ -83,7 +84,8 @@ pub enum Address {
     Memory(String),
     /// Any other scheme and the text after its colon.
     Other {
-        /// Lower-case letters, digits, `.` and `-`, starting with a letter.
+        /// Lower-case letters, digits, `.` and `-`, starting with a letter; or `mcp+` and `http`, `https` or
+        /// `http-unix`.
         scheme: String,
         /// The text after the colon, unchanged.
         rest: String,

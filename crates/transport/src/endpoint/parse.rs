@@ -33,6 +33,7 @@ impl FromStr for Endpoint {
         };
         let (framing, scheme) = match head.split_once('+') {
             None => (None, head),
+            Some(("mcp", "http" | "https" | "http-unix")) => (None, head),
             Some((name, scheme)) => {
                 let unknown = |error: tieline_proto::UnknownFraming| {
                     invalid(format!("`{name}` before `+`: {error}"), "")
@@ -57,7 +58,7 @@ fn parse_address(scheme: &str, rest: &str) -> Result<Address, TransportError> {
             Err(invalid("`mem:` needs a name".into(), "write it like mem:agent"))
         }
         "mem" => Ok(Address::Memory(rest.to_owned())),
-        _ if is_scheme(scheme) => {
+        _ if is_scheme(scheme.strip_prefix("mcp+").unwrap_or(scheme)) => {
             Ok(Address::Other { scheme: scheme.to_owned(), rest: rest.to_owned() })
         }
         _ => Err(invalid(
@@ -145,6 +146,7 @@ mod tests {
             ("tcp:[::1]:0", Address::Tcp { host: "::1".into(), port: 0 }),
             ("mem:a:b", Address::Memory("a:b".into())),
             ("ws://host/x?y", Address::Other { scheme: "ws".into(), rest: "//host/x?y".into() }),
+            ("mcp+http://a/", Address::Other { scheme: "mcp+http".into(), rest: "//a/".into() }),
         ] {
             assert_eq!(text.parse::<Endpoint>().unwrap(), Endpoint::new(address), "{text}");
         }
