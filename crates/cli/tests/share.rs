@@ -190,13 +190,13 @@ fn server_that_is_killed_while_it_starts_costs_its_clients_nothing() {
     for _ in 0..8 {
         let place = Place::new();
         let mut client = Program::start(&mut place.share(&[]));
-        client.send(&request(1, "ping", json!([])).to_string());
         let mut server = None;
         until("the server starts", || {
             server = starting(&place.script);
             server.is_some()
         });
         kill_process(server.unwrap(), Signal::KILL).unwrap();
+        client.send(&request(1, "ping", json!([])).to_string());
         let answer = client.line().unwrap_or_else(|| panic!("{}", client.stderr()));
         assert!(answer.contains("\"id\":1"), "{answer}");
         works(&mut client);
