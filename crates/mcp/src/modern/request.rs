@@ -210,7 +210,7 @@ pub(super) fn unknown_method(method: &str) -> Refusal {
     Refusal { code: METHOD_NOT_FOUND, ..Refusal::new(404, text) }
 }
 
-fn doubled(_: DoubledMember) -> Refusal {
+pub(super) fn doubled(_: DoubledMember) -> Refusal {
     invalid_params("a member of the parameters appears twice".into())
 }
 

@@ -8,7 +8,7 @@ use tieline_proto::jsonrpc::{elements, locate, member, members};
 
 use super::head::{PARAM, Repeated};
 use super::json::{is_object, string};
-use super::request::{ModernRequest, mismatch};
+use super::request::{ModernRequest, doubled, mismatch};
 use crate::Refusal;
 
 /// The maximum number of tools with such arguments that are remembered.
@@ -101,7 +101,8 @@ impl ToolHeaders {
         for Repetition { header, path } in repetitions.into_iter().flatten() {
             let whole: Vec<&str> =
                 std::iter::once("arguments").chain(path.iter().map(String::as_str)).collect();
-            let value = locate(request.params(), &whole).ok().flatten();
+            // A program may read another one of two members with the same name.
+            let value = locate(request.params(), &whole).map_err(doubled)?;
             let Some(value) = value.filter(|value| *value != b"null") else { continue };
             let found = request.head().param(header);
             if !found.decoded().is_some_and(|text| is_same(value, &text)) {
@@ -123,13 +124,33 @@ fn is_same(value: &[u8], text: &str) -> bool {
         return string == text;
     }
     let raw = std::str::from_utf8(value).unwrap_or_default();
-    let is_number = |text: &str| {
-        text.bytes().all(|it| matches!(it, b'0'..=b'9' | b'-' | b'.' | b'e' | b'E' | b'+'))
+    raw == text || matches!((decimal(raw), decimal(text)), (Some(one), Some(other)) if one == other)
+}
+
+/// Parses a decimal number exactly, for a comparison: whether it is negative, its digits without zeros at the
+/// ends, and the power of ten of the last digit. A `f64` would make large numbers equal that are not.
+fn decimal(text: &str) -> Option<(bool, String, i64)> {
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
+        None => (text, 0),
     };
-    raw == text
-        || (is_number(raw)
-            && is_number(text)
-            && matches!((raw.parse::<f64>(), text.parse::<f64>()), (Ok(one), Ok(other)) if one == other))
+    let (is_negative, mantissa) = match mantissa.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, mantissa),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}");
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let significant = digits.trim_end_matches('0');
+    let dropped = digits.len() - significant.len();
+    let power =
+        i64::from(exponent) + i64::try_from(dropped).ok()? - i64::try_from(fraction.len()).ok()?;
+    match significant.trim_start_matches('0') {
+        "" => Some((false, String::new(), 0)),
+        digits => Some((is_negative, digits.to_owned(), power)),
+    }
 }
 
 /// Finds the annotated properties that are reached only through `properties`. Others are not enforced. Also returns the
@@ -235,6 +256,17 @@ mod tests {
             ("42", "43", false),
             ("42", "x", false),
             ("42", "", false),
+            ("-0.50", "-5e-1", true),
+            ("-1", "1", false),
+            ("0", "-0.0e9", true),
+            ("9007199254740993", "9007199254740992", false),
+            ("9007199254740993", "9007199254740993.0", true),
+            ("1e400", "1e999", false),
+            ("1e99999999999999999999", "1", false),
+            ("100", "1e2", true),
+            ("1", "1.", true),
+            ("1", "-", false),
+            ("1", "inf", false),
             ("true", "true", true),
             ("true", "True", false),
             (r#""42""#, "42", true),

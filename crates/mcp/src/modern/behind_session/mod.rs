@@ -100,10 +100,15 @@ impl SessionTranslator {
                 self.out.to_program.push(message);
             }
             State::Opening(_) | State::Same => self.out.to_program.push(message),
-            State::Asking { held, .. } => {
-                // The client waits for the response to `initialize`, so that there is nothing but pings.
-                if held.len() < opening::MAX_HELD {
-                    held.push_back(message);
+            // The client waits for the response to `initialize`, so that there is nothing but pings.
+            State::Asking { held, .. } if held.len() < opening::MAX_HELD => held.push_back(message),
+            State::Asking { .. } => {
+                if let Message::Request(request) =
+                    classify(message, &Dialect::MCP, Limits::default())
+                {
+                    let text = "too many requests before the response to `initialize`";
+                    let error = write_error(&Dialect::MCP, request.id(), TOO_MANY, text, None);
+                    self.out.to_client.push(error.into());
                 }
             }
             State::Modern(modern) => modern.take_from_client(message, &mut self.out),
@@ -132,7 +137,8 @@ impl SessionTranslator {
             }
             State::Modern(modern) => {
                 let resources: usize = modern.resources.iter().map(String::len).sum();
-                resources + modern.rounds.values().map(Round::held).sum::<usize>()
+                let envelope: usize = modern.envelope.iter().map(|(_, value)| value.len()).sum();
+                envelope + resources + modern.rounds.values().map(Round::held).sum::<usize>()
             }
             State::New | State::Same => 0,
         }
@@ -332,7 +338,7 @@ impl Modern {
     }
 }
 
-/// The code of the error for a session that has too many subscriptions.
+/// The code of the error for a session that has too many subscriptions, or requests too early.
 const TOO_MANY: i64 = -31503;
 
 #[cfg(test)]

@@ -171,6 +171,7 @@ fn repeated(number: u32, more: &str) -> String {
 #[test]
 fn client_is_asked_and_the_request_is_repeated_with_its_answers() {
     let mut bench = Bench::modern();
+    let before = bench.0.held_bytes();
     bench.0.from_client(bytes(CALL));
     bench.program(
         NEEDED,
@@ -191,7 +192,7 @@ fn client_is_asked_and_the_request_is_repeated_with_its_answers() {
         &[],
         &[r#"{"jsonrpc":"2.0","id":7,"result":{"resultType":"complete","x":1}}"#],
     );
-    assert_eq!(bench.0.held_bytes(), 0);
+    assert_eq!(bench.0.held_bytes(), before);
 }
 
 #[test]
@@ -290,4 +291,17 @@ proptest::proptest! {
         }
         proptest::prop_assert!(bench.0.held_bytes() < 10_000);
     }
+}
+
+#[test]
+fn requests_beyond_the_limit_get_an_error_while_the_program_is_asked() {
+    let mut bench = Bench(SessionTranslator::default());
+    bench.client(INITIALIZE, &[INITIALIZE], &[]);
+    bench.0.from_program(bytes(REFUSED));
+    let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+    for _ in 0..opening::MAX_HELD {
+        bench.client(ping, &[], &[]);
+    }
+    let refused = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-31503,"message":"too many requests before the response to `initialize`"}}"#;
+    bench.client(ping, &[], &[refused]);
 }

@@ -16,6 +16,10 @@ use crate::modern::request::{ModernRequest, invalid_params};
 /// The maximum number of requests from a program that wait for the answers of one client.
 const MAX_ASKED: usize = 16;
 
+/// Why a question of the program is refused.
+const NOT_ALLOWED: &str =
+    "the client does not support this, or it is not known which client to ask";
+
 /// How long to wait for further requests from the program before the client is asked. A program that has
 /// several questions writes them one right after the other.
 const GATHER: Duration = Duration::from_millis(20);
@@ -32,7 +36,7 @@ pub(super) struct Turn {
     /// The parts of the call that must be the same when the client repeats it.
     subject: Vec<u8>,
     /// The open requests from the program, oldest first.
-    asked: Vec<Asked>,
+    pub(super) asked: Vec<Asked>,
     next_key: u64,
     /// The time at which the client is asked. Until then, further requests are collected.
     ask_at: Option<Duration>,
@@ -44,11 +48,18 @@ pub(super) struct Turn {
 
 /// A request from the program.
 #[derive(Debug)]
-struct Asked {
+pub(super) struct Asked {
     id: Id,
+    method: String,
     key: String,
     /// The request in the form that the client receives.
     request: Vec<u8>,
+}
+
+impl Asked {
+    fn params(&self) -> &[u8] {
+        member(&self.request, "params").unwrap_or(b"{}")
+    }
 }
 
 impl Turn {
@@ -99,8 +110,7 @@ impl ModernProgram {
         let turn = self.legacy.turn.as_mut();
         let Some(turn) = turn.filter(|turn| turn.can.allow(&method, params)) else {
             self.remember_denial(&method, params);
-            let why = "the client does not support this, or it is not known which client to ask";
-            return self.refuse_program(request.id(), why);
+            return self.refuse_program(request.id(), NOT_ALLOWED);
         };
         if turn.asked.len() >= MAX_ASKED {
             return self.refuse_program(request.id(), "too many requests wait for the client");
@@ -108,6 +118,7 @@ impl ModernProgram {
         let quoted = quoted(&method);
         turn.asked.push(Asked {
             id: request.id().into(),
+            method: method.to_string(),
             key: format!("input-{}", turn.next_key),
             request: object([("method", quoted.as_bytes()), ("params", params)]),
         });
@@ -161,6 +172,13 @@ impl ModernProgram {
         self.send_elsewhere(|call| call.may_need_input && call.request().is_some());
     }
 
+    /// Refuses open questions of a call that has ended: each request must get a response.
+    pub(super) fn refuse_open(&mut self, asked: &[Asked]) {
+        for asked in asked {
+            self.refuse_program(&asked.id, "the call that needed this has ended");
+        }
+    }
+
     /// Continues the call that waits for the input of its client.
     pub(super) fn resume(
         &mut self,
@@ -186,6 +204,8 @@ impl ModernProgram {
         let answer = |asked: &Asked| member(responses, &asked.key).filter(|it| is_object(it));
         let (answered, open): (Vec<_>, Vec<_>) =
             std::mem::take(&mut turn.asked).into_iter().partition(|asked| answer(asked).is_some());
+        let (open, refused): (Vec<_>, Vec<_>) =
+            open.into_iter().partition(|asked| request.can.allow(&asked.method, asked.params()));
         turn.asked = open;
         let (is_complete, response) = (turn.asked.is_empty(), turn.response.take());
         for asked in &answered {
@@ -195,6 +215,11 @@ impl ModernProgram {
         }
         self.queued.retain(|it| *it != number);
         self.update(number, |call| call.take_request());
+        // The repeated request declares less than the first one.
+        for asked in &refused {
+            self.update(number, |call| call.denied = needed_for(&asked.method, asked.params()));
+            self.refuse_program(&asked.id, NOT_ALLOWED);
+        }
         if let Some(response) = response {
             let passed = self.passed_as(number);
             self.legacy_response(passed, &response);
@@ -206,10 +231,10 @@ impl ModernProgram {
 
     /// Stores the program's response until the client that is being asked returns.
     pub(super) fn answered_meanwhile(&mut self, response: &Response) {
-        if let Some(turn) = self.legacy.turn.as_mut() {
-            turn.asked.clear();
-            turn.response = Some(response.clone());
-        }
+        let Some(turn) = self.legacy.turn.as_mut() else { return };
+        turn.response = Some(response.clone());
+        let asked = std::mem::take(&mut turn.asked);
+        self.refuse_open(&asked);
     }
 
     /// Removes a request for which the program does not wait any more.

@@ -32,7 +32,7 @@ pub(super) struct Call {
     /// version was refused because of it.
     pub(super) denied: Option<&'static [u8]>,
     /// The notifications that the request listens to, if the program is of an earlier version.
-    pub(super) listening: Option<Listening>,
+    listening: Option<Listening>,
     /// Whether the request has to be posted again, to another program.
     pub(super) is_elsewhere: bool,
     events: VecDeque<Bytes>,
@@ -80,6 +80,21 @@ impl Call {
 
     pub(super) fn request(&self) -> Option<&ModernRequest> {
         self.request.as_ref()
+    }
+
+    pub(super) fn listening(&self) -> Option<&Listening> {
+        self.listening.as_ref()
+    }
+
+    pub(super) fn listen(&mut self, listening: Listening) {
+        self.held += listening.held();
+        self.listening = Some(listening);
+    }
+
+    pub(super) fn take_listening(&mut self) -> Option<Listening> {
+        let listening = self.listening.take()?;
+        self.held -= listening.held();
+        Some(listening)
     }
 
     pub(super) fn is_in_flight(&self) -> bool {

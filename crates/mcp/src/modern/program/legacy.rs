@@ -148,8 +148,8 @@ impl ModernProgram {
     /// Records that the program has finished a call.
     pub(super) fn settled(&mut self, passed: u64) {
         self.legacy.running.remove(&passed);
-        if self.legacy.turn.as_ref().is_some_and(|turn| turn.passed == passed) {
-            self.legacy.turn = None;
+        if let Some(turn) = self.legacy.turn.take_if(|turn| turn.passed == passed) {
+            self.refuse_open(&turn.asked);
         }
     }
 

@@ -76,6 +76,11 @@ impl Listening {
         }
     }
 
+    /// Returns the bytes that it holds, including the program's list of watched resources.
+    pub(super) fn held(&self) -> usize {
+        self.uris.iter().map(|uri| 2 * (uri.len() + size_of::<String>())).sum()
+    }
+
     fn granted(&self) -> Vec<u8> {
         let uris: Vec<_> = self.uris.iter().map(|uri| quoted(uri)).collect();
         let uris = format!("[{}]", uris.join(","));
@@ -106,11 +111,11 @@ impl ModernProgram {
     /// Starts listening for a call.
     pub(super) fn listen(&mut self, number: u64, params: &[u8]) {
         let listening = Listening::of(params, self.legacy.announces);
-        let Some(call) = self.calls.get_mut(&number) else { return };
+        let Some(call) = self.calls.get(&number) else { return };
         let tag = object([(meta::SUBSCRIPTION, call.id())]);
         let acknowledged =
             object([("_meta", &tag[..]), ("notifications", &listening.granted()[..])]);
-        call.listening = Some(listening.clone());
+        self.update(number, |call| call.listen(listening.clone()));
         for uri in listening.uris {
             let count = self.legacy.watched.entry(uri.clone()).or_default();
             *count += 1;
@@ -130,8 +135,7 @@ impl ModernProgram {
     /// Ends the listening of a call, and stops watching the resources that no other call listens to.
     /// Returns false if the call did not listen, or if the program itself serves it.
     pub(super) fn stop_listening(&mut self, number: u64) -> bool {
-        let listening = self.calls.get_mut(&number).and_then(|call| call.listening.take());
-        let Some(listening) = listening else { return false };
+        let Some(Some(listening)) = self.update(number, Call::take_listening) else { return false };
         for uri in listening.uris {
             let Some(count) = self.legacy.watched.get_mut(&uri) else { continue };
             *count -= 1;
@@ -146,8 +150,7 @@ impl ModernProgram {
     /// Sends a notification from a program of an earlier version to the calls that listen to it.
     pub(super) fn announce(&mut self, notification: &Notification) {
         let (method, params) = (notification.method(), notification.params().unwrap_or(b"{}"));
-        let wants =
-            |call: &Call| call.listening.as_ref().is_some_and(|it| it.wants(&method, params));
+        let wants = |call: &Call| call.listening().is_some_and(|it| it.wants(&method, params));
         let listeners: Vec<_> =
             self.calls.iter().filter(|(_, call)| wants(call)).map(|(number, _)| *number).collect();
         for number in listeners {

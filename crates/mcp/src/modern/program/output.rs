@@ -60,6 +60,7 @@ impl ModernProgram {
     /// Ends a call without a response, because its client does not read or there is too little memory.
     pub(super) fn give_up(&mut self, number: u64) {
         self.cancel(number);
+        self.stop_listening(number);
         self.lost += self.calls.get(&number).map_or(0, Call::waiting);
         self.update(number, Call::give_up);
         self.touched.push(number);

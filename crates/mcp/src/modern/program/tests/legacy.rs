@@ -248,6 +248,65 @@ fn call_whose_client_does_not_return_is_cancelled() {
 }
 
 #[test]
+fn questions_of_a_call_that_has_ended_are_refused() {
+    let refused = r#"{"jsonrpc":"2.0","id":8,"error":{"code":-32601,"message":"the call that needed this has ended"}}"#;
+    for is_cancelled in [true, false] {
+        let mut bench = bench();
+        let call = bench.post(&asking("1", ""));
+        bench.sent();
+        bench.says(&asks("8", "roots/list"));
+        match is_cancelled {
+            true => bench.close(call),
+            false => bench.says(&result(call, "{}")),
+        }
+        assert!(bench.sent().contains(&refused.to_owned()), "{is_cancelled}");
+        assert!(bench.program.legacy.turn.is_none());
+    }
+    let mut bench = bench();
+    let call = bench.post(&asking("1", ""));
+    bench.says(&asks("8", "roots/list"));
+    bench.later(GATHERED);
+    bench.json(call);
+    bench.says(&result(call, "{}"));
+    assert!(bench.sent().contains(&refused.to_owned()));
+}
+
+#[test]
+fn repeated_request_that_declares_less_is_not_asked_again() {
+    let mut bench = bench();
+    let call = bench.post(&asking("1", ""));
+    bench.says(&asks("8", "roots/list"));
+    bench.later(GATHERED);
+    bench.json(call);
+    bench.sent();
+    let more = r#","name":"t","arguments":{},"requestState":"state-1""#;
+    let next = bench.post(&request("2", "tools/call", more));
+    let sent = bench.sent();
+    assert!(
+        sent.len() == 1 && sent[0].starts_with(r#"{"jsonrpc":"2.0","id":8,"error":"#),
+        "{sent:?}"
+    );
+    bench.says(&format!(r#"{{"jsonrpc":"2.0","id":{call},"error":{{"code":-1,"message":"no"}}}}"#));
+    let (status, body) = bench.json(next);
+    assert!(status == 400 && body.contains(r#""code":-32021"#), "{status} {body}");
+}
+
+#[test]
+fn resources_that_requests_listen_to_count_as_memory() {
+    let mut bench = bench();
+    let before = bench.program.held_bytes();
+    let uri = "u".repeat(4000);
+    let filter = format!(r#","notifications":{{"resourceSubscriptions":["{uri}","short"]}}"#);
+    let call = bench.post(&request("1", "subscriptions/listen", &filter));
+    bench.sent();
+    bench.events(call);
+    assert!(bench.program.held_bytes() >= before + 8000);
+    bench.close(call);
+    bench.sent();
+    assert_eq!(bench.program.held_bytes(), before);
+}
+
+#[test]
 fn response_that_comes_while_the_client_is_asked_is_kept() {
     let mut bench = bench();
     let call = bench.post(&asking("1", ""));

@@ -185,18 +185,20 @@ fn arguments_in_headers_are_checked_once_the_tools_are_known() {
     bench.says(&format!(
         r#"{{"jsonrpc":"2.0","id":{list},"result":{{"tools":[{{"name":"t","inputSchema":{{"properties":{{"place":{{"type":"object","properties":{{"region":{{"type":"string","x-mcp-header":"Region"}}}}}}}}}}}}]}}}}"#
     ));
-    for (header, arguments, is_accepted) in [
-        (Some("x"), r#"{"place":{"region":"x"}}"#, true),
-        (Some("=?base64?w6k=?="), r#"{"place":{"region":"\u00e9"}}"#, true),
-        (None, r#"{"place":{}}"#, true),
-        (None, r#"{"place":{"region":null}}"#, true),
-        (Some("x"), "{}", true),
-        (None, r#"{"place":{"region":"x"}}"#, false),
-        (Some("y"), r#"{"place":{"region":"x"}}"#, false),
-        (Some("=?base64?w6k?="), r#"{"place":{"region":"é"}}"#, false),
+    for (header, arguments, code) in [
+        (Some("x"), r#"{"place":{"region":"x"}}"#, None),
+        (Some("=?base64?w6k=?="), r#"{"place":{"region":"\u00e9"}}"#, None),
+        (None, r#"{"place":{}}"#, None),
+        (None, r#"{"place":{"region":null}}"#, None),
+        (Some("x"), "{}", None),
+        (None, r#"{"place":{"region":"x"}}"#, Some(-32020)),
+        (Some("y"), r#"{"place":{"region":"x"}}"#, Some(-32020)),
+        (Some("x"), r#"{"place":{"region":"x","region":"y"}}"#, Some(-32602)),
+        (Some("x"), r#"{"place":{"region":"x"},"place":{}}"#, Some(-32602)),
+        (Some("=?base64?w6k?="), r#"{"place":{"region":"é"}}"#, Some(-32020)),
     ] {
         let posted = bench.program.post(bench.now, &call_with(header, arguments));
-        let expected = (!is_accepted).then_some((400, -32020));
+        let expected = code.map(|code| (400, code));
         let refused = posted.err().map(|refusal| (refusal.status, refusal.code));
         assert_eq!(refused, expected, "{header:?} {arguments}");
     }
