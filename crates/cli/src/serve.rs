@@ -64,6 +64,10 @@ pub(crate) async fn run(
         mcp: mcp::dialect(dialect, args.framing).map(|dialect| (dialect, name())),
         acp: acp::dialect(dialect, args.framing),
     };
+    let has_mcp = protocols.mcp.is_some() && args.listen.iter().any(Sites::is_one);
+    if let Some(interval) = processes.probe(dialect, has_mcp)? {
+        server.probe(interval);
+    }
     let mut sites = Sites::of(program.name.clone(), protocols);
     let Listeners { acceptors, of_routes, endpoints } =
         listen_all(&args, &registry, &program, &mut sites, logging).await?;

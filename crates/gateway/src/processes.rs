@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use crate::Bridge;
 use crate::lock::lock;
 use crate::pool::{Pool, PoolCounts, PoolOptions, PoolTasks};
+use crate::probe::probed;
 use crate::shared::{ProgramOptions, SharedProgram};
 
 /// Which clients of a server use the same program.
@@ -273,19 +274,21 @@ impl Programs {
     }
 
     /// Returns the connector for a client of the listener with this `target`, or `None` if the client
-    /// has no identity but needs one.
+    /// has no identity but needs one. The programs are pinged every `probe`, if the dialect has a ping.
     pub(crate) fn for_client(
         &self,
         target: &Arc<dyn DynConnector>,
         client: &Control,
         bridge: &Bridge,
+        probe: Option<Duration>,
     ) -> Option<Arc<dyn DynConnector>> {
+        let own = |target| Some(probed(target, bridge.dialect, probe));
         let owner = match self.count.processes.model {
-            ProcessModel::PerClient => return Some(target.clone()),
+            ProcessModel::PerClient => return own(target.clone()),
             ProcessModel::Pool(_) => {
                 let pools = lock(&self.pools);
                 let pool = pools.iter().find(|pool| pool.is_of(target));
-                return Some(pool.map_or_else(|| target.clone(), Pool::for_client));
+                return own(pool.map_or_else(|| target.clone(), Pool::for_client));
             }
             ProcessModel::Shared => None,
             ProcessModel::PerUser => {
@@ -298,7 +301,7 @@ impl Programs {
         };
         let (dialect, rules) = match bridge.dialect {
             Some(dialect @ Dialect { sharing: Sharing::Possible(rules), .. }) => (dialect, rules),
-            _ => return Some(target.clone()),
+            _ => return own(target.clone()),
         };
         let mut shared = self.lock();
         // Remove programs that have ended and are no longer in use.
@@ -316,7 +319,8 @@ impl Programs {
             most: self.count.processes.max_programs,
             lost: self.count.lost.clone(),
         };
-        let program = SharedProgram::new(target.clone(), options);
+        let probed = probed(target.clone(), bridge.dialect, probe);
+        let program = SharedProgram::new(probed, options);
         let connector = program.for_client();
         shared.push(Shared { target: target.clone(), owner, program });
         Some(connector)

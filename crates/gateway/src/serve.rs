@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, pending};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use tieline_link::{CallPermit, Link, LinkOptions, Recovery, SharedBreaker};
+use tieline_link::{Link, LinkOptions, Recovery, SharedBreaker};
 use tieline_proto::RestartPolicy;
 use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{
@@ -21,7 +21,9 @@ use tracing::{Instrument, info_span};
 
 use crate::admit::admit;
 use crate::ending::PROGRAM_FAILURES;
+use crate::judge::judge;
 use crate::pool::PoolTasks;
+use crate::probe::probed;
 use crate::processes::{NO_IDENTITY, Programs};
 use crate::turn_away::turn_away;
 use crate::watch::Counting;
@@ -33,6 +35,7 @@ pub struct Server {
     max_connections: usize,
     bridge: Bridge,
     restart: RestartPolicy,
+    probe: Option<Duration>,
     account: Option<ProcessAccount>,
     programs: Option<Programs>,
     logs_last_lines: bool,
@@ -82,6 +85,7 @@ impl Server {
             max_connections,
             bridge,
             restart,
+            probe: None,
             account: None,
             programs: None,
             logs_last_lines: false,
@@ -126,6 +130,16 @@ impl Server {
     /// [`bridge_supervised`](crate::bridge_supervised); never by default.
     pub fn restart(&mut self, policy: RestartPolicy) {
         self.restart = policy;
+    }
+
+    /// Sets how often a program is asked whether it still answers; never by default. This has no effect with dialects
+    /// that have no [ping](Dialect::ping).
+    ///
+    /// The first ping follows the program's first message after a request. A program that sends nothing while it
+    /// leaves three pings unanswered is stopped in stages, and its line is lost as
+    /// [unresponsive](CloseReason::Unresponsive). Clients never see the pings.
+    pub fn probe(&mut self, interval: Duration) {
+        self.probe = Some(interval);
     }
 
     /// Sets which clients use the same program, or that programs are started ahead; by default each client
@@ -173,6 +187,7 @@ impl Server {
             max_connections,
             bridge,
             restart,
+            probe,
             account,
             programs,
             logs_last_lines,
@@ -194,6 +209,7 @@ impl Server {
         let mut turned_away = JoinSet::new();
         let joined = || Joined {
             restart,
+            probe,
             breaker: breaker.clone(),
             programs: programs.clone(),
             bridge: bridge.clone(),
@@ -309,6 +325,7 @@ const HARD_STOP: Duration = Duration::from_secs(1);
 /// How a client is connected to its far side.
 struct Joined {
     restart: RestartPolicy,
+    probe: Option<Duration>,
     breaker: SharedBreaker,
     programs: Option<Programs>,
     bridge: Bridge,
@@ -439,7 +456,7 @@ impl Lines {
 /// Runs one client's line. Returns `None` if the client was refused.
 async fn run(
     arrival: Arrival,
-    Joined { restart, breaker, programs, bridge: how }: Joined,
+    Joined { restart, probe, breaker, programs, bridge: how }: Joined,
     watch: ServerWatch,
     mut stopping: watch::Receiver<bool>,
 ) -> Option<BridgeReport> {
@@ -471,8 +488,8 @@ async fn run(
         }
     };
     let target = match &programs {
-        None => Some(arrival.target),
-        Some(programs) => programs.for_client(&arrival.target, client.control(), &how),
+        None => Some(probed(arrival.target, how.dialect, probe)),
+        Some(programs) => programs.for_client(&arrival.target, client.control(), &how, probe),
     };
     let Some(target) = target else {
         tracing::warn!("client refused: {NO_IDENTITY}");
@@ -524,50 +541,6 @@ async fn turn_away_until(
         () = stop => {}
     }
     None
-}
-
-/// How long a far side must have run without a restart to be considered working.
-const WORKS_AFTER: Duration = Duration::from_secs(1);
-
-/// Waits for the line, and reports to the circuit breaker whether the far side works: whether it has
-/// sent something or has run for a while. After five consecutive failures, no more are started for a
-/// while. A failure is not reported if the client had sent something or ended its input: the client may
-/// have caused it, and must not shut out others.
-async fn judge(
-    permit: CallPermit,
-    starts: &AtomicU64,
-    mut bridged: Pin<&mut impl Future<Output = BridgeReport>>,
-) -> BridgeReport {
-    tokio::select! {
-        () = tokio::time::sleep(WORKS_AFTER) => {
-            let undecided = match starts.load(Relaxed) {
-                1 => {
-                    permit.passed();
-                    None
-                }
-                _ => Some(permit),
-            };
-            let report = bridged.await;
-            undecided.into_iter().for_each(|permit| decide(permit, &report));
-            report
-        }
-        report = &mut bridged => {
-            decide(permit, &report);
-            report
-        }
-    }
-}
-
-fn decide(permit: CallPermit, report: &BridgeReport) {
-    match &report.end {
-        _ if report.to_near > 0 => permit.passed(),
-        BridgeEnd::Far(reason)
-            if report.to_far == 0 && !report.near_was_done && !reason.is_clean() =>
-        {
-            permit.failed();
-        }
-        _ => drop(permit),
-    }
 }
 
 pub(crate) fn log_error(consequence: &str, error: &TransportError) {

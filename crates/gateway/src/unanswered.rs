@@ -234,7 +234,9 @@ impl Unanswered {
         let data = reason.child_exit().map(|exit| exit.to_json(MAX_STDERR));
         let text = match reason {
             // These texts already say what happened to the program.
-            CloseReason::NotRestored(_) | CloseReason::SessionLost(_) => reason.to_string(),
+            CloseReason::NotRestored(_)
+            | CloseReason::SessionLost(_)
+            | CloseReason::Unresponsive(_) => reason.to_string(),
             _ => format!("the program has ended: {reason}"),
         };
         self.errors(text, data)

@@ -1,123 +1,24 @@
 //! Programs that a server starts before their clients connect.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::future::{Future, pending};
+mod support;
+
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
+use support::server::{Peer, Programs, TestAcceptor, call, client, within};
 use tieline_gateway::{
     Bridge, NotShareable, PoolView, ProcessModel, Processes, Server, ServerReport, ServerWatch,
 };
 use tieline_proto::RestartPolicy;
 use tieline_proto::jsonrpc::Dialect;
-use tieline_transport::{
-    Backing, BoxChannel, BoxFuture, Capabilities, Channel, ChildExit, CloseReason, Control,
-    ControlBuilder, DynAcceptor, DynConnector, Endpoint, ErrorKind, Incoming, MemoryChannel,
-    Operation, Receiver, ReceiverExt, SenderExt, TransportError, TransportKind, memory_pair,
-};
-use tokio::sync::{mpsc, oneshot, watch};
+use tieline_transport::{BoxChannel, Endpoint};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
-
-type Half = (<MemoryChannel as Channel>::Sender, <MemoryChannel as Channel>::Receiver);
-
-/// A connector to programs whose part the test plays.
-#[derive(Clone)]
-struct Programs {
-    started: mpsc::UnboundedSender<Peer>,
-    attempts: Arc<AtomicUsize>,
-    fails: Arc<AtomicBool>,
-}
-
-impl DynConnector for Programs {
-    fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
-        Box::pin(async {
-            self.attempts.fetch_add(1, Relaxed);
-            if self.fails.load(Relaxed) {
-                return Err(TransportError::new(ErrorKind::LaunchFailed, Operation::Launch));
-            }
-            let (far, program) = memory_pair();
-            let (running, has_exited) = watch::channel(());
-            self.started.send(Peer(program.split(), Some(running))).unwrap();
-            let (sender, receiver) = far.split();
-            let control = control(Arc::new(Running(has_exited)));
-            let receiver = Box::new(OfProgram { receiver, control: control.clone() });
-            Ok(BoxChannel::from_parts(Box::new(sender), receiver, control))
-        })
-    }
-}
-
-fn control(backing: Arc<dyn Backing>) -> Control {
-    let capabilities = Capabilities { half_close: true, ..Capabilities::default() };
-    let profile = memory_pair().0.control().profile();
-    let (kind, endpoint) = (TransportKind::PROCESS, "exec:program".parse().unwrap());
-    ControlBuilder { kind, endpoint, peer: None, capabilities, profile, backing }.build()
-}
-
-/// A program that runs until its sender is dropped, and has then failed.
-struct Running(watch::Receiver<()>);
-
-impl Backing for Running {
-    fn exited(&self) -> BoxFuture<'static, Option<ChildExit>> {
-        let mut running = self.0.clone();
-        Box::pin(async move {
-            while running.changed().await.is_ok() {}
-            Some(exit())
-        })
-    }
-}
-
-struct OfProgram<R> {
-    receiver: R,
-    control: Control,
-}
-
-impl<R: Receiver> Receiver for OfProgram<R> {
-    fn poll_recv(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Incoming> {
-        self.receiver.poll_recv(cx).map(|incoming| match incoming {
-            Incoming::End(_) => {
-                Incoming::End(self.control.end(CloseReason::ChildExited(Arc::new(exit()))))
-            }
-            other => other,
-        })
-    }
-}
-
-fn exit() -> ChildExit {
-    #[cfg(unix)]
-    use std::os::unix::process::ExitStatusExt;
-    #[cfg(windows)]
-    use std::os::windows::process::ExitStatusExt;
-    ChildExit {
-        status: std::process::ExitStatus::from_raw(if cfg!(unix) { 3 << 8 } else { 3 }),
-        stderr_tail: b"out of luck\n".to_vec().into(),
-        unterminated: false,
-        truncated: None,
-        unread: None,
-        guardian_lost: false,
-    }
-}
-
-/// An acceptor of the clients that the test hands over.
-struct TestAcceptor(mpsc::UnboundedReceiver<BoxChannel>, Endpoint);
-
-impl DynAcceptor for TestAcceptor {
-    fn accept(&mut self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
-        Box::pin(async {
-            match self.0.recv().await {
-                Some(client) => Ok(client),
-                None => pending().await,
-            }
-        })
-    }
-
-    fn endpoint(&self) -> &Endpoint {
-        &self.1
-    }
-}
 
 struct Test {
     acceptor: mpsc::UnboundedSender<BoxChannel>,
@@ -157,9 +58,9 @@ impl Test {
     }
 
     fn client(&self) -> Peer {
-        let (client, near) = memory_pair();
-        self.acceptor.send(near.boxed()).unwrap();
-        Peer(client.split(), None)
+        let (client, near) = client(None);
+        self.acceptor.send(near).unwrap();
+        client
     }
 
     async fn program(&mut self) -> Peer {
@@ -190,53 +91,9 @@ impl Test {
     }
 }
 
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(3600), future).await.expect("a hang")
-}
-
 fn pool(warm: usize, max_programs: usize) -> Processes {
     let model = ProcessModel::Pool(NonZeroUsize::new(warm).unwrap());
     Processes { model, max_programs, ..Processes::default() }
-}
-
-/// A client, or a program, which exits when it is dropped.
-struct Peer(Half, #[allow(dead_code)] Option<watch::Sender<()>>);
-
-impl Peer {
-    async fn send(&mut self, message: Value) {
-        self.0.0.send(message.to_string()).await.unwrap();
-    }
-
-    async fn recv(&mut self) -> Value {
-        match within(self.0.1.recv()).await {
-            Incoming::Message(message) => serde_json::from_slice(&message).unwrap(),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn ended(&mut self) {
-        let incoming = within(self.0.1.recv()).await;
-        assert!(matches!(incoming, Incoming::End(_)), "{incoming:?}");
-    }
-
-    /// Makes a call that this program answers.
-    async fn is_served_by(&mut self, program: &mut Self) {
-        self.send(call(1)).await;
-        assert_eq!(program.recv().await, call(1));
-        program.send(json!({"jsonrpc": "2.0", "id": 1, "result": {}})).await;
-        assert_eq!(self.recv().await["id"], 1);
-    }
-
-    async fn refusal(&mut self) -> String {
-        self.send(call(1)).await;
-        let answer = self.recv().await;
-        assert_eq!(answer["error"]["code"], -31000, "{answer}");
-        answer["error"]["message"].as_str().unwrap().to_owned()
-    }
-}
-
-fn call(id: u32) -> Value {
-    json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {}})
 }
 
 #[tokio::test]

@@ -34,6 +34,8 @@ pub enum CloseReason {
     TimedOut,
     /// A write made no progress for too long: the other side has stopped reading.
     Stalled,
+    /// The other side did not answer pings and sent nothing else, so it was stopped.
+    Unresponsive(Arc<Unresponsive>),
     /// Messages arrived faster than they were handled.
     Overrun,
     /// A gateway refused the client, which may try again later. The text says why, and is
@@ -86,6 +88,7 @@ impl CloseReason {
         match self {
             Self::ChildExited(exit) => Some(exit),
             Self::GivenUp(given_up) => given_up.last.child_exit(),
+            Self::Unresponsive(unresponsive) => unresponsive.stopped.child_exit(),
             Self::SessionLost(lost) => match &lost.cause {
                 LostBy::Line(reason) => reason.child_exit(),
                 _ => None,
@@ -106,6 +109,9 @@ impl CloseReason {
             }
             Self::NoMemory(_) => {
                 "send smaller messages or fewer at once, or raise the limit (--max-memory)"
+            }
+            Self::Unresponsive(_) => {
+                "find out what the program was waiting for; if it only needs more time, raise --probe"
             }
             Self::GivenUp(_) => "fix what the program reports on stderr, then connect again",
             Self::Unreachable(error) => return error.hint(),
@@ -157,6 +163,7 @@ impl fmt::Display for CloseReason {
             Self::Truncated(truncated) => write!(f, "cut off: {truncated}"),
             Self::TimedOut => f.write_str("timed out"),
             Self::Stalled => f.write_str("stalled: the other side has stopped reading"),
+            Self::Unresponsive(unresponsive) => unresponsive.fmt(f),
             Self::Overrun => f.write_str("overrun: messages arrived faster than they were handled"),
             Self::TurnedAway(why) => write!(f, "refused: {why}"),
             Self::NoMemory(refused) => refused.fmt(f),
@@ -193,6 +200,23 @@ impl From<io::Error> for CloseReason {
 impl From<MemoryRefused> for CloseReason {
     fn from(refused: MemoryRefused) -> Self {
         Self::NoMemory(refused)
+    }
+}
+
+/// A program that no longer answered.
+#[derive(Clone, Debug)]
+pub struct Unresponsive {
+    /// How many pings in a row it did not answer.
+    pub pings: u32,
+    /// How it ended when it was stopped.
+    pub stopped: CloseReason,
+}
+
+impl fmt::Display for Unresponsive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pings = Count(self.pings, "ping");
+        write!(f, "the program did not answer {pings} and was stopped: ")?;
+        self.stopped.fmt(f)
     }
 }
 

@@ -104,7 +104,9 @@ pub use channel::{
     WriteQueue,
 };
 pub use child_stderr::{ChildStderr, StderrLines, StderrSink};
-pub use close::{ChildExit, CloseReason, GivenUp, LostBy, NotPassedOn, NotRestored, SessionLost};
+pub use close::{
+    ChildExit, CloseReason, GivenUp, LostBy, NotPassedOn, NotRestored, SessionLost, Unresponsive,
+};
 pub use connection::{
     BoxConnection, Connection, ConnectionExt, IoConnection, ReadEnd, ReadHalf, WriteEnd, WriteHalf,
 };

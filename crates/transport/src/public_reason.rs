@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use tieline_proto::Count;
+
 use crate::close::{ChildExit, CloseReason, LostBy};
 use crate::endpoint::Address;
 use crate::error::TransportError;
@@ -13,6 +15,10 @@ impl CloseReason {
     pub fn public_text(&self) -> Cow<'static, str> {
         if self.is_clean() {
             return Cow::Borrowed("");
+        }
+        if let Self::Unresponsive(unresponsive) = self {
+            let pings = Count(unresponsive.pings, "ping");
+            return Cow::Owned(format!("the program did not answer {pings}"));
         }
         if let Some(exit) = self.child_exit().filter(|exit| !exit.is_clean()) {
             return Cow::Owned(exit.failure());

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clap::Args as Group;
 use tieline_gateway::{NotShareable, ProcessModel, Processes, UnknownProcessModel};
+use tieline_rpc::Dialect;
 
-use super::values::{at_least_one, up_to_a_day};
+use super::values::{at_least_one, probe_interval, up_to_a_day};
 use crate::report::Failure;
 
 #[derive(Group)]
@@ -31,6 +32,14 @@ pub(crate) struct ProcessModels {
     /// one
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
     max_programs: usize,
+    /// Ping the program every TIME, and stop it if it does not answer three times [default: 30s]
+    ///
+    /// The line of a program that was stopped ends with the reason, or the program is restarted with
+    /// --restart. A program that sends anything else in the meantime is not stopped. Only MCP has a ping,
+    /// and only a program that has answered its first request is pinged.
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
+          default_missing_value = "30s", value_parser = probe_interval)]
+    probe: Option<Duration>,
 }
 
 fn process_model(name: &str) -> Result<ProcessModel, UnknownProcessModel> {
@@ -45,6 +54,30 @@ impl ProcessModels {
     pub(crate) fn processes(&self) -> Processes {
         let (model, idle_timeout) = (self.process, self.idle_timeout);
         Processes { model, idle_timeout, max_programs: self.max_programs }
+    }
+
+    /// Returns how often programs are pinged. `has_mcp` says whether there is a listener for MCP clients.
+    ///
+    /// # Errors
+    /// The protocol is not known, or it has no ping.
+    pub(crate) fn probe(
+        &self,
+        dialect: Option<Dialect>,
+        has_mcp: bool,
+    ) -> Result<Option<Duration>, Failure> {
+        let problem = match dialect {
+            _ if self.probe.is_none() => return Ok(None),
+            Some(Dialect { ping: Some(_), .. }) => return Ok(self.probe),
+            None if has_mcp => return Ok(self.probe),
+            Some(dialect) => format!(
+                "the dialect {} has no ping, so a program cannot be asked whether it still answers. Leave out --probe",
+                dialect.name
+            ),
+            None => "pings can only be sent if the protocol is known. Add --dialect mcp if the program is an MCP \
+                     server"
+                .into(),
+        };
+        Err(Failure::Usage(format!("--probe: {problem}")))
     }
 
     /// Checks that the model can be used with all listeners.

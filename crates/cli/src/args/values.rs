@@ -107,6 +107,13 @@ pub(super) fn up_to_a_day(text: &str) -> Result<Duration, String> {
     }
 }
 
+pub(super) fn probe_interval(text: &str) -> Result<Duration, String> {
+    match up_to_a_day(text)? {
+        time if time < Duration::from_secs(1) => Err("shorter than a second".into()),
+        time => Ok(time),
+    }
+}
+
 /// Returns whether listening on `endpoint` creates a Unix socket.
 pub(super) fn is_unix_socket(endpoint: &Endpoint) -> bool {
     matches!(endpoint.address(), Address::Unix(_)) || endpoint.scheme() == "http-unix"
@@ -138,6 +145,14 @@ mod tests {
         assert_eq!(stall_timeout("5m"), Ok(Duration::from_secs(300)));
         for bad in ["0s", "5", "soon"] {
             assert!(stall_timeout(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn programs_are_pinged_at_most_once_a_second() {
+        assert_eq!(probe_interval("1s"), Ok(Duration::from_secs(1)));
+        for bad in ["0s", "999ms", "2days", "often"] {
+            assert!(probe_interval(bad).is_err(), "{bad}");
         }
     }
 

@@ -1,6 +1,8 @@
 //! Helpers for tests of a line.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
+pub(crate) mod server;
+
 use tieline_proto::{ByteSize, Framing, Lines};
 use tieline_testkit::duplex::framed;
 use tieline_transport::{Capabilities, Channel, Incoming, Receiver, ReceiverExt, TransportKind};

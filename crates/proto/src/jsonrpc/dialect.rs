@@ -1,7 +1,7 @@
 //! The differences between protocols based on JSON-RPC, expressed as data.
 
 use super::member::{member, offset};
-use super::{OVERLOADED, Request, Sharing, SharingRules, TraceParent};
+use super::{OVERLOADED, PingRules, Request, Sharing, SharingRules, TraceParent};
 
 /// A protocol based on JSON-RPC, described by its differences from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct Dialect {
     pub gone: i64,
     /// Whether several clients can share one program, and how.
     pub sharing: Sharing,
+    /// How to find out whether a program still answers, if the protocol has a request for that.
+    pub ping: Option<&'static PingRules>,
 }
 
 /// The state that a program has from earlier messages, which must be restored after a restart.
@@ -114,6 +116,7 @@ impl Dialect {
         adds_messages: true,
         gone: OVERLOADED,
         sharing: Sharing::Possible(&SharingRules::PLAIN),
+        ping: None,
     };
 
     /// The Language Server Protocol 3.17.
@@ -186,6 +189,7 @@ impl Dialect {
         // The specification reserves -32768 to -32000.
         gone: -31000,
         sharing: Sharing::Possible(&SharingRules::MCP),
+        ping: Some(&PingRules::MCP),
     };
 
     /// The Model Context Protocol of 2025-03-26, the only revision with batches.

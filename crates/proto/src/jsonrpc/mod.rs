@@ -12,6 +12,7 @@ mod dialect;
 mod id;
 mod member;
 mod outline;
+mod ping;
 mod rewrite;
 mod sharing;
 mod trace;
@@ -30,6 +31,7 @@ pub use dialect::{CancelStyle, Dialect, DialectState, Handshake, ProgressStyle, 
 pub use id::Id;
 pub use member::{member, members};
 pub use outline::Outline;
+pub use ping::PingRules;
 pub use rewrite::{DoubledMember, elements, locate};
 pub use sharing::{LevelRules, ListenRules, Sharing, SharingRules};
 pub use trace::{NoTraceParent, TraceParent};
