@@ -182,9 +182,9 @@ impl Client {
             }
         });
         match timeout(START_TIMEOUT, locked).await {
-            Ok(locked) => {
-                locked?.map_err(|error| Failure::other(format!("cannot lock {shown}: {error}")))
-            }
+            Ok(locked) => locked?.map_err(|error| {
+                Failure::other(format!("cannot lock {shown}: {error}. Remove it"))
+            }),
             Err(_) => Err(Failure::other(format!(
                 "another `tieline share` has held {shown} for {} s. End that process",
                 START_TIMEOUT.as_secs()

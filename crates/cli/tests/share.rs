@@ -338,6 +338,20 @@ fn every_client_of_a_program_that_fails_gets_the_reason() {
 }
 
 #[test]
+fn lock_that_is_no_regular_file_is_refused_without_waiting() {
+    let place = Place::new();
+    works(&mut place.client(&[]));
+    place.stop();
+    let lock = place.files(".lock").remove(0);
+    fs::remove_file(&lock).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mkfifoat(rustix::fs::CWD, &lock, mode).unwrap();
+    let Finished { code, stderr, .. } = Program::run(&mut place.share(&[]), "");
+    assert!(code == Some(1) && stderr.contains("cannot lock"), "{stderr}");
+    assert!(stderr.contains("Remove it"), "{stderr}");
+}
+
+#[test]
 fn dialects_that_cannot_be_shared_are_refused_with_the_reason() {
     let place = Place::new();
     let line = ["share", "--dialect", "lsp", "--", "cat"];
