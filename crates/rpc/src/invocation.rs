@@ -1,6 +1,8 @@
 //! A single call: parameters, timeouts and progress.
 
 use std::future::poll_fn;
+use std::mem;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -154,16 +156,24 @@ impl<'a> Invocation<'a> {
         let begin = shared.begin_call(method, params.as_deref(), wants_progress, bound);
         let id = within(due, begin).await.ok_or(CallError::TimedOut(Meanwhile::default()))??;
         span.record("id", field::display(id));
-        let call = Call { shared, id };
+        let mut call = Call { shared, id, is_over: false };
+        // The call has just been queued with the waker of this task.
+        let mut will_be_woken = true;
         loop {
-            let news = poll_fn(|cx| call.shared.poll_call(call.id, cx.waker()));
+            let news = poll_fn(|cx| match mem::take(&mut will_be_woken) {
+                true => Poll::Pending,
+                false => shared.poll_call(id, cx.waker()),
+            });
             match within(due, news).await {
                 None => {
                     let mut meanwhile = shared.meanwhile();
                     meanwhile.unreadable -= before.unreadable;
                     return Err(CallError::TimedOut(meanwhile));
                 }
-                Some(News::Answer(answer)) => return answer,
+                Some(News::Answer(answer)) => {
+                    call.is_over = true;
+                    return answer;
+                }
                 Some(News::Progress(progress)) => {
                     if let Some(callback) = &mut on_progress {
                         callback(&progress);
@@ -203,10 +213,13 @@ async fn within<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -
 struct Call<'a> {
     shared: &'a SharedPeer,
     id: CallId,
+    is_over: bool,
 }
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        self.shared.abandon(self.id);
+        if !self.is_over {
+            self.shared.abandon(self.id);
+        }
     }
 }

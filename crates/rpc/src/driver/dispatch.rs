@@ -41,6 +41,12 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     }
 
     fn one(&mut self, message: Message, batch: Option<&Arc<Batch>>, cx: &mut Context<'_>) {
+        let message = match message {
+            Message::Response(response) => return self.response(response),
+            other => other,
+        };
+        // Everything else may depend on the responses before it.
+        self.shared.deliver(&mut self.responses);
         match message {
             Message::Request(request) if self.shared.is_closing() => {
                 let closing = "the line is closing";
@@ -51,10 +57,9 @@ impl<C: Channel, H: Handler> Driver<C, H> {
             }
             Message::Request(request) => self.inbound.request(request, batch.cloned()),
             Message::Notification(notification) => self.notification(notification),
-            Message::Response(response) => self.response(response),
             Message::Invalid(invalid) => self.invalid(&invalid, batch),
-            // Batches do not nest.
-            Message::Batch(_) => {}
+            // Responses are handled above, and batches do not nest.
+            Message::Response(_) | Message::Batch(_) => {}
         }
         // Dispatch immediately, so that requests read together do not wait for one another.
         self.inbound.poll(cx);
@@ -81,7 +86,10 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     }
 
     fn response(&mut self, response: Response) {
-        let call = CallId::parse(response.id()).or_else(|| self.shared.find(response.answers()));
+        let call = CallId::parse(response.id()).or_else(|| {
+            self.shared.deliver(&mut self.responses);
+            self.shared.find(response.answers())
+        });
         let answer = match response.outcome().map_err(ErrorObject::parse) {
             Ok(_) => Ok(response),
             Err(Ok(error)) => Err(CallError::Remote(error)),
@@ -89,7 +97,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
                 Err(invalid_response(InvalidProblem::Wrong("error"), response.message()))
             }
         };
-        self.shared.answer(call, answer);
+        self.responses.push(call, answer);
     }
 
     fn invalid(&mut self, invalid: &Invalid, batch: Option<&Arc<Batch>>) {

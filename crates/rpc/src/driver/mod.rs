@@ -3,6 +3,7 @@
 mod dispatch;
 mod stage;
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
@@ -20,7 +21,7 @@ use crate::handler::Handler;
 use crate::inbound::Inbound;
 use crate::instead::instead_of;
 use crate::peer::Peer;
-use crate::shared_peer::SharedPeer;
+use crate::shared_peer::{Outgoing, Responses, SharedPeer};
 
 /// Drives a peer's line. Everything on the line happens while this future is polled: spawn it, or
 /// await it next to the calls. It completes when the line has ended, with the reason.
@@ -35,8 +36,10 @@ pub struct Driver<C: Channel, H: Handler> {
     inbound: Inbound<H>,
     shared: Arc<SharedPeer>,
     stage: Stage,
-    /// A message that the sender had no room for.
-    unsent: Option<crate::shared_peer::Outgoing>,
+    /// Messages taken from the queue that are being sent. Empty unless that is in progress.
+    taken: VecDeque<Outgoing>,
+    /// Responses that have been read and not delivered yet.
+    responses: Responses,
     /// The deadline while reading is stopped because too much is queued.
     overfull: Option<Pin<Box<Sleep>>>,
     /// Whether this side serves requests.
@@ -54,7 +57,10 @@ pub struct Driver<C: Channel, H: Handler> {
 /// No field is structurally pinned.
 impl<C: Channel, H: Handler> Unpin for Driver<C, H> {}
 
-/// How many messages are read before their responses are written.
+/// How many responses are read before their callers are woken.
+const MAX_RESPONSES: usize = 1024;
+
+/// How many other messages are read before the responses to them are written.
 ///
 /// On several cores, writing early lets the other side start on the first responses while the rest are
 /// produced. On a single core, each extra write only adds a context switch. (64 calls in flight between
@@ -77,7 +83,8 @@ impl<C: Channel, H: Handler> Driver<C, H> {
             inbound,
             shared,
             stage: Stage::Open,
-            unsent: None,
+            taken: VecDeque::new(),
+            responses: Responses::default(),
             overfull: None,
             serves,
             answers_unreadable: serves,
@@ -87,22 +94,40 @@ impl<C: Channel, H: Handler> Driver<C, H> {
     }
 
     /// Reads and dispatches incoming messages. Returns true if there may be more.
+    ///
+    /// Their responses are delivered together. A caller that is woken while the next response is parsed would
+    /// be run by another worker at once, which would then have to be woken again for the next one.
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> bool {
-        for _ in 0..*MAX_AT_ONCE {
+        let may_be_more = self.poll_messages(cx);
+        self.shared.deliver(&mut self.responses);
+        may_be_more
+    }
+
+    fn poll_messages(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut others = 0;
+        while others < *MAX_AT_ONCE && self.responses.len() < MAX_RESPONSES {
+            let responses = self.responses.len();
             if !matches!(self.stage, Stage::Open | Stage::Closing(_)) || self.is_overfull(cx) {
                 return false;
             }
             match self.receiver.poll_recv(cx) {
                 Poll::Ready(Incoming::Message(message)) => self.message(message, cx),
-                Poll::Ready(Incoming::Fault(fault)) => self.fault(&fault),
-                Poll::Ready(Incoming::Reset(reset)) => self.reset(*reset, cx),
-                Poll::Ready(Incoming::End(reason)) => self.no_more(reason),
-                Poll::Ready(_) => {}
+                Poll::Ready(other) => {
+                    // Responses that were read before it come first.
+                    self.shared.deliver(&mut self.responses);
+                    match other {
+                        Incoming::Fault(fault) => self.fault(&fault),
+                        Incoming::Reset(reset) => self.reset(*reset, cx),
+                        Incoming::End(reason) => self.no_more(reason),
+                        _ => {}
+                    }
+                }
                 Poll::Pending => {
                     self.shared.note_unfinished(self.receiver.unfinished());
                     return false;
                 }
             }
+            others += usize::from(self.responses.len() == responses);
         }
         true
     }
@@ -129,29 +154,15 @@ impl<C: Channel, H: Handler> Driver<C, H> {
 
     /// Writes queued messages. Returns true once all of them were handed to the operating system.
     fn poll_outgoing(&mut self, cx: &mut Context<'_>) -> bool {
-        loop {
-            let next = match self.unsent.take() {
-                Some(unsent) => unsent,
-                None => match self.shared.next_outgoing() {
-                    Some(next) => next,
-                    None => break,
-                },
-            };
-            match self.sender.poll_ready(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return self.cannot_send(error),
-                Poll::Pending => {
-                    self.unsent = Some(next);
-                    return false;
-                }
-            }
-            match self.sender.start_send(next.message) {
-                Ok(()) => {}
-                Err(SendError::Message(refused)) => match next.call {
-                    Some(call) => self.shared.refused(call, refused.error),
-                    None => self.refused(&refused),
-                },
-                Err(error) => return self.cannot_send(error),
+        while self.shared.take_outgoing(&mut self.taken) {
+            let mut sent = 0;
+            let stopped = self.poll_send(cx, &mut sent);
+            self.shared.put_back(&mut self.taken);
+            self.shared.free(sent);
+            match stopped {
+                None => {}
+                Some(Poll::Pending) => return false,
+                Some(Poll::Ready(error)) => return self.cannot_send(error),
             }
         }
         match self.sender.poll_flush(cx) {
@@ -159,6 +170,29 @@ impl<C: Channel, H: Handler> Driver<C, H> {
             Poll::Ready(Err(error)) => self.cannot_send(error),
             Poll::Pending => false,
         }
+    }
+
+    /// Hands the messages taken from the queue to the sender, and adds up their weights. Returns why it
+    /// stopped, if it did before the last one: there is no room, or the line has ended.
+    fn poll_send(&mut self, cx: &mut Context<'_>, sent: &mut usize) -> Option<Poll<SendError>> {
+        while !self.taken.is_empty() {
+            match self.sender.poll_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Some(Poll::Ready(error)),
+                Poll::Pending => return Some(Poll::Pending),
+            }
+            let Outgoing { message, call, weight, .. } = self.taken.pop_front()?;
+            *sent += weight;
+            match self.sender.start_send(message) {
+                Ok(()) => {}
+                Err(SendError::Message(refused)) => match call {
+                    Some(call) => self.shared.refused(call, refused.error),
+                    None => self.refused(&refused),
+                },
+                Err(error) => return Some(Poll::Ready(error)),
+            }
+        }
+        None
     }
 
     /// Replaces a response that the line cannot carry with an error.
@@ -182,9 +216,6 @@ impl<C: Channel, H: Handler> Driver<C, H> {
 
     /// Switches to the line that replaces one that was lost.
     fn reset(&mut self, reset: Reset, cx: &mut Context<'_>) {
-        if let Some(unsent) = self.unsent.take() {
-            self.shared.mark_not_sent(&unsent);
-        }
         self.shared.reset(reset.epoch, &reset.cause);
         self.inbound.reset(reset);
         self.inbound.poll(cx);

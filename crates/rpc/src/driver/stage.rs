@@ -70,7 +70,7 @@ impl<C: Channel, H: Handler> Driver<C, H> {
 
     /// Returns whether all requests and calls in both directions are finished.
     fn is_idle(&self) -> bool {
-        self.unsent.is_none() && self.inbound.is_idle() && self.shared.is_idle()
+        self.inbound.is_idle() && self.shared.is_idle()
     }
 
     /// Advances to the next stage of closing if its condition is met. Returns true if it did.

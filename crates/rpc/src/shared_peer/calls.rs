@@ -1,5 +1,7 @@
 //! The pending calls of a peer.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Poll, Waker};
 
@@ -51,7 +53,8 @@ pub(crate) enum News {
 }
 
 impl SharedPeer {
-    /// Queues a request. Cancel-safe: it is queued or it is not.
+    /// Queues a request, whose events wake the task that polls this future. Cancel-safe: it is queued or
+    /// it is not.
     pub(crate) async fn begin_call(
         &self,
         method: &str,
@@ -60,11 +63,17 @@ impl SharedPeer {
         bound: Option<Bound>,
     ) -> Result<CallId, NotSent> {
         let length = method.len() + params.map_or(0, <[u8]>::len);
-        let (weight, mut state) = self.admit(length, bound, true).await?;
+        let mut admit = pin!(self.admit(length, bound, true));
+        let admitted = poll_fn(|cx| {
+            admit.as_mut().poll(cx).map_ok(|(weight, state)| (weight, state, cx.waker().clone()))
+        });
+        let (weight, mut state, waker) = admitted.await?;
         state.queued += 1;
-        let number = state.queued;
-        let id = state.calls.begin(Pending { wants_progress, number, ..Pending::default() });
-        self.has_called.store(true, Relaxed);
+        let (number, waker) = (state.queued, Some(waker));
+        let id = state.calls.begin(Pending { wants_progress, number, waker, ..Pending::default() });
+        if !self.has_called() {
+            self.has_called.store(true, Relaxed);
+        }
         let mut digits = [0; 20];
         let (dialect, digits) = (&self.options.dialect, id.digits(&mut digits));
         let token = if wants_progress { dialect.with_progress(digits, params) } else { None };
@@ -141,36 +150,40 @@ impl SharedPeer {
 
     /// Delivers a response. Returns false if no call is waiting for it.
     pub(crate) fn answer(&self, call: Option<CallId>, answer: Result<Response, CallError>) -> bool {
-        let mut state = self.lock();
-        let pending = call.and_then(|id| state.calls.get_mut(id));
-        let Some(pending) = pending.filter(|pending| pending.answer.is_none()) else {
-            // A late response to an abandoned call is not an error.
-            if call.is_some_and(|id| state.calls.was_made(id)) {
-                state.unclaimed.late += 1;
-                return false;
+        let answered = self.lock().answer(call, answer);
+        match answered {
+            Ok(waker) => {
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+                true
             }
-            state.unclaimed.unasked += 1;
-            let is_first = state.unclaimed.unasked == 1;
-            drop(state);
-            if is_first {
-                // The text is limited to one line of reasonable length.
-                let detail = answer.err().map_or_else(String::new, |error| format!(": {error}"));
-                let detail: String =
-                    detail.chars().take(200).flat_map(char::escape_debug).collect();
-                tracing::warn!("dropped a response with an unknown id{detail}");
+            Err(unclaimed) => {
+                unclaimed.log();
+                false
             }
-            return false;
-        };
-        pending.answer = Some(answer);
-        let (waker, number) = (pending.waker.take(), pending.number);
-        // The other side reads messages in order, so it has read everything that was sent before the
-        // call.
-        state.unread = state.unread.filter(|unread| *unread > number);
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
         }
-        true
+    }
+
+    /// Delivers responses in their order, and wakes their callers after the last one.
+    pub(crate) fn deliver(&self, responses: &mut Responses) {
+        if responses.read.is_empty() {
+            return;
+        }
+        let mut state = self.lock();
+        for (call, answer) in responses.read.drain(..) {
+            match state.answer(call, answer) {
+                Ok(waker) => responses.wakers.extend(waker),
+                Err(unclaimed) => {
+                    responses.unclaimed = responses.unclaimed.take().or(Some(unclaimed))
+                }
+            }
+        }
+        drop(state);
+        responses.wakers.drain(..).for_each(Waker::wake);
+        if let Some(unclaimed) = responses.unclaimed.take() {
+            unclaimed.log();
+        }
     }
 
     /// Delivers progress to a call. Returns false if the token belongs to no call that requested
@@ -213,7 +226,67 @@ impl SharedPeer {
     }
 }
 
+/// Responses on their way to the callers.
+#[derive(Default)]
+pub(crate) struct Responses {
+    read: Vec<(Option<CallId>, Result<Response, CallError>)>,
+    /// Empty unless responses are being delivered. The space is reused, as above.
+    wakers: Vec<Waker>,
+    unclaimed: Option<Unclaimed>,
+}
+
+impl Responses {
+    pub(crate) fn push(&mut self, call: Option<CallId>, answer: Result<Response, CallError>) {
+        self.read.push((call, answer));
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.read.len()
+    }
+}
+
+/// A response that no call was waiting for.
+struct Unclaimed {
+    error: Option<CallError>,
+    is_first: bool,
+}
+
+impl Unclaimed {
+    /// Logs the first response with an unknown id.
+    fn log(self) {
+        if self.is_first {
+            // The text is limited to one line of reasonable length.
+            let detail = self.error.map_or_else(String::new, |error| format!(": {error}"));
+            let detail: String = detail.chars().take(200).flat_map(char::escape_debug).collect();
+            tracing::warn!("dropped a response with an unknown id{detail}");
+        }
+    }
+}
+
 impl PeerState {
+    /// Delivers a response. Returns the waker of its caller, which must be woken without the lock.
+    fn answer(
+        &mut self,
+        call: Option<CallId>,
+        answer: Result<Response, CallError>,
+    ) -> Result<Option<Waker>, Unclaimed> {
+        let pending = call.and_then(|id| self.calls.get_mut(id));
+        let Some(pending) = pending.filter(|pending| pending.answer.is_none()) else {
+            // A late response to an abandoned call is not an error.
+            let is_late = call.is_some_and(|id| self.calls.was_made(id));
+            let UnclaimedAnswers { late, unasked, .. } = &mut self.unclaimed;
+            *(if is_late { late } else { unasked }) += 1;
+            let is_first = !is_late && self.unclaimed.unasked == 1;
+            return Err(Unclaimed { error: answer.err(), is_first });
+        };
+        pending.answer = Some(answer);
+        // The other side reads messages in order, so it has read everything that was sent before the
+        // call.
+        let number = pending.number;
+        self.unread = self.unread.filter(|unread| *unread > number);
+        Ok(pending.waker.take())
+    }
+
     /// Fails all pending calls. Returns the wakers to wake.
     pub(super) fn fail_calls(
         &mut self,

@@ -6,7 +6,7 @@ use std::task::Waker;
 
 use tieline_transport::CloseReason;
 
-use super::{Outgoing, PeerState, SharedPeer};
+use super::{PeerState, SharedPeer};
 use crate::error::NotSent;
 
 /// Restricts a handle to one line of a Link.
@@ -79,14 +79,6 @@ impl SharedPeer {
             };
             self.room.add_permits(weight);
             moved?.await;
-        }
-    }
-
-    /// Marks a message that was taken from the queue as not sent.
-    pub(crate) fn mark_not_sent(&self, unsent: &Outgoing) {
-        let mut state = self.lock();
-        if let Some(pending) = unsent.call.and_then(|id| state.calls.get_mut(id)) {
-            pending.sent = false;
         }
     }
 

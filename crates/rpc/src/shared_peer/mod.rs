@@ -20,9 +20,12 @@ use self::gate::EpochGate;
 use crate::error::{Meanwhile, NotSent};
 use crate::options::{PeerOptions, weight};
 
-pub(crate) use self::calls::News;
 pub use self::calls::UnclaimedAnswers;
+pub(crate) use self::calls::{News, Responses};
 pub(crate) use self::gate::Bound;
+
+/// How many messages the driver takes from the queue under one lock.
+const MAX_TAKEN: usize = 64;
 
 /// With this many messages waiting to be sent, no further requests are started.
 const MAX_UNSENT: usize = 4096;
@@ -82,7 +85,7 @@ pub(crate) enum Phase {
 pub(crate) struct Outgoing {
     pub(crate) message: Bytes,
     pub(crate) call: Option<CallId>,
-    weight: usize,
+    pub(crate) weight: usize,
     /// How many of the message's bytes belong to refusals.
     refusal: usize,
 }
@@ -187,26 +190,53 @@ impl SharedPeer {
         self.lock().unread.is_some()
     }
 
-    /// Takes the next message to send. Its call is treated as sent from now on.
+    /// Moves the next messages to send to `taken`, which is empty. Their calls are treated as sent from
+    /// now on. Returns false if there are none.
     ///
-    /// When none is left, the driver has seen all changes so far, provided that it looks at everything else
+    /// In that case, the driver has seen all changes so far, provided that it looks at everything else
     /// afterwards.
-    pub(crate) fn next_outgoing(&self) -> Option<Outgoing> {
+    pub(crate) fn take_outgoing(&self, taken: &mut VecDeque<Outgoing>) -> bool {
         let mut state = self.lock();
-        let Some(next) = state.outgoing.pop_front() else {
-            state.changed = false;
-            return None;
-        };
-        state.outgoing_bytes -= next.message.len();
-        self.refusal_bytes.fetch_sub(next.refusal, Relaxed);
-        if let Some(pending) = next.call.and_then(|id| state.calls.get_mut(id)) {
-            pending.sent = true;
+        let PeerState { outgoing, outgoing_bytes, calls, changed, .. } = &mut *state;
+        if outgoing.is_empty() {
+            *changed = false;
+            return false;
+        }
+        let count = outgoing.len().min(MAX_TAKEN);
+        taken.extend(outgoing.drain(..count));
+        let mut refusals = 0;
+        for next in &*taken {
+            *outgoing_bytes -= next.message.len();
+            refusals += next.refusal;
+            if let Some(pending) = next.call.and_then(|id| calls.get_mut(id)) {
+                pending.sent = true;
+            }
         }
         drop(state);
-        if next.weight > 0 {
-            self.room.add_permits(next.weight);
+        if refusals > 0 {
+            self.refusal_bytes.fetch_sub(refusals, Relaxed);
         }
-        Some(next)
+        true
+    }
+
+    /// Puts messages that could not be sent back to the front of the queue.
+    pub(crate) fn put_back(&self, taken: &mut VecDeque<Outgoing>) {
+        let mut state = self.lock();
+        while let Some(unsent) = taken.pop_back() {
+            if let Some(pending) = unsent.call.and_then(|id| state.calls.get_mut(id)) {
+                pending.sent = false;
+            }
+            self.refusal_bytes.fetch_add(unsent.refusal, Relaxed);
+            state.outgoing_bytes += unsent.message.len();
+            state.outgoing.push_front(unsent);
+        }
+    }
+
+    /// Frees the room of messages that were sent, which is the sum of their weights.
+    pub(crate) fn free(&self, weight: usize) {
+        if weight > 0 {
+            self.room.add_permits(weight);
+        }
     }
 
     /// Registers the driver to be woken by the next change. Fails if something has changed since the
