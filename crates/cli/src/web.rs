@@ -198,7 +198,9 @@ impl Sites {
                 let token = token.filter(|_| !self.has_issuer);
                 text.push_str(&mcp::snippet(name, &url, token));
             }
-            if let (Some(_), Some(url)) = (&self.protocols.acp, url("acp")) {
+            // A program that may speak either is more often an MCP server, and the text is long.
+            let is_acp = self.protocols.mcp.is_none() && self.protocols.acp.is_some();
+            if let (true, Some(url)) = (is_acp, url("acp")) {
                 text.push_str(&acp::snippet(&url, token));
             }
             if let Some(url) = site.one_time_url()? {

@@ -423,7 +423,7 @@ fn the_route_exists_for_programs_that_may_speak_acp() {
             "  ACP clients: {}/acp (HTTP or WebSocket, header Authorization: Bearer TOKEN)\n",
             site.endpoint
         );
-        assert_eq!(invitation.contains(&line), has_acp, "{args:?} {invitation}");
+        assert_eq!(invitation.contains(&line), has_acp && !has_mcp, "{args:?} {invitation}");
         assert_eq!(invitation.contains("MCP clients:"), has_mcp, "{args:?} {invitation}");
         site.stop();
     }
