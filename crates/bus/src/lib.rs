@@ -43,7 +43,32 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # Guarantees of the embedded bus
+//! # Other processes
+//!
+//! [`Broker::serve`] serves a client at the other end of a channel, and [`RemoteBus`] is this client. With a
+//! resumable session as the channel, a client that is cut off loses nothing.
+//!
+//! ```
+//! use tieline_bus::{Broker, Bus, ClientLimits, RemoteBus, Rights, SubscribeOptions};
+//!
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//! # runtime.block_on(async {
+//! let broker = Broker::default();
+//! let (near, far) = tieline_transport::memory_pair();
+//! let serving = broker.clone();
+//! tokio::spawn(async move {
+//!     serving.serve(far, Rights::user(), ClientLimits::default()).await
+//! });
+//! let remote = RemoteBus::connect(near).await?;
+//! let mut events = remote.subscribe(&"files.>".parse()?, SubscribeOptions::default()).await?;
+//! broker.publish(&"files.changed".parse()?, "a.rs".into()).await?;
+//! assert_eq!(events.next_message().await.unwrap().payload(), "a.rs");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Guarantees
 //!
 //! | | |
 //! |---|---|
@@ -57,7 +82,8 @@
 //! | answers | only a client that has received the request can answer it |
 //!
 //! A request that was cancelled or timed out counts as unanswered until the responder has received its
-//! cancellation, so a group member that hangs gets no further requests while others have fewer.
+//! cancellation, so a group member that hangs gets no further requests while others have fewer. Over a
+//! connection, it counts until the cancellation was sent.
 
 mod balance;
 mod broker;
@@ -66,6 +92,7 @@ mod error;
 mod lock;
 mod message;
 mod queue;
+mod remote;
 mod rights;
 mod subject;
 mod subscriber;
@@ -77,6 +104,7 @@ pub use bus::{Bus, CancelHandle, Capabilities, DynBus, Receipt, RequestOptions, 
 pub use error::{Error, Operation};
 pub use message::{HeaderError, MAX_HEADER_BYTES, MAX_HEADERS, Message};
 pub use queue::{Overflow, QueueLimits};
+pub use remote::{Malformed, RemoteBus, Violation};
 pub use rights::Rights;
 pub use subject::{
     MAX_LENGTH, MAX_TOKENS, Pattern, Subject, SubjectError, SubjectProblem, decode_token,

@@ -123,7 +123,7 @@ impl<T: Weighed, N> Queue<T, N> {
         let mut pushed = Pushed::Queued;
         if !self.has_room(size) {
             if !drops_oldest {
-                self.mark_gap();
+                self.mark_gap(1);
                 return Pushed::Dropped(message);
             }
             let mut dropped = Vec::new();
@@ -136,6 +136,15 @@ impl<T: Weighed, N> Queue<T, N> {
         self.bytes += size;
         self.items.items.push_back(Item::Message(message));
         pushed
+    }
+
+    /// Adds a gap at the end.
+    pub(crate) fn mark_gap(&mut self, lost: u64) {
+        match self.items.items.back_mut() {
+            Some(Item::Gap(before)) => *before = before.saturating_add(lost),
+            Some(_) => self.items.items.push_back(Item::Gap(lost)),
+            None => self.items.lost_first = self.items.lost_first.saturating_add(lost),
+        }
     }
 
     /// Adds a notice. The caller bounds their number.
@@ -187,15 +196,6 @@ impl<T: Weighed, N> Queue<T, N> {
     fn forget(&mut self, size: usize) {
         self.messages -= 1;
         self.bytes -= size;
-    }
-
-    /// Adds a gap of one message at the end.
-    fn mark_gap(&mut self) {
-        match self.items.items.back_mut() {
-            Some(Item::Gap(lost)) => *lost += 1,
-            Some(_) => self.items.items.push_back(Item::Gap(1)),
-            None => self.items.lost_first += 1,
-        }
     }
 
     /// Drops the oldest message. The gaps before it are joined with the gap that it leaves.

@@ -22,6 +22,7 @@ pub(crate) struct Subscriber {
     pub(crate) overflow: Overflow,
     lost: AtomicU64,
     has_warned: AtomicBool,
+    has_ended: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -60,7 +61,8 @@ pub(crate) enum Fate {
 
 /// What a request finds at a subscription that has it.
 pub(crate) enum Found {
-    InQueue,
+    /// A message of this size.
+    InQueue(usize),
     Taken,
 }
 
@@ -87,6 +89,7 @@ impl Subscriber {
             overflow,
             lost: AtomicU64::new(0),
             has_warned: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
             state: Mutex::new(state),
         }
     }
@@ -167,12 +170,12 @@ impl Subscriber {
     /// cancelled.
     pub(crate) fn cancel(&self, request: u64) -> Found {
         let mut state = lock(&self.state);
-        if state.queue.remove(|it| it.request() == Some(request)).is_some() {
+        if let Some(found) = state.queue.remove(|it| it.request() == Some(request)) {
             self.load.set_full(!state.queue.has_room(0));
             let next = state.next_publisher();
             drop(state);
             next.into_iter().for_each(Waker::wake);
-            return Found::InQueue;
+            return Found::InQueue(found.size());
         }
         if state.end.is_none() {
             state.queue.notify(Subject::inbox(request));
@@ -181,6 +184,20 @@ impl Subscriber {
         drop(state);
         reader.into_iter().for_each(Waker::wake);
         Found::Taken
+    }
+
+    /// Adds a gap for messages that were lost elsewhere.
+    pub(crate) fn mark_gap(&self, lost: u64) {
+        let mut state = lock(&self.state);
+        state.queue.mark_gap(lost);
+        let reader = state.reader.take();
+        drop(state);
+        reader.into_iter().for_each(Waker::wake);
+    }
+
+    /// Returns true once: to the owner that ends the subscription.
+    pub(crate) fn is_first_end(&self) -> bool {
+        !self.has_ended.swap(true, Ordering::Relaxed)
     }
 
     /// Ends the subscription. What is in the queue is delivered first.

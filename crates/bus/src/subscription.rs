@@ -120,13 +120,18 @@ pub(crate) trait Upstream: Send + Sync {
     /// The subscription has taken a message of this size.
     fn taken(&self, subscriber: &Subscriber, size: usize);
 
-    /// The subscription was dropped.
+    /// The subscription was dropped, or ended by its owner. Called once.
     fn dropped(&self, subscriber: &Arc<Subscriber>);
 }
 
 impl Subscription {
     pub(crate) fn new(subscriber: Arc<Subscriber>, upstream: Arc<dyn Upstream>) -> Self {
         Self { subscriber, upstream, taken: Taken::default() }
+    }
+
+    /// Returns a handle that ends the subscription before it is dropped.
+    pub(crate) fn ender(&self) -> Ender {
+        Ender { subscriber: self.subscriber.clone(), upstream: self.upstream.clone() }
     }
 
     /// Returns the pattern.
@@ -189,7 +194,22 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.upstream.dropped(&self.subscriber);
+        self.ender().end();
+    }
+}
+
+/// Ends a subscription.
+pub(crate) struct Ender {
+    subscriber: Arc<Subscriber>,
+    upstream: Arc<dyn Upstream>,
+}
+
+impl Ender {
+    /// Ends the subscription, unless it was ended before.
+    pub(crate) fn end(&self) {
+        if self.subscriber.is_first_end() {
+            self.upstream.dropped(&self.subscriber);
+        }
     }
 }
 

@@ -123,7 +123,7 @@ impl Requests {
 /// Removes the request from the subscription's queue, or tells the subscription that it was cancelled.
 pub(super) fn withdraw(responder: &Subscriber, request: u64) {
     match responder.cancel(request) {
-        Found::InQueue => responder.load.settle(),
+        Found::InQueue(_) => responder.load.settle(),
         // It is settled when the responder has taken the cancellation.
         Found::Taken => {}
     }

@@ -110,8 +110,8 @@ pub(crate) async fn request_waits_for_room_until_its_deadline(scene: impl Scene)
     let request = loop {
         match within("the request", work.next()).await {
             Event::Message(it) if it.payload() == "late" => break it,
-            Event::Message(it) => assert!(it.reply().is_none(), "{it:?}"),
-            Event::Gap { .. } => {}
+            // Between processes, the first request may have found room later.
+            Event::Message(_) | Event::Gap { .. } | Event::Cancel { .. } => {}
             other => panic!("{other:?}"),
         }
     };
