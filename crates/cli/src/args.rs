@@ -10,6 +10,7 @@ mod doctor;
 mod endpoint;
 mod line;
 mod logging;
+mod mcp;
 mod memory;
 mod oauth;
 mod processes;
@@ -41,6 +42,7 @@ pub(crate) use doctor::Doctor;
 pub(crate) use endpoint::is_scheme;
 pub(crate) use line::Line;
 pub(crate) use logging::Logging;
+pub(crate) use mcp::{Mcp, McpAction};
 pub(crate) use serve::Serve;
 pub(crate) use share::Share;
 pub(crate) use status::Status;
@@ -70,6 +72,7 @@ Endpoints:
   unix:PATH  unix:@ABSTRACT  pipe:NAME (Windows)  exec:COMMAND ARG...  exec:[\"COMMAND\",\"ARG\"]  stdio:  tcp:HOST:PORT
   ws://HOST:PORT/PATH  wss://HOST/PATH  ws-unix:PATH
   http://HOST:PORT/sse  https://HOST/sse  http-unix:PATH (server-sent events and POST)
+  https://HOST/mcp  http-unix:PATH:/mcp  mcp+https://HOST/PATH (an MCP server over HTTP)
   A server listens on http://HOST:PORT, https://HOST:PORT or http-unix:PATH for all web clients.
   Prefix an endpoint with a framing (lines+, the default; content-length+; length-prefix+), or with
   resume+ for a session that survives a lost connection.
@@ -108,6 +111,12 @@ pub(crate) enum Command {
     /// A program that was started for the call may take up to --stop-timeout to exit after its response. SIGTERM is
     /// sent after half of that time, or after 2 s if that is earlier.
     Call(Call),
+    /// List and use the tools, resources and prompts of an MCP server
+    ///
+    /// The endpoint may be a program (exec:), a server's name or socket, or a URL such as https://example.org/mcp.
+    /// Lists are read to their end. A tool that fails, and an error of the server, give exit status 1 with the
+    /// server's text on stderr.
+    Mcp(Mcp),
     /// Forward messages in both directions between two endpoints, converting the framing
     ///
     /// The first endpoint is the client's side: the end of its input is passed on to the second, and when

@@ -140,7 +140,7 @@ fn failed(args: &Call, error: &CallError, stderr: StderrMode) -> Failure {
 }
 
 /// Divides `limit` among the stages of stopping a program whose response has arrived.
-fn in_all(limit: Duration) -> StopTimeouts {
+pub(crate) fn in_all(limit: Duration) -> StopTimeouts {
     let usual = StopTimeouts::default();
     let end_of_input = usual.end_of_input.min(limit / 2);
     StopTimeouts {
@@ -193,7 +193,7 @@ async fn params(text: Option<&str>, limit: ByteSize) -> Result<Option<Vec<u8>>, 
 }
 
 /// Formats an error with its cause or its data.
-fn explain(error: &CallError) -> String {
+pub(crate) fn explain(error: &CallError) -> String {
     match error {
         CallError::Remote(remote) => match &remote.data {
             Some(data) => format!("{remote}; {}", data.get()),

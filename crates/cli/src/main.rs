@@ -16,6 +16,7 @@ mod logging;
 mod lookup;
 mod man;
 mod mcp;
+mod mcp_client;
 mod memory;
 mod names;
 mod pretty;
@@ -142,6 +143,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Call(call) => runtime.block_on(call::run(call, logging)),
         #[cfg(unix)]
         Command::Claude(claude) => runtime.block_on(claude::run(claude)),
+        Command::Mcp(mcp) => runtime.block_on(mcp_client::run(mcp, logging)),
         Command::Bridge(bridge) => runtime.block_on(connect::bridge(bridge, logging)),
         Command::Status(status) => runtime.block_on(status::run(status)),
         Command::Chaos(chaos) => runtime.block_on(chaos::run(chaos)),
