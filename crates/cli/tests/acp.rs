@@ -404,6 +404,61 @@ fn a_web_socket_is_a_connection() {
     site.stop();
 }
 
+/// All requests and streams share one connection.
+#[test]
+fn a_client_uses_http2() {
+    let site = site(&[]);
+    let script = format!(
+        r#"
+        const http2 = require("node:http2");
+        const connection = http2.connect("{url}");
+        const own = {{ ":path": "/acp", authorization: "Bearer {TOKEN}" }};
+        const ask = (headers, body) => new Promise((resolve) => {{
+            const stream = connection.request({{ ...own, ...headers }}, {{ endStream: body === undefined }});
+            let text = "";
+            stream.setEncoding("utf8").on("data", (data) => (text += data));
+            stream.on("response", (answer) => (headers = answer)).on("end", () => resolve([headers, text]));
+            if (body !== undefined) stream.end(body);
+        }});
+        const post = (headers, body) =>
+            ask({{ ":method": "POST", "content-type": "application/json", ...headers }}, body);
+        const open = (headers, parts) => {{
+            const stream = connection.request({{ ...own, accept: "text/event-stream", ...headers }});
+            let [text, found] = ["", () => {{}}];
+            stream.setEncoding("utf8").on("data", (data) => {{ text += data; found(); }});
+            const wait = (part) => new Promise((resolve) => {{
+                found = () => text.includes(part) && resolve();
+                found();
+            }});
+            return {{ wait, ended: new Promise((resolve) => stream.on("end", resolve)) }};
+        }};
+        (async () => {{
+            const [head, text] = await post({{}}, '{INITIALIZE}');
+            console.log(head[":status"], text);
+            const id = {{ "acp-connection-id": head["acp-connection-id"] }};
+            const general = open(id);
+            console.log((await post(id, '{NEW}'))[0][":status"]);
+            await general.wait('"sessionId":"s"');
+            const of = {{ ...id, "acp-session-id": "s" }};
+            const session = open(of);
+            await post(of, '{PROMPT}');
+            await session.wait("session/request_permission");
+            await post(of, '{ALLOWED}');
+            await session.wait("end_turn");
+            console.log((await ask({{ ":method": "DELETE", ...id }}))[0][":status"]);
+            await Promise.all([general.ended, session.ended]);
+            connection.close();
+        }})();"#,
+        url = site.endpoint,
+    );
+    let finished = Program::run(Command::new("node").args(["-e", &script]), "");
+    let expected =
+        "200 {\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{\"protocolVersion\":1}}\n202\n202\n";
+    assert_eq!((finished.code, &*finished.stdout), (Some(0), expected), "{finished:?}");
+    wait_none_left(&site);
+    site.stop();
+}
+
 #[test]
 fn the_route_exists_for_programs_that_may_speak_acp() {
     for (args, has_acp, has_mcp) in [

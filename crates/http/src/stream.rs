@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::rt::{ReadBufCursor, Sleep};
 #[cfg(unix)]
 use tieline_transport::{Connection, UnixConnection};
@@ -139,6 +140,8 @@ impl AsyncWrite for Stream {
 /// the stream out again after the upgrade.
 pub(crate) struct Hyper {
     pub(crate) stream: Stream,
+    /// Bytes that were read from the stream before.
+    pub(crate) first: Bytes,
     watched: Option<Watched>,
     ending: Option<Ending>,
 }
@@ -220,7 +223,7 @@ const READ: usize = 8 * 1024;
 
 impl Hyper {
     pub(crate) fn new(stream: Stream) -> Self {
-        Self { stream, watched: None, ending: None }
+        Self { stream, first: Bytes::new(), watched: None, ending: None }
     }
 
     /// Ends the connection if a write makes no progress for `limit`, and reports the bytes written to
@@ -236,7 +239,7 @@ impl Hyper {
             silence: None,
             unsent: None,
         };
-        Self { stream, watched: Some(watched), ending: None }
+        Self { stream, first: Bytes::new(), watched: Some(watched), ending: None }
     }
 
     /// Ends the connection as stalled if the peer acknowledges none of the bytes in the kernel for
@@ -248,6 +251,11 @@ impl Hyper {
             watched.silence = Some(limit);
         }
         self
+    }
+
+    /// Yields these bytes before those of the stream.
+    pub(crate) fn after(self, first: Bytes) -> Self {
+        Self { first, ..self }
     }
 
     /// Before the connection is closed, discards bytes that the client still sends, within `limits`.
@@ -298,6 +306,14 @@ impl hyper::rt::Read for Hyper {
         cx: &mut Context<'_>,
         mut into: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let length = self.first.len().min(into.remaining());
+            into.put_slice(&self.first.split_to(length));
+            if let Some(watched) = &self.watched {
+                watched.progress.received();
+            }
+            return Poll::Ready(Ok(()));
+        }
         let mut bytes = [const { MaybeUninit::uninit() }; READ];
         let room = bytes.len().min(into.remaining());
         let mut buffer = ReadBuf::uninit(bytes.get_mut(..room).unwrap_or_default());
@@ -353,7 +369,7 @@ impl hyper::rt::Write for Hyper {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, watched, ending } = &mut *self;
+        let Self { stream, watched, ending, .. } = &mut *self;
         loop {
             match ending {
                 None => {

@@ -32,9 +32,19 @@ pub(crate) struct Progress {
     /// Whether the current request has a body that was not read completely.
     has_body: AtomicBool,
     waker: Mutex<Option<Waker>>,
+    /// The progress of the connection, if this is that of an HTTP/2 stream.
+    connection: Option<Arc<Progress>>,
 }
 
 impl Progress {
+    /// Creates the progress of a stream of an HTTP/2 connection.
+    ///
+    /// Bytes of the stream count as written when the client has a window for all of them and for more. Then they
+    /// leave with the next write of the connection.
+    pub(crate) fn of_stream(connection: Arc<Self>) -> Self {
+        Self { connection: Some(connection), ..Self::default() }
+    }
+
     /// Records bytes that were written to the connection.
     pub(crate) fn sent(&self, bytes: usize) {
         self.moves.fetch_add(bytes as u64, Relaxed);
@@ -60,7 +70,14 @@ impl Progress {
 
     /// Returns a number that grows while bytes move.
     pub(crate) fn moves(&self) -> u64 {
-        self.moves.load(Relaxed)
+        let connection = self.connection.as_ref().map_or(0, |connection| connection.moves());
+        self.moves.load(Relaxed) + connection
+    }
+
+    /// Returns whether the connection, or its stream, was abandoned because the other side stopped reading.
+    fn has_stalled(&self) -> bool {
+        let is_broken = self.connection.as_ref().is_some_and(|connection| connection.has_stalled());
+        self.has_stalled.load(Relaxed) || is_broken
     }
 
     /// Records that bytes were received.
@@ -196,7 +213,7 @@ impl BodyWriter {
 
     /// Returns whether the connection was abandoned because the other side stopped reading.
     pub(crate) fn has_stalled(&self) -> bool {
-        self.progress.has_stalled.load(Relaxed)
+        self.progress.has_stalled()
     }
 
     /// Returns whether the connection is gone or has to be closed.
@@ -234,6 +251,10 @@ impl Body for Events {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.progress.connection.is_some() {
+            // The client has a window for everything that was taken before.
+            self.progress.flushed();
+        }
         let mut state = lock(&self.state);
         if state.waiting.is_empty() {
             if state.has_ended {
@@ -299,6 +320,27 @@ mod tests {
         assert_eq!(writer.written(), 11);
         drop(writer);
         assert!(events.is_end_stream());
+    }
+
+    #[test]
+    fn streams_of_http2_count_their_own_bytes_when_the_client_has_a_window() {
+        let connection = Arc::new(Progress::default());
+        let stream_of = || stream(Arc::new(Progress::of_stream(connection.clone())), None);
+        let ((mut first, mut events), (mut second, mut others)) = (stream_of(), stream_of());
+        first.write(|out| out.put_slice(b"first"));
+        second.write(|out| out.put_slice(b"second"));
+        assert_eq!(read(&mut events).unwrap(), "first");
+        connection.flushed();
+        assert_eq!((first.written(), second.written()), (0, 0));
+        // hyper asks for more when the client has a window.
+        assert_eq!(read(&mut events), None);
+        assert_eq!((first.written(), second.written()), (5, 0));
+        assert_eq!(read(&mut others).unwrap(), "second");
+        let moves = first.moves();
+        connection.sent(1);
+        assert!(first.moves() > moves && !first.has_stalled());
+        connection.stall();
+        assert!(first.has_stalled());
     }
 
     #[test]

@@ -95,6 +95,8 @@ pub struct ServerLimits {
     pub header_bytes: usize,
     /// The number of header lines of a request; 64 by default.
     pub headers: usize,
+    /// The number of concurrent requests of an HTTP/2 connection; 128 by default.
+    pub streams: usize,
     /// The number of event streams that accept POSTs, including those whose client is disconnected;
     /// 1,024 by default.
     pub event_streams: usize,
@@ -140,6 +142,7 @@ impl Default for ServerLimits {
             header_timeout: Duration::from_secs(30),
             header_bytes: 16 * 1024,
             headers: 64,
+            streams: 128,
             event_streams: 1024,
             event_grace: Duration::from_secs(120),
             rpc_calls: 64,
@@ -217,6 +220,7 @@ impl ServerConfig {
         positive(limits.connections_per_peer > 0, "connections_per_peer", "be at least 1")?;
         positive(limits.backlog > 0, "backlog", "be at least 1")?;
         positive(limits.headers > 0, "headers", "be at least 1")?;
+        positive(limits.streams > 0, "streams", "be at least 1")?;
         positive(limits.header_bytes >= 8 * 1024, "header_bytes", "be at least 8 KiB")?;
         let longer = "be longer than zero";
         positive(!limits.handshake_timeout.is_zero(), "handshake_timeout", longer)?;

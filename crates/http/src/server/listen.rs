@@ -6,7 +6,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(unix)]
 use bytes::Bytes;
 use hyper::Request;
 use hyper::body::Incoming;
@@ -26,13 +25,14 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Server;
 use super::config::{Access, ServerConfig};
 use super::count::{Cause, count};
+use super::http2;
 use super::limiter::{Admission, ConnectionPermit};
 use super::route::{self, ConnectionContext};
 use crate::address::Place;
 use crate::drain::{self, DrainLimits};
 use crate::events::stream::Progress;
 use crate::stream::{Hyper, Stream, Timer};
-use crate::tls::TlsAcceptor;
+use crate::tls::{self, TlsAcceptor};
 
 /// How long to wait before the next attempt after `accept` has failed.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -201,6 +201,24 @@ async fn attend(
         }
         (_, stream) => stream,
     };
+    let mut stream = stream;
+    let is_http2 = match &stream {
+        Stream::Tls(stream) => Some(tls::is_http2(stream)),
+        _ => None,
+    };
+    let (is_http2, first) = match is_http2 {
+        Some(is_http2) => (is_http2, Bytes::new()),
+        None => {
+            let first = timeout(limits.header_timeout, http2::first_bytes(&mut stream));
+            tokio::select! {
+                first = first => match first {
+                    Ok(Ok(first)) => first,
+                    Ok(Err(_)) | Err(_) => return,
+                },
+                () = &mut evicted => return,
+            }
+        }
+    };
     let progress = Arc::new(Progress::default());
     let context = ConnectionContext {
         permit: permit.clone(),
@@ -209,6 +227,15 @@ async fn attend(
         certificate,
         progress: progress.clone(),
     };
+    let stall = server.web_socket.channel.stall_timeout;
+    // The limit is twice that of writes, so that a blocked write fails first, with its own reason.
+    let stream = Hyper::watched(stream, stall, progress)
+        .noticing_silence(stall.saturating_mul(2))
+        .draining(drain_limits(&server))
+        .after(first);
+    if is_http2 {
+        return http2::serve(&server, context, stream, evicted).await;
+    }
     let (server_of_service, context) = (server.clone(), Arc::new(context));
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, context) = (server_of_service.clone(), context.clone());
@@ -221,11 +248,6 @@ async fn attend(
         .max_headers(limits.headers)
         .max_header_size(limits.header_bytes)
         .max_buf_size(limits.header_bytes.max(8 * 1024));
-    let stall = server.web_socket.channel.stall_timeout;
-    // The limit is twice that of writes, so that a blocked write fails first, with its own reason.
-    let stream = Hyper::watched(stream, stall, progress)
-        .noticing_silence(stall.saturating_mul(2))
-        .draining(drain_limits(&server));
     let mut connection = pin!(builder.serve_connection(stream, service).with_upgrades());
     let mut closing = server.closing.subscribe();
     let mut closing = pin!(closing.wait_for(|is_closing| *is_closing));

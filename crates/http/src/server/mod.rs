@@ -17,6 +17,7 @@ mod config;
 mod count;
 mod events;
 mod exits;
+mod http2;
 mod limiter;
 mod listen;
 mod log;

@@ -10,7 +10,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
 use hyper::upgrade::OnUpgrade;
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tieline_transport::{Owner, PeerIdentity, Principal};
 
 use super::Server;
@@ -60,13 +60,15 @@ pub(super) async fn respond(
 ) -> Response<Body> {
     let is_long = request.body().size_hint().exact().is_none_or(|length| length > SHORT_BODY);
     let request = request.map(|body| Inbound::new(body, context.progress.clone()));
+    let version = request.version();
     let upgrading = request.extensions().get::<OnUpgrade>().cloned();
     let mut response = judge(server, context, request).await;
     let is_unswitched = upgrading.is_some() && response.status() != StatusCode::SWITCHING_PROTOCOLS;
     if let (true, Some(upgrading)) = (is_unswitched, upgrading) {
         tokio::spawn(end_unswitched(context.permit.clone(), upgrading, drain_limits(server)));
     }
-    if is_unswitched || (is_long && context.progress.has_body()) {
+    let is_http1 = version < Version::HTTP_2;
+    if is_http1 && (is_unswitched || (is_long && context.progress.has_body())) {
         // The next bytes belong to the rest of the body or to another protocol, so discard them and
         // close the connection.
         let close = HeaderValue::from_static("close");

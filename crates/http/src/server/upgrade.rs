@@ -108,9 +108,11 @@ fn switch(
         let Ok(Ok(upgraded)) = timeout(SWITCHING, switching).await else { return };
         let Ok(parts) = upgraded.downcast::<Hyper>() else { return };
         let id = permit.id;
+        let mut read = BytesMut::from(parts.read_buf);
+        read.extend_from_slice(&parts.io.first);
         let made = Made {
             stream: parts.io.stream,
-            read: BytesMut::from(parts.read_buf),
+            read,
             role: Role::Server,
             content,
             half_close,

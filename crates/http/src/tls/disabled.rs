@@ -69,6 +69,10 @@ pub(crate) fn tcp_of(stream: &TlsStream) -> &TcpStream {
     match stream.0 {}
 }
 
+pub(crate) fn is_http2(stream: &TlsStream) -> bool {
+    match stream.0 {}
+}
+
 impl ReadEnd for TlsStream {}
 
 impl WriteEnd for TlsStream {}

@@ -18,7 +18,7 @@ use self::enabled as chosen;
 #[cfg(feature = "tls")]
 pub use self::enabled::system_roots;
 pub(crate) use chosen::{
-    TlsAcceptor, TlsStream, Trust, check_supported, is_tls_error, split, tcp_of,
+    TlsAcceptor, TlsStream, Trust, check_supported, is_http2, is_tls_error, split, tcp_of,
 };
 
 /// The TLS configuration of a server. Needs the feature `tls`.

@@ -78,7 +78,7 @@ impl TlsAcceptor {
         let mut config = builder
             .with_single_cert(chain, key)
             .map_err(|error| unusable(&tls.certificate, error))?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
         Ok(Self(Arc::new(config).into()))
     }
 
@@ -99,6 +99,14 @@ impl TlsAcceptor {
             Err((_, stream)) => Err(stream),
         }
     }
+}
+
+/// The name of HTTP/2 in ALPN.
+const HTTP2: &[u8] = b"h2";
+
+/// Returns whether the client and the server have agreed on HTTP/2.
+pub(crate) fn is_http2(stream: &TlsStream) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(HTTP2)
 }
 
 fn principal_of(connection: &rustls::ServerConnection) -> Option<Principal> {
