@@ -117,6 +117,35 @@ fn a_killed_program_is_restarted_for_all_clients() {
 }
 
 #[test]
+fn a_program_asks_the_client_whose_call_is_in_flight() {
+    let serve = everything(&[]);
+    let (mut one, mut two) = (opened(&serve), opened(&serve));
+    for (client, word) in [(&mut one, "first"), (&mut two, "second")] {
+        let arguments = json!({ "prompt": word, "maxTokens": 5 });
+        client.send(&tool(2, "trigger-sampling-request", arguments, None).to_string());
+        loop {
+            let message = client.json();
+            match message["method"].as_str() {
+                Some("sampling/createMessage") => {
+                    assert!(message["params"].to_string().contains(word), "{message}");
+                    let content = json!({ "type": "text", "text": format!("sampled {word}") });
+                    let result = json!({ "model": "m", "role": "assistant", "content": content });
+                    let answer = json!({ "jsonrpc": "2.0", "id": message["id"], "result": result });
+                    client.send(&answer.to_string());
+                }
+                Some(_) => {}
+                None => {
+                    assert!(text(&message).contains(&format!("sampled {word}")), "{message}");
+                    break;
+                }
+            }
+        }
+    }
+    drop((one, two));
+    serve.stop();
+}
+
+#[test]
 fn calls_of_a_client_that_disconnects_are_canceled() {
     // The program writes each message that it receives to stderr.
     let script = r#"while read -r line; do printf '%s\n' "$line" >&2; done"#;

@@ -1,262 +1,23 @@
 //! Several clients of a server share one program.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::future::pending;
-use std::sync::Arc;
+#[path = "support/sharing.rs"]
+mod sharing;
+
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use tieline_gateway::{
-    Bridge, NotShareable, ProcessModel, Processes, Server, ServerReport, ServerWatch,
-};
+use serde_json::json;
+use sharing::{Test, call, initialize, model, result, served};
+use tieline_gateway::{Bridge, NotShareable, ProcessModel, Processes, Server, ServerWatch};
 use tieline_proto::RestartPolicy;
 use tieline_proto::jsonrpc::Dialect;
-use tieline_transport::{
-    Backing, BoxChannel, BoxFuture, Capabilities, Channel, ChildExit, CloseReason, Control,
-    ControlBuilder, DynAcceptor, DynConnector, Endpoint, Incoming, MemoryChannel, Principal,
-    Receiver, ReceiverExt, SenderExt, TransportError, TransportKind, memory_pair,
-};
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinHandle, JoinSet};
-
-type Half = (<MemoryChannel as Channel>::Sender, <MemoryChannel as Channel>::Receiver);
-
-/// A connector to programs whose part the test plays.
-struct Programs(mpsc::UnboundedSender<MemoryChannel>);
-
-impl DynConnector for Programs {
-    fn connect(&self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
-        let (far, program) = memory_pair();
-        self.0.send(program).unwrap();
-        let (sender, receiver) = far.split();
-        let control = control(Arc::new(Killed), TransportKind::PROCESS, "exec:program");
-        let receiver = Box::new(OfProgram { receiver, control: control.clone() });
-        Box::pin(async { Ok(BoxChannel::from_parts(Box::new(sender), receiver, control)) })
-    }
-}
-
-fn control(backing: Arc<dyn Backing>, kind: TransportKind, endpoint: &str) -> Control {
-    let endpoint: Endpoint = endpoint.parse().unwrap();
-    let capabilities = Capabilities { half_close: true, ..Capabilities::default() };
-    let profile = memory_pair().0.control().profile();
-    ControlBuilder { kind, endpoint, peer: None, capabilities, profile, backing }.build()
-}
-
-/// A program that has failed when its output ends.
-struct Killed;
-
-impl Backing for Killed {}
-
-struct OfProgram<R> {
-    receiver: R,
-    control: Control,
-}
-
-impl<R: Receiver> Receiver for OfProgram<R> {
-    fn poll_recv(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Incoming> {
-        self.receiver.poll_recv(cx).map(|incoming| match incoming {
-            Incoming::End(_) => Incoming::End(self.control.end(exited())),
-            other => other,
-        })
-    }
-}
-
-#[cfg(unix)]
-fn exited() -> CloseReason {
-    use std::os::unix::process::ExitStatusExt;
-    CloseReason::ChildExited(Arc::new(ChildExit {
-        status: std::process::ExitStatus::from_raw(3 << 8),
-        stderr_tail: b"out of luck\n".to_vec().into(),
-        unterminated: false,
-        truncated: None,
-        unread: None,
-        guardian_lost: false,
-    }))
-}
-
-#[cfg(windows)]
-fn exited() -> CloseReason {
-    use std::os::windows::process::ExitStatusExt;
-    CloseReason::ChildExited(Arc::new(ChildExit {
-        status: std::process::ExitStatus::from_raw(3),
-        stderr_tail: b"out of luck\n".to_vec().into(),
-        unterminated: false,
-        truncated: None,
-        unread: None,
-        guardian_lost: false,
-    }))
-}
-
-/// An acceptor of the clients that the test hands over.
-struct TestAcceptor(mpsc::UnboundedReceiver<BoxChannel>, Endpoint);
-
-impl DynAcceptor for TestAcceptor {
-    fn accept(&mut self) -> BoxFuture<'_, Result<BoxChannel, TransportError>> {
-        Box::pin(async {
-            match self.0.recv().await {
-                Some(client) => Ok(client),
-                None => pending().await,
-            }
-        })
-    }
-
-    fn endpoint(&self) -> &Endpoint {
-        &self.1
-    }
-}
-
-/// A client that was authenticated.
-struct Authenticated(Option<Principal>);
-
-impl Backing for Authenticated {
-    fn principal(&self) -> Option<Principal> {
-        self.0
-    }
-}
-
-struct Test {
-    acceptor: mpsc::UnboundedSender<BoxChannel>,
-    programs: mpsc::UnboundedReceiver<MemoryChannel>,
-    watch: ServerWatch,
-    stop: oneshot::Sender<()>,
-    report: JoinHandle<ServerReport>,
-}
-
-impl Test {
-    fn start(processes: Processes, restart: RestartPolicy) -> Self {
-        let bridge = Bridge { dialect: Some(Dialect::MCP), ..Bridge::default() };
-        let mut server = Server::new(1024, bridge);
-        server.processes(processes).unwrap();
-        server.restart(restart);
-        let (acceptor, clients) = mpsc::unbounded_channel();
-        let (started, programs) = mpsc::unbounded_channel();
-        server.add(
-            Box::new(TestAcceptor(clients, Endpoint::memory("listener"))),
-            Arc::new(Programs(started)),
-        );
-        let (watch, (stop, stopped)) = (server.watch(), oneshot::channel());
-        let report = tokio::spawn(server.run(async {
-            let _ = stopped.await;
-        }));
-        Self { acceptor, programs, watch, stop, report }
-    }
-
-    fn shared() -> Self {
-        Self::start(model(ProcessModel::Shared), RestartPolicy::Never)
-    }
-
-    fn client(&self, principal: Option<u8>) -> Peer {
-        let (client, near) = memory_pair();
-        let (sender, receiver) = near.split();
-        let principal = principal.map(|number| Principal::new([number; 32]));
-        let control = control(Arc::new(Authenticated(principal)), TransportKind::MEMORY, "mem:c");
-        let near = BoxChannel::from_parts(Box::new(sender), Box::new(receiver), control);
-        self.acceptor.send(near).unwrap();
-        Peer(client.split())
-    }
-
-    async fn program(&mut self) -> Peer {
-        Peer(self.programs.recv().await.unwrap().split())
-    }
-
-    /// Adds a client that completes the handshake with a program that is already running.
-    async fn joined(&self, principal: Option<u8>) -> Peer {
-        let mut client = self.client(principal);
-        client.send(initialize()).await;
-        assert_eq!(client.recv().await["result"], offer());
-        client.send(json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await;
-        client
-    }
-
-    /// Adds the first client of a program. Returns both.
-    async fn opened(&mut self, principal: Option<u8>) -> (Peer, Peer) {
-        let mut client = self.client(principal);
-        client.send(initialize()).await;
-        let mut program = self.program().await;
-        program.open().await;
-        assert_eq!(client.recv().await["result"], offer());
-        client.send(json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await;
-        assert_eq!(program.recv().await["method"], "notifications/initialized");
-        (client, program)
-    }
-
-    async fn until(&self, what: &str, is_so: impl Fn(&ServerWatch) -> bool) {
-        let wait = async {
-            while !is_so(&self.watch) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(3600), wait).await.expect(what);
-    }
-
-    async fn stop(self) -> ServerReport {
-        self.stop.send(()).unwrap();
-        self.report.await.unwrap()
-    }
-}
-
-fn model(model: ProcessModel) -> Processes {
-    Processes { model, ..Processes::default() }
-}
-
-/// A client, or a program.
-struct Peer(Half);
-
-impl Peer {
-    async fn send(&mut self, message: Value) {
-        self.0.0.send(message.to_string()).await.unwrap();
-    }
-
-    async fn recv(&mut self) -> Value {
-        match self.0.1.recv().await {
-            Incoming::Message(message) => serde_json::from_slice(&message).unwrap(),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn ended(&mut self) {
-        let incoming = self.0.1.recv().await;
-        assert!(matches!(incoming, Incoming::End(_)), "{incoming:?}");
-    }
-
-    /// Answers the handshake, as the program.
-    async fn open(&mut self) {
-        let request = self.recv().await;
-        assert_eq!(request["method"], "initialize");
-        self.send(json!({"jsonrpc": "2.0", "id": request["id"], "result": offer()})).await;
-    }
-}
-
-fn initialize() -> Value {
-    let params = json!({"protocolVersion": "2025-11-25", "capabilities": {"roots": {}}});
-    json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params})
-}
-
-fn offer() -> Value {
-    json!({"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}})
-}
-
-fn call(id: impl Into<Value>, data: impl Into<Value>) -> Value {
-    let params = json!({"name": "echo", "arguments": data.into()});
-    json!({"jsonrpc": "2.0", "id": id.into(), "method": "tools/call", "params": params})
-}
-
-fn result(id: &Value, result: impl Into<Value>) -> Value {
-    json!({"jsonrpc": "2.0", "id": id, "result": result.into()})
-}
-
-/// Makes a call, and asserts that it reaches this program.
-async fn served(client: &mut Peer, program: &mut Peer) {
-    client.send(call(1, 1)).await;
-    let request = program.recv().await;
-    program.send(result(&request["id"], "done")).await;
-    assert_eq!(client.recv().await, result(&json!(1), "done"));
-}
+use tieline_transport::{Incoming, ReceiverExt, SenderExt};
+use tokio::task::JoinSet;
 
 #[tokio::test]
 async fn a_hundred_clients_with_clashing_ids_each_get_their_own_answers() {
     const CLIENTS: u64 = 100;
-    const CALLS: u64 = 100;
+    const CALLS: u64 = 1_000;
     let mut test = Test::shared();
     let (first, mut program) = test.opened(None).await;
     let echo = tokio::spawn(async move {
@@ -344,6 +105,74 @@ async fn stalled_client_is_disconnected_and_the_others_do_not_wait_for_it() {
     drop((first, second));
     let report = test.stop().await;
     assert_eq!((report.served, report.failed), (3, 1));
+}
+
+/// What a client does not take waits for it alone.
+#[tokio::test]
+async fn stalled_client_among_a_hundred_delays_no_call_of_the_others() {
+    const FAST: u64 = 99;
+    const CALLS: u64 = 20;
+    let mut test = Test::shared();
+    let (mut stalled, mut program) = test.opened(None).await;
+    let mut clients = Vec::new();
+    for _ in 0..FAST {
+        clients.push(test.joined(None).await);
+    }
+    // It asks for more than is kept for it, and takes nothing.
+    for number in 0..90 {
+        stalled.send(call(number, "large")).await;
+    }
+    let answering = tokio::spawn(async move {
+        let large = "x".repeat(1024 * 1024);
+        let mut calls = 0;
+        while calls < FAST * CALLS {
+            let request = program.recv().await;
+            let asked = &request["params"]["arguments"];
+            if request["method"] == "notifications/cancelled" {
+                continue;
+            }
+            match asked == "large" {
+                true => program.send(result(&request["id"], large.clone())).await,
+                false => {
+                    calls += 1;
+                    program.send(result(&request["id"], asked.clone())).await;
+                }
+            }
+        }
+        program
+    });
+    let mut calling = JoinSet::new();
+    for mut client in clients {
+        calling.spawn(async move {
+            for number in 0..CALLS {
+                client.send(call(1, number)).await;
+                assert_eq!(client.recv().await, result(&json!(1), number));
+            }
+        });
+    }
+    calling.join_all().await;
+    let program = answering.await.unwrap();
+    while let Incoming::Message(_) = stalled.0.1.recv().await {}
+    drop(stalled);
+    test.until("all lines end", |watch| watch.now().report.served == FAST + 1).await;
+    drop(program);
+    assert_eq!(test.stop().await.failed, 1);
+}
+
+#[tokio::test]
+async fn second_initialize_of_a_client_is_refused_and_reaches_no_program() {
+    let mut test = Test::shared();
+    let (mut first, mut program) = test.opened(None).await;
+    let mut second = test.joined(None).await;
+    for client in [&mut first, &mut second] {
+        client.send(initialize()).await;
+        let answer = client.recv().await;
+        assert_eq!(answer["error"]["code"], -32600, "{answer}");
+        assert_eq!(answer["error"]["message"], "this client is already initialized");
+        served(client, &mut program).await;
+    }
+    drop((first, second, program));
+    test.stop().await;
 }
 
 #[tokio::test]
