@@ -142,8 +142,9 @@ impl CancelHandle {
 /// The receipt for a published message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// How many subscriptions the message was delivered to, counting one for each group. For an answer, 1 if
-    /// the request was waiting for it. `None` if the bus does not know.
+    /// How many subscriptions the message was for, counting one for each group, including those that have
+    /// lost it because their queue was full. For an answer, 1 if the request was waiting for it. `None` if
+    /// the bus does not know.
     pub matched: Option<usize>,
 }
 

@@ -89,6 +89,7 @@ mod balance;
 mod broker;
 mod bus;
 mod error;
+mod group;
 mod lock;
 mod message;
 mod queue;

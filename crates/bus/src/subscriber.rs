@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
-use crate::balance::{Balance, Load};
+use crate::balance::Load;
+use crate::group::Group;
 use crate::lock::lock;
 use crate::queue::{self, Overflow, Pushed, Queue, QueueLimits, Weighed};
 use crate::subject::{Pattern, Subject};
@@ -24,12 +25,6 @@ pub(crate) struct Subscriber {
     has_warned: AtomicBool,
     has_ended: AtomicBool,
     state: Mutex<State>,
-}
-
-/// A group of subscriptions.
-pub(crate) struct Group {
-    pub(crate) name: Arc<str>,
-    pub(crate) balance: Mutex<Balance>,
 }
 
 struct State {
@@ -171,10 +166,7 @@ impl Subscriber {
     pub(crate) fn cancel(&self, request: u64) -> Found {
         let mut state = lock(&self.state);
         if let Some(found) = state.queue.remove(|it| it.request() == Some(request)) {
-            self.load.set_full(!state.queue.has_room(0));
-            let next = state.next_publisher();
-            drop(state);
-            next.into_iter().for_each(Waker::wake);
+            self.has_gained_room(state);
             return Found::InQueue(found.size());
         }
         if state.end.is_none() {
@@ -238,6 +230,12 @@ impl Subscriber {
             }
             return Poll::Pending;
         }
+        self.has_gained_room(state);
+        Poll::Ready(None)
+    }
+
+    /// Wakes publishers that wait for room.
+    fn has_gained_room(&self, state: MutexGuard<'_, State>) {
         let next = state.next_publisher();
         if self.group.is_some() {
             self.load.set_full(!state.queue.has_room(0));
@@ -246,7 +244,9 @@ impl Subscriber {
         if let Some(next) = next {
             next.wake();
         }
-        Poll::Ready(None)
+        if let Some(group) = &self.group {
+            group.wake();
+        }
     }
 }
 

@@ -189,6 +189,38 @@ fn request_that_is_cancelled_in_the_queue_is_removed_from_it() {
 }
 
 #[test]
+fn request_that_waits_for_room_is_taken_by_any_member_and_by_new_ones() {
+    block_on(async {
+        let bus = Broker::default();
+        let member = || SubscribeOptions { group: Some("w".into()), ..short(Overflow::DropNewest) };
+        for kind in ["other member", "new member"] {
+            let _hangs = bus.subscribe(&pattern("w"), member()).await.unwrap();
+            let mut works = bus.subscribe(&pattern("w"), member()).await.unwrap();
+            for number in 0..2 {
+                publish(&bus, "w", number).await;
+            }
+            let requester = bus.clone();
+            let request = tokio::spawn(async move {
+                let options = RequestOptions::default();
+                requester.request(&subject("w"), "question".into(), options).await
+            });
+            while bus.stats().requests == 0 {
+                tokio::task::yield_now().await;
+            }
+            if kind == "new member" {
+                works = bus.subscribe(&pattern("w"), member()).await.unwrap();
+            } else {
+                text(&mut works).await;
+            }
+            let question = conformance::message(&mut works).await;
+            assert_eq!(*question.payload(), "question");
+            conformance::answer(&bus, &question, "answer").await;
+            assert_eq!(request.await.unwrap().unwrap().payload, "answer");
+        }
+    });
+}
+
+#[test]
 fn dropped_request_in_an_overflowing_queue_fails_at_once() {
     block_on(async {
         let bus = Broker::default();

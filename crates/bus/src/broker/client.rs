@@ -228,6 +228,10 @@ impl ClientState {
         let queue = (options.queue, options.overflow);
         let subscriber = Arc::new(Subscriber::new((id, self.id), pattern.clone(), group, queue));
         table.insert(subscriber.clone());
+        drop(table);
+        if let Some(group) = &subscriber.group {
+            group.wake();
+        }
         Ok(subscriber)
     }
 }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use super::Shared;
 use super::table::Route;
 use crate::error::Error;
+use crate::group::GroupPlace;
 use crate::lock::{lock, read, write};
 use crate::message::Message;
 use crate::queue::Overflow;
@@ -14,8 +15,15 @@ use crate::subject::Subject;
 use crate::subscriber::{Fate, Subscriber};
 use crate::subscription::Delivery;
 
+/// Where a publisher waits.
+#[derive(Default)]
+pub(super) struct Places {
+    queue: Option<Place>,
+    group: Option<GroupPlace>,
+}
+
 /// A place among the publishers that wait for room in a queue.
-pub(super) struct Place {
+struct Place {
     subscriber: Arc<Subscriber>,
     ticket: u64,
 }
@@ -57,24 +65,31 @@ impl Shared {
         matched + usize::from(self.push(last, delivery))
     }
 
-    /// Takes the message and delivers it. While a queue that must not lose it is full, waits in `place`
+    /// Takes the message and delivers it. While a queue that must not lose it is full, waits in `places`
     /// and delivers it to no subscription. Returns how many subscriptions it was delivered to.
     pub(super) fn poll_deliver(
         &self,
         (subject, message): (&Subject, &mut Message),
         request: Option<u64>,
-        place: &mut Option<Place>,
+        places: &mut Places,
         cx: &Context<'_>,
     ) -> Poll<Result<usize, Error>> {
-        let route = self.route(subject)?;
         let size = message.size();
-        let targets = targets(&route, request.is_some());
-        if let Err(pending) = ready_all(&targets, (size, request.is_some()), place, cx) {
+        let mut route = self.route(subject)?;
+        let mut targets = targets_of(&route, request.is_some());
+        let mut has_chosen_again = false;
+        while let Err(must_choose) = ready_all(&targets, (size, request.is_some()), places, cx) {
             if request.is_some() {
                 // The choice was not carried out.
                 targets.iter().filter(|it| it.group.is_some()).for_each(|it| it.load.settle());
             }
-            return pending;
+            if !must_choose || has_chosen_again {
+                return Poll::Pending;
+            }
+            has_chosen_again = true;
+            drop(targets);
+            route = self.route(subject)?;
+            targets = targets_of(&route, request.is_some());
         }
         if let Some(request) = request {
             // Before any responder can answer.
@@ -83,9 +98,13 @@ impl Shared {
         let (mut matched, has_targets) = (0, !targets.is_empty());
         let delivery = Delivery::new(subject.clone(), (std::mem::take(message), size), request);
         for subscriber in targets {
-            matched += usize::from(self.push(subscriber, delivery.clone()));
+            if self.push(subscriber, delivery.clone()) {
+                matched += 1;
+            } else if let Some(request) = request {
+                drop(lock(&self.requests).dropped(request, subscriber));
+            }
         }
-        *place = None;
+        *places = Places::default();
         if matched == 0 && request.is_some() && has_targets {
             // All of them have ended since the route was computed.
             let subject = subject.shared();
@@ -119,7 +138,7 @@ impl Shared {
 }
 
 /// Returns all subscriptions without a group, and one of each group.
-fn targets(route: &Route, is_request: bool) -> Vec<&Arc<Subscriber>> {
+fn targets_of(route: &Route, is_request: bool) -> Vec<&Arc<Subscriber>> {
     let chosen = route.groups.iter().filter_map(|(group, members)| {
         let loads = members.iter().map(|it| &it.load);
         members.get(lock(&group.balance).choose(loads, is_request)?)
@@ -129,15 +148,18 @@ fn targets(route: &Route, is_request: bool) -> Vec<&Arc<Subscriber>> {
     targets
 }
 
-/// Checks that no queue that must not lose the message is full, or waits for the first one.
+/// Checks that no queue that must not lose the message is full, or waits for the first one, and for any other
+/// member of its group. Returns an error if the publisher waits: whether it must choose again, because room
+/// in another member may have gone unnoticed.
 ///
 /// A publisher waits for at most one queue at a time, so that publishers cannot wait for each other.
 fn ready_all(
     targets: &[&Arc<Subscriber>],
     (size, is_request): (usize, bool),
-    place: &mut Option<Place>,
+    places: &mut Places,
     cx: &Context<'_>,
-) -> Result<(), Poll<Result<usize, Error>>> {
+) -> Result<(), bool> {
+    let place = &mut places.queue;
     let ticket_of = |subscriber: &Arc<Subscriber>, place: &Option<Place>| {
         let is_it = |it: &&Place| Arc::ptr_eq(&it.subscriber, subscriber);
         place.as_ref().filter(is_it).map(|it| it.ticket)
@@ -157,7 +179,8 @@ fn ready_all(
         if before.is_none() {
             *place = Some(Place { subscriber: Arc::clone(full), ticket });
         }
-        return Err(Poll::Pending);
+        let group = full.group.as_ref();
+        return Err(group.is_some_and(|it| GroupPlace::wait(&mut places.group, it, cx.waker())));
     }
 }
 
@@ -168,7 +191,9 @@ pub(super) async fn deliver(
     mut message: Message,
     request: Option<u64>,
 ) -> Result<usize, Error> {
-    let mut place = None;
-    std::future::poll_fn(|cx| shared.poll_deliver((subject, &mut message), request, &mut place, cx))
-        .await
+    let mut places = Places::default();
+    std::future::poll_fn(|cx| {
+        shared.poll_deliver((subject, &mut message), request, &mut places, cx)
+    })
+    .await
 }

@@ -1,13 +1,13 @@
 //! The subscriptions of a broker, and the routes of the subjects that were published to recently.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
-use crate::balance::Balance;
+use crate::group::Group;
 use crate::queue::Overflow;
 use crate::subject::Subject;
-use crate::subscriber::{Group, Subscriber};
+use crate::subscriber::Subscriber;
 use crate::trie::Trie;
 
 /// The maximum number of routes that are kept. When there are more, all are computed again.
@@ -65,8 +65,7 @@ impl Table {
             }
             None => {
                 let name: Arc<str> = name.into();
-                let balance = Mutex::new(Balance::default());
-                let group = Arc::new(Group { name: name.clone(), balance });
+                let group = Arc::new(Group::new(name.clone()));
                 self.groups.insert(name, (group.clone(), 1));
                 group
             }
