@@ -89,6 +89,7 @@ mod balance;
 mod broker;
 mod bus;
 mod error;
+mod event;
 mod group;
 mod lock;
 mod message;
@@ -103,6 +104,7 @@ mod trie;
 pub use broker::{Broker, BrokerConfig, BrokerStats, Client, ClientLimits};
 pub use bus::{Bus, CancelHandle, Capabilities, DynBus, Receipt, RequestOptions, SubscribeOptions};
 pub use error::{Error, Operation};
+pub use event::{Delivery, End, Event};
 pub use message::{HeaderError, MAX_HEADER_BYTES, MAX_HEADERS, Message};
 pub use queue::{Overflow, QueueLimits};
 pub use remote::{Malformed, RemoteBus, Violation};
@@ -111,4 +113,4 @@ pub use subject::{
     MAX_LENGTH, MAX_TOKENS, Pattern, Subject, SubjectError, SubjectProblem, decode_token,
     encode_token,
 };
-pub use subscription::{Delivery, End, Event, Subscription};
+pub use subscription::Subscription;

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use crate::balance::Load;
+use crate::event::{Delivery, End};
 use crate::group::Group;
 use crate::lock::lock;
 use crate::queue::{self, Overflow, Pushed, Queue, QueueLimits, Weighed};
 use crate::subject::{Pattern, Subject};
-use crate::subscription::{Delivery, End};
 
 /// A subscription as its bus sees it.
 pub(crate) struct Subscriber {

@@ -7,13 +7,13 @@ use std::task::{Context, Poll};
 use super::Shared;
 use super::table::Route;
 use crate::error::Error;
+use crate::event::Delivery;
 use crate::group::GroupPlace;
 use crate::lock::{lock, read, write};
 use crate::message::Message;
 use crate::queue::Overflow;
 use crate::subject::Subject;
 use crate::subscriber::{Fate, Subscriber};
-use crate::subscription::Delivery;
 
 /// Where a publisher waits.
 #[derive(Default)]

@@ -16,13 +16,14 @@ use self::requests::Requests;
 use self::table::Table;
 use crate::bus::{Bus, Capabilities, Receipt, RequestOptions, SubscribeOptions};
 use crate::error::Error;
+use crate::event::End;
 use crate::lock::{lock, read, write};
 use crate::message::Message;
 use crate::queue::QueueLimits;
 use crate::rights::Rights;
 use crate::subject::{Pattern, Subject};
 use crate::subscriber::Subscriber;
-use crate::subscription::{End, Subscription};
+use crate::subscription::Subscription;
 
 /// The limits of a [`Broker`].
 #[derive(Clone, Copy, Debug)]

@@ -17,12 +17,13 @@ use super::wire::{Encoded, FromBroker, FromClient, WireOptions};
 use super::{Frames, HANDSHAKE, MAX_OPERATION_BYTES, MAX_OPERATIONS, write};
 use crate::bus::{Bus, Capabilities, Receipt, RequestOptions, SubscribeOptions};
 use crate::error::Error;
+use crate::event::{Delivery, End};
 use crate::lock::lock;
 use crate::message::Message;
 use crate::queue::{Overflow, QueueLimits};
 use crate::subject::{Pattern, Subject};
 use crate::subscriber::{Found, Subscriber};
-use crate::subscription::{Delivery, End, Subscription, Upstream};
+use crate::subscription::{Subscription, Upstream};
 
 /// A bus whose broker is at the other end of a channel, where [`Broker::serve`](crate::Broker::serve) runs.
 ///

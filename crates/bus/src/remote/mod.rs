@@ -28,6 +28,9 @@ pub use violation::{Malformed, Violation};
 
 use self::wire::Encoded;
 
+/// The version of the frames.
+const VERSION: u64 = 1;
+
 /// The maximum number of operations of a client that are in flight. A client waits; the broker tolerates
 /// twice as many, because it notices the end of a cancelled operation later.
 const MAX_OPERATIONS: usize = 1024;

@@ -18,12 +18,13 @@ use super::wire::{Encoded, FromBroker, FromClient, WireOptions};
 use super::{Frames, HANDSHAKE, MAX_OPERATIONS, write};
 use crate::broker::{Broker, Client, ClientLimits};
 use crate::bus::{Bus, RequestOptions, SubscribeOptions};
+use crate::event::{End, Event};
 use crate::lock::lock;
 use crate::message::Message;
 use crate::queue::QueueLimits;
 use crate::rights::Rights;
 use crate::subject::{Pattern, Subject};
-use crate::subscription::{End, Ender, Event, Subscription};
+use crate::subscription::{Ender, Subscription};
 
 /// The maximum number of frames that wait to be written, each with at most one message.
 const MAX_FRAMES: usize = 8;

@@ -56,7 +56,7 @@ impl fmt::Display for Violation {
                 f,
                 "the other side has version {version} of the bus protocol, and this side version {}. \
                  Update the older one",
-                super::wire::VERSION
+                super::VERSION
             ),
             Self::Malformed(malformed) => malformed.fmt(f),
             Self::NumberInUse(number) => write!(f, "the number {number} is in use"),

@@ -5,15 +5,13 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::VERSION;
 use super::failure;
 use super::violation::{Malformed, Violation};
 use crate::error::Error;
 use crate::message::Message;
 use crate::queue::Overflow;
 use crate::subject::{Pattern, Subject};
-
-/// The version of the frames.
-pub(super) const VERSION: u64 = 1;
 
 /// The bytes of a greeting, so that other protocols are not mistaken for it.
 const MAGIC: [u8; 4] = *b"TBUS";
