@@ -1,6 +1,8 @@
 //! `cargo xtask conformance`: runs the MCP conformance suite against a program behind `tieline serve`,
 //! and behind other gateways.
 
+mod client;
+
 use std::fs::File;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -14,12 +16,14 @@ use crate::{Failure, failed, fixtures, wants_help};
 
 const HELP: &str = "\
 Run the scenarios of the MCP conformance suite that protocol versions 2025-11-25 and 2026-07-28
-require, against programs of both behind `tieline serve`. Prints a table in Markdown for each version.
-Fails if a required scenario fails, except those that a program of the other version cannot express.
+require, against programs of both behind `tieline serve`, and the client scenarios without OAuth
+against `tieline connect`. Prints tables in Markdown for each version. Fails if a required scenario
+fails, except those that a program of the other version cannot express.
 
-Usage: cargo xtask conformance [--alone]
+Usage: cargo xtask conformance [--alone | --clients]
 
-  --alone  run them only against tieline, and not against supergateway and mcp-proxy
+  --alone    run them only against tieline, and not against supergateway and mcp-proxy
+  --clients  run only the client scenarios
 
 The suite, the programs and the other gateways are installed from npm first, once (into
 ~/.cache/tieline or XDG_CACHE_HOME).";
@@ -86,9 +90,10 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
         println!("{HELP}");
         return Ok(());
     }
-    let is_alone = match args {
-        [] => false,
-        [arg] if arg == "--alone" => true,
+    let (is_alone, only_clients) = match args {
+        [] => (false, false),
+        [arg] if arg == "--alone" => (true, false),
+        [arg] if arg == "--clients" => (true, true),
         [arg, ..] => {
             return Err(crate::usage(format!("unknown argument for conformance: {arg:?}")));
         }
@@ -99,7 +104,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     run_aside(workspace.cargo().args(["build", "--package", "tieline-cli"]))?;
     let suite = Suite { directory: fixture.location(), workspace: &workspace };
     let mut problems = Vec::new();
-    for revision in &REVISIONS {
+    for revision in REVISIONS.iter().filter(|_| !only_clients) {
         let mut reports = Vec::new();
         for column in revision.columns {
             let is_ours = matches!(column.gateway, Gateway::Tieline);
@@ -118,6 +123,14 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
             reports.push(report);
         }
         let text = format!("{}\n\n{}\n", revision.name, table(&reports.iter().collect::<Vec<_>>()));
+        std::io::stdout().write_all(text.as_bytes()).map_err(failed)?;
+    }
+    for (revision, scenarios) in client::SCENARIOS {
+        let report = suite.judge_client(revision, scenarios)?;
+        let wrong = report.scenarios.iter().filter(|(_, _, failed)| *failed > 0);
+        let log = report.log.display();
+        problems.extend(wrong.map(|(name, ..)| format!("{name} ({log})")));
+        let text = format!("{revision}, client\n\n{}\n", table(&[&report]));
         std::io::stdout().write_all(text.as_bytes()).map_err(failed)?;
     }
     match problems.is_empty() {

@@ -170,17 +170,19 @@ fn repetitions(schema: &[u8]) -> (Vec<Repetition>, Option<String>) {
             let raw = member(property, "x-mcp-header");
             let annotation = raw.and_then(string);
             let kind = member(property, "type").and_then(string);
+            // Servers accept numbers, too, which clients may not repeat.
+            let is_valid = annotation.as_deref().is_some_and(is_token)
+                && matches!(kind.as_deref(), Some("string" | "integer" | "boolean"));
+            if raw.is_some() && !is_valid {
+                let path = path.join(".");
+                problem = Some(format!("the x-mcp-header of its argument {path:?} is not valid"));
+            }
             match (annotation, kind.as_deref()) {
                 (Some(suffix), Some("string" | "integer" | "number" | "boolean"))
                     if is_token(&suffix) && found.len() < MAX_ARGUMENTS =>
                 {
                     let header = format!("{PARAM}{}", suffix.to_ascii_lowercase());
                     found.push(Repetition { header, path });
-                }
-                _ if raw.is_some() => {
-                    let path = path.join(".");
-                    problem =
-                        Some(format!("the x-mcp-header of its argument {path:?} is not valid"));
                 }
                 _ if path.len() < MAX_DEPTH
                     && open.len() < MAX_OPEN
@@ -245,6 +247,29 @@ mod tests {
         // Deep schemas end.
         let deep = r#"{"a":{"type":"object","properties":"#.repeat(20) + "{}" + &"}}".repeat(20);
         assert_eq!(found(&deep), vec![]);
+    }
+
+    #[test]
+    fn clients_are_told_which_annotations_are_invalid() {
+        for (property, is_valid) in [
+            (r#"{"type":"string","x-mcp-header":"A"}"#, true),
+            (r#"{"type":"integer","x-mcp-header":"A"}"#, true),
+            (r#"{"type":"boolean","x-mcp-header":"A"}"#, true),
+            (r#"{"type":"number"}"#, true),
+            (r#"{"type":"number","x-mcp-header":"A"}"#, false),
+            (r#"{"type":"null","x-mcp-header":"A"}"#, false),
+            (r#"{"type":"object","properties":{},"x-mcp-header":"A"}"#, false),
+            (r#"{"type":"string","x-mcp-header":""}"#, false),
+            (r#"{"type":"string","x-mcp-header":"a b"}"#, false),
+            (r#"{"type":"string","x-mcp-header":"a:b"}"#, false),
+            (r#"{"type":"string","x-mcp-header":7}"#, false),
+            (r#"{"type":"object","properties":{"x":{"type":"array","x-mcp-header":"A"}}}"#, false),
+        ] {
+            let schema = format!(r#"{{"properties":{{"a":{property}}}}}"#);
+            assert_eq!(repetitions(schema.as_bytes()).1.is_none(), is_valid, "{property}");
+        }
+        let twice = r#"{"properties":{"a":{"type":"string","x-mcp-header":"A"},"b":{"type":"string","x-mcp-header":"a"}}}"#;
+        assert!(repetitions(twice.as_bytes()).1.is_some());
     }
 
     #[test]
