@@ -70,10 +70,10 @@ Examples:
 Endpoints:
   NAME of a server that this user runs (tieline serve --name NAME); `tieline status` lists the names
   unix:PATH  unix:@ABSTRACT  pipe:NAME (Windows)  exec:COMMAND ARG...  exec:[\"COMMAND\",\"ARG\"]  stdio:  tcp:HOST:PORT
-  ws://HOST:PORT/PATH  wss://HOST/PATH  ws-unix:PATH
-  http://HOST:PORT/sse  https://HOST/sse  http-unix:PATH (server-sent events and POST)
+  ws://HOST:PORT/PATH  wss://HOST/PATH  ws-unix:PATH  ws-pipe:NAME (Windows)
+  http://HOST:PORT/sse  https://HOST/sse  http-unix:PATH  http-pipe:NAME (server-sent events and POST)
   https://HOST/mcp  http-unix:PATH:/mcp  mcp+https://HOST/PATH (an MCP server over HTTP)
-  A server listens on http://HOST:PORT, https://HOST:PORT or http-unix:PATH for all web clients.
+  A server listens on http://HOST:PORT, https://HOST:PORT, http-unix:PATH or http-pipe:NAME for all web clients.
   Prefix an endpoint with a framing (lines+, the default; content-length+; length-prefix+), or with
   resume+ for a session that survives a lost connection.
 

@@ -70,7 +70,7 @@ impl Sites {
 
     /// Returns whether `endpoint` is a web endpoint.
     pub(crate) fn is_one(endpoint: &Endpoint) -> bool {
-        matches!(endpoint.scheme(), "http" | "https" | "http-unix")
+        matches!(endpoint.scheme(), "http" | "https") || is_local(endpoint.scheme())
     }
 
     /// Listens on `endpoint`.
@@ -89,6 +89,7 @@ impl Sites {
         config.web_socket.channel = options.channel;
         config.allow_uids.clone_from(&options.allow_uids);
         (config.socket_mode, config.socket_group) = (options.socket_mode, options.socket_group);
+        config.pipe_security.clone_from(&options.pipe_security);
         config.memory.clone_from(&options.memory);
         self.public_url.clone_from(&args.public_url);
         self.has_issuer = args.has_issuer();
@@ -180,13 +181,20 @@ impl Sites {
             text.push_str(&format!("  {prefix}{tieline} connect {web_socket}\n"));
             let token = needs_token.then_some(TOKEN);
             let call = if is_demo { DEMO_CALL } else { CALL };
-            let (more, rpc) = match (&self.public_url, site.endpoint().address()) {
+            let call = match (&self.public_url, site.endpoint().address()) {
                 (None, Address::Other { scheme, rest }) if scheme == "http-unix" => {
-                    (format!("--unix-socket {} ", quote(rest)), "http://localhost/rpc".into())
+                    let socket = format!("--unix-socket {} ", quote(rest));
+                    curl(&socket, "http://localhost/rpc", token, call)
                 }
-                _ => (String::new(), quote(&format!("{}rpc", events.trim_end_matches("sse")))),
+                // curl cannot use a named pipe.
+                (None, Address::Other { scheme, .. }) if is_local(scheme) => String::new(),
+                _ => {
+                    curl("", &quote(&format!("{}rpc", events.trim_end_matches("sse"))), token, call)
+                }
             };
-            text.push_str(&format!("  {}\n", curl(&more, &rpc, token, call)));
+            if !call.is_empty() {
+                text.push_str(&format!("  {call}\n"));
+            }
             text.push_str(&format!("  or with server-sent events: {events}\n"));
             let token = match &self.access {
                 Some((Access::Token(token), true)) => Some(Token::reveal(token)),
@@ -241,7 +249,7 @@ impl Sites {
     fn route_url(&self, listener: &Endpoint, route: &str) -> Option<String> {
         match (&self.public_url, listener.scheme()) {
             (Some(public), _) => Some(format!("{public}{route}")),
-            (None, "http-unix") => None,
+            (None, scheme) if is_local(scheme) => None,
             (None, _) => Some(format!("{listener}/{route}")),
         }
     }
@@ -266,10 +274,17 @@ impl Sites {
     }
 }
 
+/// Returns whether web clients of an endpoint with this scheme connect to a Unix socket or a named pipe.
+pub(crate) fn is_local(scheme: &str) -> bool {
+    matches!(scheme, "http-unix" | "http-pipe")
+}
+
 /// Returns the WebSocket URL of a listener.
 fn web_socket(listener: &Endpoint) -> String {
     match listener.address() {
-        Address::Other { scheme, rest } if scheme == "http-unix" => format!("ws-unix:{rest}"),
+        Address::Other { scheme, rest } if is_local(scheme) => {
+            format!("{}:{rest}", scheme.replace("http-", "ws-"))
+        }
         Address::Other { scheme, rest } => {
             let scheme = if scheme == "https" { "wss" } else { "ws" };
             format!("{scheme}:{rest}/ws")
@@ -281,7 +296,7 @@ fn web_socket(listener: &Endpoint) -> String {
 /// Returns the event-stream URL of a listener.
 fn events(listener: &Endpoint) -> String {
     match listener.address() {
-        Address::Other { scheme, .. } if scheme == "http-unix" => listener.exact().to_string(),
+        Address::Other { scheme, .. } if is_local(scheme) => listener.exact().to_string(),
         _ => format!("{listener}/sse"),
     }
 }

@@ -41,7 +41,7 @@ impl Serve {
         let mut stdout = BufReader::new(process.stdout.take().unwrap());
         let mut endpoint = String::new();
         stdout.read_line(&mut endpoint).unwrap();
-        assert!(endpoint.starts_with("pipe:"), "{endpoint:?}");
+        assert!(endpoint.contains("pipe:"), "{endpoint:?}");
         Self { process, stdout, endpoint: endpoint.trim_end().to_owned() }
     }
 
@@ -101,6 +101,45 @@ fn a_pipe_can_be_served_again_after_its_server_was_killed() {
         serve.kill();
         let output = run(&mut tieline(["call", &endpoint, "add", "[2,3]"]), "");
         assert_eq!(output.status.code(), Some(1), "{output:?}");
+    }
+}
+
+const TOKEN: &str = "a-token-that-is-hard-to-guess";
+
+#[test]
+fn web_clients_and_mcp_clients_use_a_pipe() {
+    let endpoint = endpoint().replace("pipe:", "http-pipe:");
+    let mut command = tieline(["serve", "--quiet", "--listen", &endpoint]);
+    let serve = Serve::start(command.env("TIELINE_TOKEN", TOKEN));
+    assert_eq!(serve.endpoint, endpoint);
+    let web_socket = endpoint.replace("http-", "ws-");
+    let resumed = format!("resume+{web_socket}");
+    for endpoint in [&endpoint, &web_socket, &resumed] {
+        let mut call = tieline(["call", endpoint, "add", "[2,3]"]);
+        assert_says(&run(call.env("TIELINE_TOKEN", TOKEN), ""), "5\n");
+    }
+    let refused =
+        run(tieline(["call", &web_socket, "add", "[2,3]"]).env_remove("TIELINE_TOKEN"), "");
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && stderr.contains("401"), "{refused:?}");
+    let path = endpoint.replace("http-pipe:", r"\\.\pipe\");
+    let body = r#"{"jsonrpc":"2.0","id":7,"method":"initialize","params":{"protocolVersion":"2025-11-25"}}"#;
+    for (token, status, says) in [(TOKEN, "200", "\"id\":7"), ("wrong", "401", "token")] {
+        let mut pipe = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        let request = format!(
+            "POST /mcp HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
+             Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n\
+             Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        pipe.write_all(request.as_bytes()).unwrap();
+        let answer = blocking("the response", move || {
+            let mut answer = Vec::new();
+            let _ = pipe.read_to_end(&mut answer);
+            String::from_utf8_lossy(&answer).into_owned()
+        });
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(answer.contains(says), "{answer}");
     }
 }
 

@@ -302,7 +302,7 @@ impl<'a> BridgedLine<'a> {
         });
         // With HTTP, the end of input is a separate request, and answers still arrive after it.
         let kind = control.info().kind;
-        let is_last = !matches!(kind.as_str(), "http" | "https" | "http-unix");
+        let is_last = !matches!(kind.as_str(), "http" | "https" | "http-unix" | "http-pipe");
         tokio::select! {
             unanswered = unanswered.settled(self.options.grace, is_last, &moved) => {
                 if is_last {

@@ -1,4 +1,5 @@
-//! HTTP and WebSocket endpoints: `ws:`, `wss:`, `ws-unix:`, `http:`, `https:` and `http-unix:`.
+//! HTTP and WebSocket endpoints: `ws:`, `wss:`, `ws-unix:`, `ws-pipe:`, `http:`, `https:`, `http-unix:` and
+//! `http-pipe:`.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -18,9 +19,10 @@ use crate::events::SSE_PATH;
 /// | `http-unix:/run/agent.sock:/path` | events and POSTs over a Unix socket; the default path is `/sse` |
 /// | `mcp+http://…`, `mcp+https://…` | the same addresses, for MCP |
 /// | `mcp+http-unix:/run/agent.sock:/path` | MCP over a Unix socket; the default path is `/mcp` |
+/// | `ws-pipe:agent:/path`, `http-pipe:agent:/path`, `mcp+http-pipe:agent:/path` | the same over a named pipe, on Windows |
 ///
-/// In `ws-unix:` and `http-unix:`, a colon in the socket's path is written as `%3A`. Other bytes are
-/// escaped as in `unix:`.
+/// In these, a colon in the socket's path or the pipe's name is written as `%3A`. Other bytes are escaped
+/// as in `unix:` and `pipe:`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebAddress {
     /// Where to connect.
@@ -43,10 +45,15 @@ pub enum Place {
     },
     /// A Unix socket.
     Unix(OsString),
+    /// A named pipe on Windows, without `\\\\.\\pipe\\`.
+    Pipe(String),
 }
 
 /// The prefix of the schemes for MCP.
 pub(crate) const MCP: &str = "mcp+";
+
+const NOT_WEB: &str =
+    "its scheme is not one of ws, wss, ws-unix, ws-pipe, http, https, http-unix, http-pipe";
 
 /// The path of tieline's own WebSockets.
 pub(crate) const WS_PATH: &str = "/ws";
@@ -58,22 +65,15 @@ impl WebAddress {
     /// The endpoint has another scheme, or is malformed.
     pub fn of(endpoint: &Endpoint) -> Result<Self, TransportError> {
         let Address::Other { scheme, rest } = endpoint.address() else {
-            return Err(bad(
-                endpoint,
-                "its scheme is not one of ws, wss, ws-unix, http, https, http-unix",
-                "",
-            ));
+            return Err(bad(endpoint, NOT_WEB, ""));
         };
         let (is_secure, usual_port) = match scheme.strip_prefix(MCP).unwrap_or(scheme) {
             "ws" | "http" => (false, 80),
             "wss" | "https" => (true, 443),
             "ws-unix" | "http-unix" => return on_unix(endpoint, rest),
+            "ws-pipe" | "http-pipe" => return on_pipe(endpoint, rest),
             _ => {
-                return Err(bad(
-                    endpoint,
-                    "its scheme is not one of ws, wss, ws-unix, http, https, http-unix",
-                    "",
-                ));
+                return Err(bad(endpoint, NOT_WEB, ""));
             }
         };
         let hint = "write it like ws://127.0.0.1:8080/ws or wss://example.org/agent";
@@ -96,11 +96,11 @@ impl WebAddress {
         Ok(Self { place: Place::Tcp { host, port }, is_secure, target })
     }
 
-    /// Returns whether the server is on this machine: on a Unix socket, or on a host that is
+    /// Returns whether the server is on this machine: on a Unix socket, on a named pipe, or on a host that is
     /// [loopback](is_loopback).
     pub fn is_on_this_machine(&self) -> bool {
         match &self.place {
-            Place::Unix(_) => true,
+            Place::Unix(_) | Place::Pipe(_) => true,
             Place::Tcp { host, .. } => is_loopback(host),
         }
     }
@@ -115,7 +115,7 @@ impl WebAddress {
     pub(crate) fn host_header(&self) -> String {
         let usual_port = if self.is_secure { 443 } else { 80 };
         match &self.place {
-            Place::Unix(_) => "localhost".to_owned(),
+            Place::Unix(_) | Place::Pipe(_) => "localhost".to_owned(),
             Place::Tcp { host, port } => {
                 let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
                 match *port == usual_port {
@@ -133,26 +133,50 @@ impl fmt::Display for Place {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "{}", std::path::Path::new(path).display()),
+            Self::Pipe(name) => write!(f, r"\\.\pipe\{name}"),
         }
     }
 }
 
 fn on_unix(endpoint: &Endpoint, rest: &str) -> Result<WebAddress, TransportError> {
     let hint = "write it like ws-unix:/run/agent.sock or ws-unix:/run/agent.sock:/path";
+    let (path, target) = local(endpoint, rest, hint)?;
+    // The path follows the rules of `unix:`.
+    match format!("unix:{path}").parse::<Endpoint>().as_ref().map(Endpoint::address) {
+        Ok(Address::Unix(path)) => {
+            Ok(WebAddress { place: Place::Unix(path.clone()), is_secure: false, target })
+        }
+        _ => Err(bad(endpoint, "it has no valid socket path", hint)),
+    }
+}
+
+fn on_pipe(endpoint: &Endpoint, rest: &str) -> Result<WebAddress, TransportError> {
+    let hint = "write it like ws-pipe:agent or ws-pipe:agent:/path";
+    let (name, target) = local(endpoint, rest, hint)?;
+    // The name follows the rules of `pipe:`.
+    match format!("pipe:{name}").parse::<Endpoint>().as_ref().map(Endpoint::address) {
+        Ok(Address::Pipe(name)) => {
+            Ok(WebAddress { place: Place::Pipe(name.clone()), is_secure: false, target })
+        }
+        _ => Err(bad(endpoint, "it has no valid pipe name", hint)),
+    }
+}
+
+/// Splits the text of an endpoint on this machine into its place and the path to request.
+fn local<'a>(
+    endpoint: &Endpoint,
+    rest: &'a str,
+    hint: &'static str,
+) -> Result<(&'a str, String), TransportError> {
     let usual = match endpoint.scheme() {
-        "http-unix" => SSE_PATH,
-        "ws-unix" => WS_PATH,
+        "http-unix" | "http-pipe" => SSE_PATH,
+        "ws-unix" | "ws-pipe" => WS_PATH,
         _ => "/mcp",
     };
-    let (path, target) = rest.split_once(':').unwrap_or((rest, usual));
-    // The path follows the rules of `unix:`.
-    let path = match format!("unix:{path}").parse::<Endpoint>().as_ref().map(Endpoint::address) {
-        Ok(Address::Unix(path)) => path.clone(),
-        _ => return Err(bad(endpoint, "it has no valid socket path", hint)),
-    };
+    let (place, target) = rest.split_once(':').unwrap_or((rest, usual));
     let target = Some(target).filter(|target| target.starts_with('/')).and_then(target_of);
     let target = target.ok_or_else(|| bad(endpoint, "its path is not valid in a URL", hint))?;
-    Ok(WebAddress { place: Place::Unix(path), is_secure: false, target })
+    Ok((place, target))
 }
 
 /// Parses a host and a port. Returns the host in lower case.
@@ -207,6 +231,7 @@ mod tests {
     fn valid_endpoints_are_parsed() {
         let tcp = |host: &str, port| Place::Tcp { host: host.into(), port };
         let unix = |path: &str| Place::Unix(path.into());
+        let pipe = |name: &str| Place::Pipe(name.into());
         for (text, place, is_secure, target, host) in [
             ("ws://127.0.0.1:8080/ws", tcp("127.0.0.1", 8080), false, "/ws", "127.0.0.1:8080"),
             ("ws://Example.ORG", tcp("example.org", 80), false, "/", "example.org"),
@@ -218,11 +243,15 @@ mod tests {
             ("ws-unix:/run/a.sock", unix("/run/a.sock"), false, "/ws", "localhost"),
             ("ws-unix:/a%3Ab%20c:/x?y", unix("/a:b c"), false, "/x?y", "localhost"),
             ("http-unix:/run/a.sock", unix("/run/a.sock"), false, "/sse", "localhost"),
+            ("ws-pipe:agent", pipe("agent"), false, "/ws", "localhost"),
+            (r"http-pipe:\\.\pipe\a b", pipe("a b"), false, "/sse", "localhost"),
+            ("http-pipe:a%3Ab:/mcp", pipe("a:b"), false, "/mcp", "localhost"),
             ("resume+http://a:1/sse", tcp("a", 1), false, "/sse", "a:1"),
             ("resume+ws://a:1/ws", tcp("a", 1), false, "/ws", "a:1"),
             ("mcp+http://a/x", tcp("a", 80), false, "/x", "a"),
             ("mcp+https://a", tcp("a", 443), true, "/", "a"),
             ("mcp+http-unix:/a", unix("/a"), false, "/mcp", "localhost"),
+            ("mcp+http-pipe:a", pipe("a"), false, "/mcp", "localhost"),
             ("mcp+http-unix:/a:/x", unix("/a"), false, "/x", "localhost"),
         ] {
             let address = WebAddress::of(&text.parse().unwrap()).unwrap();
@@ -253,6 +282,9 @@ mod tests {
             ("ws://a/é", "not valid in a URL"),
             ("ws-unix:", "no valid socket path"),
             ("ws-unix:/a:x", "not valid in a URL"),
+            ("ws-pipe:", "no valid pipe name"),
+            (r"ws-pipe:\\machine\pipe\a", "no valid pipe name"),
+            ("http-pipe:a:x", "not valid in a URL"),
         ] {
             let error = WebAddress::of(&text.parse().unwrap()).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");

@@ -24,25 +24,25 @@ use crate::subprotocol::Subprotocol;
 use crate::switch::{Empty, gone, switch};
 use crate::websocket::{Content, Made, WebChannel, WebSocketConfig};
 
-/// Registers `ws:`, `wss:` and `ws-unix:` for WebSockets, and `http:`, `https:` and `http-unix:` for events and
-/// POSTs, all with `config`.
+/// Registers `ws:`, `wss:`, `ws-unix:` and `ws-pipe:` for WebSockets, and `http:`, `https:`, `http-unix:` and
+/// `http-pipe:` for events and POSTs, all with `config`.
 pub fn register(registry: &mut Registry, config: ClientConfig) {
     let client = Arc::new(Client::new(config));
-    for scheme in ["ws", "wss", "ws-unix"] {
+    for scheme in ["ws", "wss", "ws-unix", "ws-pipe"] {
         registry.register(scheme, WebSockets(client.clone()));
     }
-    for scheme in ["http", "https", "http-unix"] {
+    for scheme in ["http", "https", "http-unix", "http-pipe"] {
         registry.register(scheme, EventStreams(client.clone()));
     }
 }
 
-/// Works like [`register`]. Also registers `mcp+http:`, `mcp+https:` and `mcp+http-unix:` for the protocol that
-/// `machine` implements. `http:`, `https:` and `http-unix:` are for this protocol, too, if the last segment of the
-/// path is `mcp`.
+/// Works like [`register`]. Also registers `mcp+http:`, `mcp+https:`, `mcp+http-unix:` and `mcp+http-pipe:` for
+/// the protocol that `machine` implements. The same schemes without `mcp+` are for this protocol, too, if the
+/// last segment of the path is `mcp`.
 pub fn register_with_mcp(registry: &mut Registry, config: ClientConfig, machine: NewExchange) {
     register(registry, config.clone());
     let client = Arc::new(Client::new(config));
-    for scheme in ["http", "https", "http-unix"] {
+    for scheme in ["http", "https", "http-unix", "http-pipe"] {
         registry.register(scheme, Exchanges::new(client.clone(), machine));
         registry.register(format!("{MCP}{scheme}"), Exchanges::new(client.clone(), machine));
     }
@@ -124,6 +124,7 @@ fn kind_of(endpoint: &Endpoint) -> TransportKind {
     TransportKind::custom(match endpoint.scheme() {
         "wss" => "wss",
         "ws-unix" => "ws-unix",
+        "ws-pipe" => "ws-pipe",
         _ => "ws",
     })
 }

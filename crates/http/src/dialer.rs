@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::http::request::Builder;
-#[cfg(unix)]
-use tieline_transport::{Connection, Transport, Unix, UnixConfig};
 use tieline_transport::{
-    Endpoint, ErrorKind, MemoryBudget, Operation, Options, PeerIdentity, TransportError,
+    Connection, Endpoint, ErrorKind, MemoryBudget, Operation, Options, PeerIdentity, TransportError,
 };
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -17,6 +15,7 @@ use tokio::time::timeout;
 use crate::address::{Place, WebAddress};
 use crate::client_config::ClientConfig;
 use crate::dial_error::failed;
+use crate::local;
 use crate::proxy::{PROXY, Proxy, Route};
 use crate::stream::Stream;
 use crate::tls::{Trust, check_supported};
@@ -56,6 +55,7 @@ impl Dialer {
         options: &Options,
     ) -> Result<Self, TransportError> {
         client.config.check_headers()?;
+        local::check_platform(&address.place, Operation::Connect)?;
         if address.is_secure {
             check_supported(Operation::Connect)?;
         }
@@ -83,21 +83,11 @@ impl Dialer {
                     false => (Stream::Tcp(stream), None),
                 })
             }
-            #[cfg(unix)]
-            Place::Unix(path) => {
-                let config = UnixConfig {
-                    allow_uids: self.allow_uids.clone(),
-                    connect_timeout: self.connect_timeout,
-                    ..UnixConfig::new(path)
-                };
-                let connection = Unix.connect(&config).await?;
+            place => {
+                let connecting = local::connect(place, &self.allow_uids, self.connect_timeout);
+                let connection = connecting.await?;
                 let peer = connection.control().peer();
-                Ok((Stream::Unix(connection), peer))
-            }
-            #[cfg(not(unix))]
-            Place::Unix(_) => {
-                let _ = &self.allow_uids;
-                Err(failed(ErrorKind::UnsupportedPlatform))
+                Ok((Stream::Local(connection), peer))
             }
         }
     }

@@ -4,13 +4,12 @@
 //! Closing a socket with unread bytes resets the connection, and the reset can overtake the response: a
 //! client that writes its whole body before it reads sees a broken pipe instead of a 413.
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tieline_proto::ByteSize;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 /// How many bytes are discarded, and for how long.
@@ -68,13 +67,5 @@ impl Drain {
             }
         }
         Poll::Ready(())
-    }
-}
-
-/// Ends this side's direction of a stream that is not HTTP (or not yet), and discards incoming bytes.
-pub(crate) async fn end(mut stream: impl AsyncRead + AsyncWrite + Unpin, limits: DrainLimits) {
-    if stream.shutdown().await.is_ok() {
-        let mut drain = Drain::new(limits);
-        poll_fn(|cx| drain.poll(&mut stream, cx)).await;
     }
 }

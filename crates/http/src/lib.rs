@@ -56,6 +56,7 @@ mod exchange;
 #[cfg(feature = "oauth")]
 mod fetch;
 mod handshake;
+mod local;
 mod lock;
 mod proxy;
 mod public_url;

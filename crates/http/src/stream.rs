@@ -1,6 +1,6 @@
 //! The byte streams below HTTP, as one type, and their adapter for hyper.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -10,15 +10,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::rt::{ReadBufCursor, Sleep};
-#[cfg(unix)]
-use tieline_transport::{Connection, UnixConnection};
-use tieline_transport::{ReadEnd, StallClock, WriteEnd, from_now};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tieline_transport::{Connection, ReadEnd, StallClock, WriteEnd, from_now};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use crate::drain::{Drain, DrainLimits};
 use crate::events::stream::Progress;
+use crate::local::LocalConnection;
 use crate::tls::{self, TlsStream};
 use crate::unsent::unsent;
 
@@ -48,8 +47,7 @@ impl WriteEnd for BoxWrite {
 /// A byte stream below HTTP.
 pub(crate) enum Stream {
     Tcp(TcpStream),
-    #[cfg(unix)]
-    Unix(UnixConnection),
+    Local(LocalConnection),
     Tls(TlsStream),
 }
 
@@ -61,8 +59,7 @@ impl Stream {
                 let (read, write) = stream.into_split();
                 (Box::new(read), Box::new(write))
             }
-            #[cfg(unix)]
-            Self::Unix(stream) => {
+            Self::Local(stream) => {
                 let (read, write) = stream.into_split();
                 (Box::new(read), Box::new(write))
             }
@@ -73,12 +70,28 @@ impl Stream {
         }
     }
 
+    /// Returns whether this side can end its direction and still read. A named pipe ends in both
+    /// directions at once.
+    fn has_half_close(&self) -> bool {
+        cfg!(unix) || !matches!(self, Self::Local(_))
+    }
+
+    /// Ends a stream that is not HTTP (or not yet): ends this side's direction, and discards incoming
+    /// bytes.
+    pub(crate) async fn end(mut self, limits: DrainLimits) {
+        if self.has_half_close() && self.shutdown().await.is_err() {
+            return;
+        }
+        let mut drain = Drain::new(limits);
+        poll_fn(|cx| drain.poll(&mut self, cx)).await;
+        let _ = self.shutdown().await;
+    }
+
     /// Returns how many written bytes the kernel still holds.
     fn unsent(&self) -> Option<usize> {
         match self {
             Self::Tcp(stream) => unsent(stream),
-            #[cfg(unix)]
-            Self::Unix(stream) => WriteEnd::unsent(stream),
+            Self::Local(stream) => WriteEnd::unsent(stream),
             Self::Tls(stream) => unsent(tls::tcp_of(stream)),
         }
     }
@@ -89,8 +102,7 @@ macro_rules! each {
     ($self:expr, $stream:ident => $call:expr) => {
         match $self.get_mut() {
             Self::Tcp($stream) => $call,
-            #[cfg(unix)]
-            Self::Unix($stream) => $call,
+            Self::Local($stream) => $call,
             Self::Tls($stream) => $call,
         }
     };
@@ -148,7 +160,7 @@ pub(crate) struct Hyper {
 
 /// The steps of closing a connection.
 enum Ending {
-    /// This side has ended its direction; incoming bytes are discarded.
+    /// Nothing more is sent; incoming bytes are discarded.
     Drain(Box<Drain>),
     Done,
 }
@@ -244,7 +256,7 @@ impl Hyper {
 
     /// Ends the connection as stalled if the peer acknowledges none of the bytes in the kernel for
     /// `limit`. This detects a vanished peer even if no write is blocked. It applies only to TCP, and
-    /// only if the system reports these bytes; the peer of a Unix socket is on this machine.
+    /// only if the system reports these bytes; the peer of a local stream is on this machine.
     pub(crate) fn noticing_silence(mut self, limit: Duration) -> Self {
         let is_tcp = matches!(self.stream, Stream::Tcp(_) | Stream::Tls(_));
         if let (Some(watched), true) = (&mut self.watched, is_tcp) {
@@ -373,7 +385,9 @@ impl hyper::rt::Write for Hyper {
         loop {
             match ending {
                 None => {
-                    ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+                    if stream.has_half_close() {
+                        ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+                    }
                     let unread = watched.as_ref().filter(|it| it.progress.has_unread());
                     *ending = Some(match unread.and_then(|it| it.drain) {
                         Some(limits) => Ending::Drain(Box::new(Drain::new(limits))),
@@ -384,7 +398,8 @@ impl hyper::rt::Write for Hyper {
                     ready!(drain.poll(stream, cx));
                     *ending = Some(Ending::Done);
                 }
-                Some(Ending::Done) => return Poll::Ready(Ok(())),
+                Some(Ending::Done) if stream.has_half_close() => return Poll::Ready(Ok(())),
+                Some(Ending::Done) => return Pin::new(&mut *stream).poll_shutdown(cx),
             }
         }
     }

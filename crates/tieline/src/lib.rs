@@ -20,9 +20,9 @@
 //! | `stdio:` | this process's own stdin and stdout |
 //! | `tcp:127.0.0.1:7000` | a TCP port, without authentication |
 //! | `mem:name` | another part of this process |
-//! | `ws://127.0.0.1:8080/ws`, `wss:`, `ws-unix:` | a WebSocket; see [`web::register`] to send a token |
-//! | `https://example.org/mcp`, `mcp+https://example.org/other`, `http:`, `http-unix:` | a server that speaks MCP over HTTP |
-//! | `http://127.0.0.1:8080/sse`, `https:`, `http-unix:` | server-sent events, with POST requests in the other direction |
+//! | `ws://127.0.0.1:8080/ws`, `wss:`, `ws-unix:`, `ws-pipe:` | a WebSocket; see [`web::register`] to send a token |
+//! | `https://example.org/mcp`, `mcp+https://example.org/other`, `http:`, `http-unix:`, `http-pipe:` | a server that speaks MCP over HTTP |
+//! | `http://127.0.0.1:8080/sse`, `https:`, `http-unix:`, `http-pipe:` | server-sent events, with POST requests in the other direction |
 //! | `content-length+exec:pylsp` | any endpoint, with another framing |
 //! | `resume+unix:/run/agent.sock` | any endpoint, in a session that survives lost connections |
 //!
@@ -163,7 +163,7 @@
 //! | `rpc` | the module `rpc`: JSON-RPC 2.0 | yes |
 //! | `process` | the module `process`, and the scheme `exec` | yes |
 //! | `pool` | `link::Pool` | no |
-//! | `web` | the module `web`, and the schemes `ws`, `ws-unix`, `http` and `http-unix` | no |
+//! | `web` | the module `web`, and the schemes `ws`, `ws-unix`, `ws-pipe`, `http`, `http-unix` and `http-pipe` | no |
 //! | `tls` | `web`, and the schemes `wss` and `https` | no |
 //! | `oauth` | `web`, and access tokens for its servers (`OauthConfig`) | no |
 //!
@@ -238,7 +238,8 @@ static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
 fn without_web(registry: &mut Registry) {
     use tieline_transport::MissingFeature;
 
-    for scheme in ["ws", "ws-unix", "http", "http-unix", "mcp+http", "mcp+http-unix"] {
+    let web = ["ws", "ws-unix", "ws-pipe", "http", "http-unix", "http-pipe"];
+    for scheme in web.into_iter().chain(["mcp+http", "mcp+http-unix", "mcp+http-pipe"]) {
         registry.register_missing(
             scheme,
             MissingFeature { what: "WebSockets and HTTP", feature: "web" },

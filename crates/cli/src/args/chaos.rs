@@ -105,6 +105,7 @@ fn bytes(endpoint: Endpoint) -> Result<Bytes, String> {
                     .parse()
                     .map_err(|_| format!("{place} is not a host and port"))?,
                 Place::Unix(path) => Endpoint::unix(path),
+                Place::Pipe(name) => Endpoint::new(Address::Pipe(name.clone())),
             };
             Ok(Bytes { endpoint, carrier })
         }

@@ -9,8 +9,19 @@ use crate::names::{self, Name};
 const WITH_PORT: &[&str] = &["tcp", "ws", "wss", "http", "https", "mcp+http", "mcp+https"];
 
 /// The other schemes.
-const WITHOUT_PORT: &[&str] =
-    &["unix", "pipe", "exec", "stdio", "mem", "ws-unix", "http-unix", "mcp+http-unix"];
+const WITHOUT_PORT: &[&str] = &[
+    "unix",
+    "pipe",
+    "exec",
+    "stdio",
+    "mem",
+    "ws-unix",
+    "http-unix",
+    "mcp+http-unix",
+    "ws-pipe",
+    "http-pipe",
+    "mcp+http-pipe",
+];
 
 /// Parses an endpoint to connect to, or the name of a server.
 pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
@@ -53,7 +64,9 @@ fn parse(text: &str, side: Side) -> Result<Endpoint, String> {
     }
     let endpoint: Endpoint = text.parse().map_err(explained)?;
     let scheme = endpoint.scheme().trim_start_matches("mcp+");
-    if matches!(scheme, "ws" | "wss" | "http" | "https" | "ws-unix" | "http-unix") {
+    if ["ws", "wss", "http", "https"].contains(&scheme)
+        || ["ws-unix", "http-unix", "ws-pipe", "http-pipe"].contains(&scheme)
+    {
         WebAddress::of(&endpoint).map_err(explained)?;
     }
     match endpoint.address() {

@@ -5,6 +5,7 @@ use tieline_http::{OauthConfig, Proxies};
 use tieline_transport::Endpoint;
 
 use crate::report::Failure;
+use crate::web::is_local;
 
 #[derive(Group)]
 pub(super) struct Oauth {
@@ -63,8 +64,7 @@ impl Oauth {
     ) -> Result<Option<OauthConfig>, Failure> {
         let Self { oauth_issuer, oauth_audience, oauth_scope } = self;
         let Some(issuer) = oauth_issuer else { return Ok(None) };
-        let is_local = !matches!(endpoint.scheme(), "http" | "https");
-        if is_local && !has_url && oauth_audience.is_empty() {
+        if is_local(endpoint.scheme()) && !has_url && oauth_audience.is_empty() {
             return Err(Failure::Usage(format!(
                 "{endpoint}: --oauth-issuer needs --oauth-audience or --public-url here, because the endpoint is \
                  not a URL that an access token could be for"

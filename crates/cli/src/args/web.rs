@@ -16,6 +16,7 @@ use super::oauth::Oauth;
 use super::secrets::Tokens;
 use super::values::up_to_a_day;
 use crate::report::Failure;
+use crate::web::is_local;
 
 fn subprotocol(name: &str) -> Result<Subprotocol, String> {
     Subprotocol::new(name).map_err(|error| format!("a subprotocol must {}", error.must))
@@ -65,7 +66,7 @@ impl WebClient {
         let scheme = |it: &Endpoint| it.scheme().trim_start_matches("mcp+").to_owned();
         let has = |schemes: &[&str]| endpoints.iter().any(|it| schemes.contains(&&*scheme(it)));
         let with_tls = ["wss", "https"];
-        let all = ["ws", "ws-unix", "http", "http-unix"];
+        let all = ["ws", "ws-unix", "ws-pipe", "http", "http-unix", "http-pipe"];
         let web = credentials.given().chain([("--subprotocol", !subprotocol.is_empty())]);
         let tls = [
             ("--tls-ca", tls_ca.is_some()),
@@ -229,7 +230,7 @@ impl WebServer {
             }),
             _ => None,
         };
-        if (endpoint.scheme() == "https") != tls.is_some() && endpoint.scheme() != "http-unix" {
+        if (endpoint.scheme() == "https") != tls.is_some() && !is_local(endpoint.scheme()) {
             let why = match tls {
                 Some(_) => "--tls-cert needs an https: endpoint; write https: instead of http:",
                 None => "https: needs --tls-cert and --tls-key",

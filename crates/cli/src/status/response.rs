@@ -358,6 +358,7 @@ fn place(address: &Address) -> Address {
     let web = WebAddress::of(&Endpoint::new(address.clone())).ok().map(|web| web.place);
     match (address, &web) {
         (Address::Unix(path), _) | (_, Some(Place::Unix(path))) => Address::Unix(real(path).into()),
+        (_, Some(Place::Pipe(name))) => Address::Pipe(name.clone()),
         (_, Some(Place::Tcp { host, port })) => Address::Tcp { host: host.clone(), port: *port },
         _ => address.clone(),
     }

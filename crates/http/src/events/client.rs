@@ -68,6 +68,7 @@ impl Scheme for EventStreams {
             kind: TransportKind::custom(match endpoint.scheme() {
                 "https" => "https",
                 "http-unix" => "http-unix",
+                "http-pipe" => "http-pipe",
                 _ => "http",
             }),
             is_carrier: endpoint.is_carrier(),

@@ -62,6 +62,7 @@ impl Scheme for Exchanges {
         let kind = TransportKind::custom(match endpoint.scheme().trim_start_matches(MCP) {
             "https" => "https",
             "http-unix" => "http-unix",
+            "http-pipe" => "http-pipe",
             _ => "http",
         });
         let dialer = Dialer::new(self.client.clone(), endpoint, address, options)?;

@@ -53,6 +53,9 @@ pub struct ServerConfig {
     pub socket_mode: Option<u32>,
     /// The group of a Unix socket, or `None` for the system's default.
     pub socket_group: Option<u32>,
+    /// The security descriptor of a named pipe on Windows, as in
+    /// [`Options`](tieline_transport::Options::pipe_security). With `None`, only the server's own user can connect.
+    pub pipe_security: Option<String>,
     /// Limits on connections, requests and times.
     pub limits: ServerLimits,
     /// The memory budget for connections, bodies and queues, shared with everything else that uses it;
@@ -173,6 +176,7 @@ impl ServerConfig {
             allow_uids: Vec::new(),
             socket_mode: None,
             socket_group: None,
+            pipe_security: None,
             limits: ServerLimits::default(),
             memory: None,
             web_socket: WebSocketConfig::default(),
@@ -182,14 +186,15 @@ impl ServerConfig {
     }
 
     /// Creates the default configuration for a server at `http://host:port` (port 0: any free port) or
-    /// `http-unix:/path`, or at `https://host:port` if [`tls`](Self::tls) is set afterwards.
+    /// `http-unix:/path`, at `http-pipe:name` on Windows, or at `https://host:port` if [`tls`](Self::tls) is set
+    /// afterwards.
     ///
     /// # Errors
     /// The endpoint has another scheme, or it has a path.
     pub fn at(endpoint: &Endpoint, access: impl Into<Access>) -> Result<Self, TransportError> {
         let address = WebAddress::of(endpoint)?;
-        let is_listener = matches!(endpoint.scheme(), "http" | "https" | "http-unix");
-        let has_target = !matches!(address.place, Place::Unix(_)) && address.target != "/";
+        let is_listener = matches!(endpoint.scheme(), "http" | "https" | "http-unix" | "http-pipe");
+        let has_target = matches!(address.place, Place::Tcp { .. }) && address.target != "/";
         if !is_listener
             || has_target
             || endpoint.framing().is_some()
@@ -232,9 +237,9 @@ impl ServerConfig {
         if let Some(oauth) = &self.oauth {
             let has_token = matches!(self.access, Access::Token(_));
             positive(has_token, "oauth", "not be used by a server that needs no token")?;
-            // All servers on Unix sockets would have the same URL.
-            let has_url = !matches!(self.place, Place::Unix(_)) || self.public_url.is_some();
-            let must = "have audiences on a Unix socket without a public URL";
+            // All servers on Unix sockets and pipes would have the same URL.
+            let has_url = matches!(self.place, Place::Tcp { .. }) || self.public_url.is_some();
+            let must = "have audiences on a Unix socket or a pipe without a public URL";
             positive(has_url || !oauth.audiences.is_empty(), "oauth", must)?;
         }
         let can_add = Routes::can_add(&self.routes);

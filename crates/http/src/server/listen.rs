@@ -13,11 +13,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use tieline_proto::ByteSize;
 use tieline_transport::{
-    Address, Endpoint, ErrorKind, Operation, PeerIdentity, TransportError, WarnThrottle,
-};
-#[cfg(unix)]
-use tieline_transport::{
-    Connection, Listener, RefusalNotice, Transport, Unix, UnixConfig, UnixListener,
+    Address, Connection, Endpoint, ErrorKind, Listener, Operation, PeerIdentity, TransportError,
+    WarnThrottle,
 };
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
@@ -29,8 +26,9 @@ use super::http2;
 use super::limiter::{Admission, ConnectionPermit};
 use super::route::{self, ConnectionContext};
 use crate::address::Place;
-use crate::drain::{self, DrainLimits};
+use crate::drain::DrainLimits;
 use crate::events::stream::Progress;
+use crate::local::{self, LocalListener};
 use crate::stream::{Hyper, Stream, Timer};
 use crate::tls::{self, TlsAcceptor};
 
@@ -40,8 +38,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// A listening socket.
 pub(super) enum Socket {
     Tcp(TcpListener),
-    #[cfg(unix)]
-    Unix(Box<UnixListener>),
+    Local(Box<LocalListener>),
 }
 
 /// An accepted connection.
@@ -79,17 +76,7 @@ impl Socket {
                 let bound = listener.local_addr().map_err(io)?;
                 Ok((Self::Tcp(listener), Some(bound)))
             }
-            #[cfg(unix)]
-            Place::Unix(path) => {
-                let allow_uids = config.allow_uids.clone();
-                let (mode, group) = (config.socket_mode, config.socket_group);
-                let unix = UnixConfig { allow_uids, mode, group, ..UnixConfig::new(path) };
-                let mut listener = Unix.listen(&unix).await?;
-                listener.refuse_with(RefusalNotice { bytes: user_refusal(), is_response: true });
-                Ok((Self::Unix(Box::new(listener)), None))
-            }
-            #[cfg(not(unix))]
-            Place::Unix(_) => Err(fail(ErrorKind::UnsupportedPlatform)),
+            _ => Ok((Self::Local(Box::new(local::listen(config).await?)), None)),
         }
     }
 
@@ -105,28 +92,14 @@ impl Socket {
                 let stream = Stream::Tcp(stream);
                 Ok(Arrived { stream, remote: Some(remote), local, identity: None })
             }
-            #[cfg(unix)]
-            Self::Unix(listener) => {
+            Self::Local(listener) => {
                 let connection = listener.accept().await?;
                 let identity = connection.control().peer();
-                let stream = Stream::Unix(connection);
+                let stream = Stream::Local(connection);
                 Ok(Arrived { stream, remote: None, local: None, identity })
             }
         }
     }
-}
-
-/// Returns the response to clients whose user is not allowed.
-#[cfg(unix)]
-fn user_refusal() -> Bytes {
-    let text =
-        "this server does not accept your user; its owner can start it with --allow-uid UID\n";
-    let length = text.len();
-    format!(
-        "HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain; charset=utf-8\r\n\
-         content-length: {length}\r\nconnection: close\r\n\r\n{text}"
-    )
-    .into()
 }
 
 /// Accepts connections until its task is aborted.
@@ -189,7 +162,7 @@ async fn attend(
                 }
                 Ok(Err(stream)) => {
                     // The client was sent an alert with the reason; wait until it arrives.
-                    let ending = drain::end(Stream::Tcp(stream), drain_limits(&server));
+                    let ending = Stream::Tcp(stream).end(drain_limits(&server));
                     tokio::select! {
                         () = ending => {}
                         () = &mut evicted => {}
@@ -276,13 +249,16 @@ pub(super) fn drain_limits(server: &Server) -> DrainLimits {
 pub(super) fn endpoint_of(place: &Place, is_secure: bool) -> Endpoint {
     let (scheme, rest) = match place {
         Place::Tcp { .. } => (if is_secure { "https" } else { "http" }, format!("//{place}")),
-        Place::Unix(path) => {
-            // The path is absolute and written as in a `unix:` endpoint, but with colons escaped,
-            // because a colon separates the socket's path from the URL's path.
-            let unix = Endpoint::unix(path).absolute().to_string();
-            let path = unix.strip_prefix("unix:").unwrap_or(&unix).replace(':', "%3A");
-            ("http-unix", path)
-        }
+        // The path is absolute. Both are written as in a `unix:` or `pipe:` endpoint, but with colons
+        // escaped, because a colon separates them from the URL's path.
+        Place::Unix(path) => ("http-unix", written(&Endpoint::unix(path).absolute())),
+        Place::Pipe(name) => ("http-pipe", written(&Endpoint::new(Address::Pipe(name.clone())))),
     };
     Endpoint::new(Address::Other { scheme: scheme.to_owned(), rest })
+}
+
+/// Returns the text of a local endpoint after its scheme, with colons escaped.
+fn written(endpoint: &Endpoint) -> String {
+    let text = endpoint.exact().to_string();
+    text.split_once(':').map_or(&*text, |(_, rest)| rest).replace(':', "%3A")
 }

@@ -191,14 +191,14 @@ impl HttpServer {
     }
 
     /// Returns the endpoint that the server listens on: `http://host:port`, `https://host:port` or
-    /// `http-unix:/path`.
+    /// `http-unix:/path` or `http-pipe:name`.
     pub fn endpoint(&self) -> &Endpoint {
         &self.server.endpoint
     }
 
     /// Returns a URL that authenticates one browser once. Show it only to the server's owner. Only the
     /// newest 16 unused URLs are valid. The URL begins with [`ServerConfig::public_url`] if that is set;
-    /// otherwise, the result for a server on a Unix socket is `None`.
+    /// otherwise, the result for a server on a Unix socket or a pipe is `None`.
     ///
     /// # Errors
     /// The system provides no random bytes.
@@ -279,7 +279,7 @@ impl LoginUrls {
         let Some(server) = self.0.upgrade() else { return Ok(None) };
         let page = match (&server.public_url, server.local_endpoint().address()) {
             (Some(public), _) => public.to_string(),
-            (None, Address::Other { scheme, rest }) if scheme != "http-unix" => {
+            (None, Address::Other { scheme, rest }) if matches!(&**scheme, "http" | "https") => {
                 format!("{scheme}:{rest}/")
             }
             _ => return Ok(None),

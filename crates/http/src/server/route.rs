@@ -24,7 +24,7 @@ use super::listen::drain_limits;
 use super::oauth::WELL_KNOWN;
 use super::routes::{Gate, Handler, Routes};
 use super::{exits, login, page, rpc, upgrade};
-use crate::drain::{self, DrainLimits};
+use crate::drain::DrainLimits;
 use crate::events::stream::Progress;
 use crate::stream::Hyper;
 
@@ -82,7 +82,7 @@ async fn end_unswitched(permit: Arc<ConnectionPermit>, upgrading: OnUpgrade, lim
     let Ok(upgraded) = upgrading.await else { return };
     let Ok(parts) = upgraded.downcast::<Hyper>() else { return };
     tokio::select! {
-        () = drain::end(parts.io.stream, limits) => {}
+        () = parts.io.stream.end(limits) => {}
         () = permit.evicted() => {}
     }
 }

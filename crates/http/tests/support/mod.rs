@@ -23,7 +23,7 @@ use tieline_transport::{
     Acceptor, BoxChannel, Channel, CloseReason, Endpoint, Incoming, Options, Receiver, ReceiverExt,
     Registry, SendError, Sender, SenderExt, TransportError,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
@@ -155,12 +155,17 @@ pub fn upgrade_of(more: &str) -> String {
 
 /// Reads up to the empty line that ends the head, or to the end of the connection.
 pub async fn head(stream: &mut TcpStream) -> String {
+    head_of(stream).await
+}
+
+/// As [`head`], over any byte stream.
+pub async fn head_of(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let reading = tokio::time::timeout(LIMIT, head_at_any_time(stream));
     reading.await.expect("timed out waiting for a response")
 }
 
 /// As [`head`], without a time limit: the response depends on other events of the test.
-pub async fn head_at_any_time(stream: &mut TcpStream) -> String {
+pub async fn head_at_any_time(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {

@@ -8,13 +8,15 @@ impl Endpoint {
     /// Returns true if the endpoint's text shows that the other end is on this machine.
     ///
     /// For `tcp:` and unknown schemes, returns true only if the host (in a URL, the one after `//`) [is
-    /// loopback](is_loopback) or the scheme ends in `-unix`. No name is resolved. If the host cannot be
+    /// loopback](is_loopback) or the scheme ends in `-unix` or `-pipe`. No name is resolved. If the host cannot be
     /// parsed, returns false. For a local endpoint that leads elsewhere, such as a tunnel, returns true.
     pub fn is_on_this_machine(&self) -> bool {
         match self.address() {
             Address::Tcp { host, .. } => is_loopback(host),
             Address::Other { scheme, rest } => {
-                scheme.ends_with("-unix") || host_of_url(rest).is_some_and(is_loopback)
+                scheme.ends_with("-unix")
+                    || scheme.ends_with("-pipe")
+                    || host_of_url(rest).is_some_and(is_loopback)
             }
             Address::Unix(_)
             | Address::UnixAbstract(_)
@@ -82,6 +84,7 @@ mod tests {
             ("https://[::1]:9", true),
             ("ws-unix:/run/a.sock:/ws", true),
             ("resume+http-unix:/run/a.sock", true),
+            ("resume+http-pipe:a", true),
             ("ws://example.org/ws", false),
             ("ws://example.org/127.0.0.1", false),
             ("ws://example.org?//127.0.0.1", false),

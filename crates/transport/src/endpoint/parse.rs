@@ -33,7 +33,7 @@ impl FromStr for Endpoint {
         };
         let (framing, scheme) = match head.split_once('+') {
             None => (None, head),
-            Some(("mcp", "http" | "https" | "http-unix")) => (None, head),
+            Some(("mcp", "http" | "https" | "http-unix" | "http-pipe")) => (None, head),
             Some((name, scheme)) => {
                 let unknown = |error: tieline_proto::UnknownFraming| {
                     invalid(format!("`{name}` before `+`: {error}"), "")
