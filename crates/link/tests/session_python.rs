@@ -13,6 +13,7 @@ use tieline_transport::{
 };
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::oneshot;
 
 const MESSAGES: usize = 300;
 
@@ -58,12 +59,18 @@ async fn take_all(mut receiver: impl Receiver) -> impl Receiver {
     receiver
 }
 
-/// Sends messages both ways, with cuts between and within frames, until both directions have ended.
+/// Sends messages both ways, with cuts between and within frames, until both directions have ended. Python sends the
+/// second half after this side has ended its direction, so that nothing but its own messages brings on a cut.
 async fn converse(python: Python, channel: BoxChannel) {
     let Python { mut child, mut input, mut output } = python;
     let (sender, receiver) = channel.split();
+    let (has_ended, ended) = oneshot::channel();
     let feeding = tokio::spawn(async move {
+        let mut ended = Some(ended);
         for at in 0..MESSAGES {
+            if let Some(ended) = ended.take_if(|_| at == MESSAGES / 2) {
+                ended.await.unwrap();
+            }
             let cut = match at % 60 {
                 20 => "cut\n".to_owned(),
                 40 => format!("cut {}\n", 1 + at / 4),
@@ -74,7 +81,7 @@ async fn converse(python: Python, channel: BoxChannel) {
         }
     });
     let reading = tokio::spawn(async move {
-        let (mut next, mut connections) = (0, 0);
+        let (mut next, mut connections, mut has_ended) = (0, 0, Some(has_ended));
         while let Some(line) = output.next_line().await.unwrap() {
             match line.split(' ').next() {
                 Some("message") => {
@@ -82,6 +89,7 @@ async fn converse(python: Python, channel: BoxChannel) {
                     next += 1;
                 }
                 Some("open") => connections += 1,
+                Some("ended") => has_ended.take().into_iter().for_each(|it| it.send(()).unwrap()),
                 _ => {}
             }
         }
