@@ -87,7 +87,9 @@
 //!
 //! The waits after the first one vary by ± 20 %. They start over once a connection has lasted 10 s.
 //! Permanent errors (the program does not exist, the user is refused) are not retried; they end the link
-//! as [`Unreachable`](tieline_transport::CloseReason::Unreachable). The remainder of the old line, such
+//! as [`Unreachable`](tieline_transport::CloseReason::Unreachable). A server that refuses the client for its
+//! framing, or speaks another protocol, ends the link as
+//! [`Protocol`](tieline_transport::CloseReason::Protocol). The remainder of the old line, such
 //! as a child that continues without its stdout, is ended in stages before the next line is connected.
 //!
 //! # Messages and lost lines

@@ -18,7 +18,8 @@ pub enum Recovery {
     /// Restarts a child process after the exits that the policy names, at most five times within ten
     /// seconds. After that the link ends as [given up](CloseReason::GivenUp).
     Restart(RestartPolicy),
-    /// Reconnects to a server after every loss, without a limit.
+    /// Reconnects to a server after every loss, without a limit. If the server refuses the client for a reason
+    /// that is [permanent](tieline_proto::FrameError::is_permanent), such as its framing, the link ends.
     Reconnect(BackoffConfig),
 }
 
@@ -75,6 +76,7 @@ impl Decider {
         carried: bool,
     ) -> Next {
         match &mut self.machine {
+            Machine::Backoff(_) if is_refused(cause) => Next::End(cause.clone()),
             Machine::Backoff(backoff) => {
                 if carried && lived >= WELL_AFTER {
                     backoff.reset();
@@ -107,6 +109,11 @@ impl Decider {
     }
 }
 
+/// Returns whether the other side does not serve this client, and will not serve it over the next line either.
+fn is_refused(cause: &CloseReason) -> bool {
+    matches!(cause, CloseReason::Protocol(error) if error.is_permanent())
+}
+
 /// Returns whether further attempts will fail in the same way until a person intervenes.
 fn is_permanent(error: &TransportError) -> bool {
     // Unclassified errors may be temporary, for example if a file is being replaced or a network is
@@ -114,6 +121,7 @@ fn is_permanent(error: &TransportError) -> bool {
     let may_pass = match error.kind() {
         // This side ended the line because of one of its own limits.
         ErrorKind::Closed(CloseReason::Overrun | CloseReason::NoMemory(_)) => false,
+        ErrorKind::Closed(reason) if is_refused(reason) => false,
         kind => matches!(kind, ErrorKind::Io | ErrorKind::LaunchFailed | ErrorKind::Closed(_)),
     };
     !may_pass && !error.is_retryable()

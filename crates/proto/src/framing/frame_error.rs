@@ -63,6 +63,22 @@ impl FrameError {
         )
     }
 
+    /// Returns true if every line to the other side ends like this until one of the sides is changed: the other
+    /// side does not serve this client, or uses another framing or protocol.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => !refusal.may_pass(),
+            Self::OtherFraming { .. }
+            | Self::UnexpectedGreeting
+            | Self::UnexpectedTls
+            | Self::UnexpectedHttp
+            | Self::UnexpectedSession
+            | Self::UserNotAccepted
+            | Self::FirstNotJson => true,
+            _ => false,
+        }
+    }
+
     /// Returns the error of a client that is refused although it has not requested a session. `ours` is
     /// the client's framing.
     pub(super) fn of_refusal(refusal: Refusal, ours: FramingKind) -> Self {
@@ -159,3 +175,29 @@ impl fmt::Display for FrameError {
 }
 
 impl std::error::Error for FrameError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_permanent_unless_the_server_is_only_busy() {
+        for (refusal, is_permanent) in [
+            (Refusal::Full, false),
+            (Refusal::Draining, false),
+            (Refusal::Version, true),
+            (Refusal::Unasked, true),
+            (Refusal::User, true),
+            (Refusal::UsesLines, true),
+            (Refusal::UsesContentLength, true),
+            (Refusal::UsesLengthPrefix, true),
+            (Refusal::NoSessions, true),
+            (Refusal::NotJson, true),
+            (Refusal::Other(99), true),
+        ] {
+            let error = FrameError::of_refusal(refusal, FramingKind::Lines);
+            assert_eq!(error.is_permanent(), is_permanent, "{refusal}");
+        }
+        assert!(!FrameError::MalformedHeader.is_permanent());
+    }
+}
