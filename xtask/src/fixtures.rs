@@ -30,11 +30,12 @@ pub(crate) struct Fixture {
 type Build = fn(workspace: &Workspace, source: &Path, into: &Path) -> Result<(), Failure>;
 
 /// Returns all fixtures of the tests, whether they are built or not.
-pub(crate) fn all(workspace: &Workspace) -> Result<[Fixture; 3], Failure> {
+pub(crate) fn all(workspace: &Workspace) -> Result<[Fixture; 4], Failure> {
     Ok([
         Fixture::new(workspace, "node", "TIELINE_NODE_FIXTURES", "", install_node)?,
         Fixture::new(workspace, "python", "TIELINE_PYTHON_FIXTURES", "", install_python)?,
         Fixture::new(workspace, "xi-core", "TIELINE_XI_CORE", "bin/xi-core", install_xi_core)?,
+        Fixture::new(workspace, "acp", "TIELINE_ACP_CLIENT", "bin/acp-client", install_acp)?,
     ])
 }
 
@@ -144,6 +145,10 @@ fn install_python(workspace: &Workspace, source: &Path, into: &Path) -> Result<(
 
 fn install_xi_core(workspace: &Workspace, source: &Path, into: &Path) -> Result<(), Failure> {
     install_crate(workspace, source, into, &["--debug"], "xi-core-target")
+}
+
+fn install_acp(workspace: &Workspace, source: &Path, into: &Path) -> Result<(), Failure> {
+    install_crate(workspace, source, into, &["--debug"], "acp-target")
 }
 
 fn install_peers(workspace: &Workspace, source: &Path, into: &Path) -> Result<(), Failure> {

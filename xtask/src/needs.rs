@@ -67,7 +67,7 @@ pub(crate) fn provide(
     workspace: &Workspace,
     for_tidy: bool,
     may_install: bool,
-) -> Result<[Fixture; 3], Failure> {
+) -> Result<[Fixture; 4], Failure> {
     let fixtures = fixtures::all(workspace)?;
     let programs = || FOR_TESTS.iter().chain(FOR_TIDY.iter().filter(|_| for_tidy));
 

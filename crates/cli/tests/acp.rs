@@ -11,7 +11,7 @@ use std::process::Command;
 use serde_json::Value;
 use support::mcp::{Stream, bearer, wait_none_left};
 use support::site::{Site, TOKEN, status_of};
-use support::{Program, acp_agent, acp_client, children_of, until};
+use support::{Program, acp_agent, acp_client, acp_crate_client, children_of, until};
 
 /// An agent in a few lines. It has the session `s`, asks for permission during a prompt, and exits on `exit`.
 const AGENT: &str = r#"
@@ -130,17 +130,29 @@ fn site_of_sdk() -> Site {
 const OF_SDK: &str = "initialized 1 fixture\nprompted end_turn 1\nat once true 33\ncanceled cancelled\nloaded\n\
                       refused -32602\nclosed\n";
 
-#[test]
-fn the_typescript_client_uses_an_agent_through_http_and_web_sockets() {
+/// Runs a client on an SDK through HTTP and through a WebSocket.
+#[track_caller]
+fn use_agent_through_both(client: &[String]) {
     let site = site_of_sdk();
     let web_socket = site.web_socket().replace("/ws", "/acp");
     for url in [format!("{}/acp", site.endpoint), web_socket] {
-        let [node, script] = acp_client();
-        let finished = Program::run(Command::new(node).args([&script, &url, TOKEN]), "");
+        let mut command = Command::new(&client[0]);
+        let finished = Program::run(command.args(&client[1..]).args([&url, TOKEN]), "");
         assert_eq!((finished.code, &*finished.stdout), (Some(0), OF_SDK), "{url}: {finished:?}");
         wait_none_left(&site);
     }
     site.stop();
+}
+
+#[test]
+fn the_typescript_client_uses_an_agent_through_http_and_web_sockets() {
+    use_agent_through_both(&acp_client());
+}
+
+/// With HTTP, this client uses version 2.
+#[test]
+fn the_rust_client_uses_an_agent_through_http_and_web_sockets() {
+    use_agent_through_both(&[acp_crate_client()]);
 }
 
 #[test]

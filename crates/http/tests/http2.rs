@@ -4,146 +4,22 @@
 
 mod support;
 
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming};
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper::rt::ReadBufCursor;
-use hyper::{Request, Response};
-use support::{LIMIT, Served, TOKEN, config, serve};
+use hyper::Request;
+use support::http2::{
+    CONTINUATION, Client, DATA, END_STREAM, HEADERS, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE,
+    Whole, data, whole,
+};
+use support::{LIMIT, TOKEN, config, serve};
 use tieline_http::{Responding, Route, RouteHandler, RouteRequest, ServerConfig, ServerLimits};
 use tieline_testkit::clock::{FastClock, assert_took};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
-
-/// A stream with hyper's traits.
-struct Io(TcpStream);
-
-impl hyper::rt::Read for Io {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        mut into: ReadBufCursor<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let mut bytes = [0; 4096];
-        let room = bytes.len().min(into.remaining());
-        let mut buffer = ReadBuf::new(&mut bytes[..room]);
-        std::task::ready!(Pin::new(&mut self.0).poll_read(cx, &mut buffer))?;
-        into.put_slice(buffer.filled());
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl hyper::rt::Write for Io {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
-#[derive(Clone)]
-struct Executor;
-
-impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Executor {
-    fn execute(&self, task: F) {
-        tokio::spawn(task);
-    }
-}
-
-/// A body in one piece.
-struct Whole(Bytes);
-
-impl Body for Whole {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let bytes = std::mem::take(&mut self.0);
-        Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-/// A client that behaves.
-struct Client {
-    requests: SendRequest<Whole>,
-    port: u16,
-}
-
-impl Client {
-    async fn connect(served: &Served) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
-        let (requests, connection) = http2::handshake(Executor, Io(stream)).await.unwrap();
-        tokio::spawn(connection);
-        Self { requests, port: served.port }
-    }
-
-    async fn ask(
-        &mut self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: impl Into<Bytes>,
-    ) -> Response<Incoming> {
-        let authority = format!("127.0.0.1:{}", self.port);
-        self.ask_at(&authority, method, path, headers, body).await.unwrap()
-    }
-
-    async fn ask_at(
-        &mut self,
-        authority: &str,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: impl Into<Bytes>,
-    ) -> hyper::Result<Response<Incoming>> {
-        let mut request =
-            Request::builder().method(method).uri(format!("http://{authority}{path}"));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let sending = self.requests.send_request(request.body(Whole(body.into())).unwrap());
-        timeout(LIMIT, sending).await.expect("timed out")
-    }
-}
-
-async fn data(body: &mut Incoming) -> Option<Bytes> {
-    let frame = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
-    let frame = timeout(LIMIT, frame).await.expect("timed out")?;
-    Some(frame.unwrap().into_data().unwrap())
-}
-
-async fn whole(mut response: Response<Incoming>) -> Bytes {
-    let mut whole = Vec::new();
-    while let Some(data) = data(response.body_mut()).await {
-        whole.extend_from_slice(&data);
-    }
-    whole.into()
-}
 
 /// The header with the token.
 fn bearer() -> (&'static str, String) {
@@ -313,114 +189,6 @@ async fn requests_of_a_connection_are_bounded() {
     raw.reset(1).await;
     raw.ask(7, "POST", "/added", true).await;
     timeout(LIMIT, begun.notified()).await.expect("a reset stream makes room");
-}
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-struct RawFrame {
-    kind: u8,
-    stream: u32,
-    payload: Vec<u8>,
-}
-
-/// A client that writes frames.
-struct Raw {
-    stream: TcpStream,
-    port: u16,
-}
-
-impl Raw {
-    async fn connect(served: &Served) -> Self {
-        Self::connect_with(served, &[]).await
-    }
-
-    /// Connects with these settings.
-    async fn connect_with(served: &Served, settings: &[u8]) -> Self {
-        let mut stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-        let mut raw = Self { stream, port: served.port };
-        raw.send(SETTINGS, 0, 0, settings).await;
-        raw
-    }
-
-    /// Sends a frame. Errors are ignored, because the server may have closed the connection.
-    async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
-        frame.extend([kind, flags]);
-        frame.extend(stream.to_be_bytes());
-        frame.extend(payload);
-        let _ = self.stream.write_all(&frame).await;
-    }
-
-    /// Encodes the headers of a request, without compression.
-    fn head(&self, method: &str, path: &str) -> Vec<u8> {
-        let mut block = Vec::new();
-        for (name, value) in [
-            (":method", method),
-            (":scheme", "http"),
-            (":path", path),
-            (":authority", &format!("127.0.0.1:{}", self.port)),
-            ("authorization", &format!("Bearer {TOKEN}")),
-        ] {
-            block.push(0);
-            for text in [name, value] {
-                block.push(u8::try_from(text.len()).unwrap());
-                block.extend(text.as_bytes());
-            }
-        }
-        block
-    }
-
-    async fn ask(&mut self, stream: u32, method: &str, path: &str, is_whole: bool) {
-        let flags = END_HEADERS | if is_whole { END_STREAM } else { 0 };
-        let head = self.head(method, path);
-        self.send(HEADERS, flags, stream, &head).await;
-    }
-
-    async fn reset(&mut self, stream: u32) {
-        self.send(RST_STREAM, 0, stream, &[0, 0, 0, 8]).await;
-    }
-
-    /// Returns the next frame, or `None` if the connection is closed.
-    async fn next(&mut self) -> Option<RawFrame> {
-        let mut head = [0; 9];
-        let read = timeout(LIMIT, self.stream.read_exact(&mut head)).await.expect("timed out");
-        read.ok()?;
-        let [a, b, c, kind, _, stream @ ..] = head;
-        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-        self.stream.read_exact(&mut payload).await.ok()?;
-        Some(RawFrame { kind, stream: u32::from_be_bytes(stream), payload })
-    }
-
-    /// Returns the next frame of this kind.
-    async fn wait(&mut self, kind: u8) -> RawFrame {
-        loop {
-            let frame = self.next().await.expect("the connection is open");
-            if frame.kind == kind {
-                return frame;
-            }
-        }
-    }
-
-    /// Waits until the connection is closed. Returns the error code of the last GOAWAY frame.
-    async fn closed(&mut self) -> Option<u32> {
-        let mut code = None;
-        while let Some(frame) = self.next().await {
-            if let (GOAWAY, [_, _, _, _, rest @ ..]) = (frame.kind, &*frame.payload) {
-                code = Some(u32::from_be_bytes([rest[0], rest[1], rest[2], rest[3]]));
-            }
-        }
-        code
-    }
 }
 
 const ENHANCE_YOUR_CALM: u32 = 11;

@@ -42,6 +42,13 @@ pub(crate) fn acp_client() -> [String; 2] {
     ["node".into(), text(from("TIELINE_NODE_FIXTURES", "acp-client.mjs"))]
 }
 
+/// Returns the path of a client on the ACP project's crate for remote agents, whose arguments are those of
+/// [`acp_client`].
+#[track_caller]
+pub(crate) fn acp_crate_client() -> String {
+    text(from("TIELINE_ACP_CLIENT", ""))
+}
+
 /// Returns the path of the Claude CLI for this platform.
 #[track_caller]
 pub(crate) fn claude() -> String {

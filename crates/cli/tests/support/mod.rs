@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 pub(crate) use browser::{Browser, CONNECTED, TOKEN as WEB_TOKEN, WebSite};
 pub(crate) use client::{Client, Talk, request};
 pub(crate) use fixtures::{
-    acp_agent, acp_client, browser_driver, claude, content_length_server, mcp_client, mcp_sdk,
-    server_everything, vscode_jsonrpc, ws, xi_core,
+    acp_agent, acp_client, acp_crate_client, browser_driver, claude, content_length_server,
+    mcp_client, mcp_sdk, server_everything, vscode_jsonrpc, ws, xi_core,
 };
 #[cfg(unix)]
 pub(crate) use prefix::Prefix;

@@ -4,6 +4,7 @@
 
 pub mod cuts;
 pub mod events;
+pub mod http2;
 #[cfg(feature = "oauth")]
 pub mod issuer;
 pub mod proxy;
