@@ -4,8 +4,9 @@ use tieline_proto::jsonrpc::{
     Dialect, INVALID_PARAMS, Notification, Response, member, write_error, write_response,
 };
 
-use super::ModernProgram;
 use super::from_modern::status_of;
+use super::output::problem_of;
+use super::{INVALID_RESPONSE, ModernProgram};
 use crate::modern::MISSING_CAPABILITY;
 use crate::modern::json::{completed, object};
 
@@ -33,6 +34,10 @@ impl ModernProgram {
             let id = call.id();
             let error = write_error(&Dialect::MCP, id, MISSING_CAPABILITY, text, Some(&data));
             self.respond(number, 400, error.into());
+            return self.settled(passed);
+        }
+        if let Some(problem) = problem_of(outcome) {
+            self.fail(number, 200, INVALID_RESPONSE, &problem);
             return self.settled(passed);
         }
         let message = translated(call.id(), &call.method, response);

@@ -2,7 +2,8 @@
 
 use tieline_proto::jsonrpc::{Dialect, Notification, Response, locate, member};
 
-use super::{ModernProgram, PROGRAM_ENDED, number_of};
+use super::output::problem_of;
+use super::{INVALID_RESPONSE, ModernProgram, PROGRAM_ENDED, number_of};
 use crate::modern::{HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION, meta};
 
 /// The path of the tag in messages that belong to a subscription.
@@ -25,6 +26,9 @@ impl ModernProgram {
             return;
         }
         let Some(call) = self.calls.get(&number).filter(|call| call.is_in_flight()) else { return };
+        if let Some(problem) = problem_of(response.outcome()) {
+            return self.fail(number, 200, INVALID_RESPONSE, &problem);
+        }
         let result = response.outcome().ok();
         let tag = result.and_then(|result| locate(result, &TAG).ok().flatten());
         let change = tag.map(|tag| (tag, call.id()));

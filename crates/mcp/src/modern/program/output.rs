@@ -7,8 +7,11 @@ use tieline_proto::jsonrpc::{
 
 use super::call::Call;
 use super::{ModernProgram, Phase, envelope};
-use crate::modern::json::object;
+use crate::modern::json::{is_object, object};
 use crate::modern::request::on_one_line;
+
+/// How many bytes of an invalid result an error contains.
+const SHOWN: usize = 200;
 
 impl ModernProgram {
     pub(super) fn send(&mut self, message: impl Into<Bytes>) {
@@ -87,4 +90,14 @@ impl ModernProgram {
         self.send(write_notification(&Dialect::MCP, "notifications/cancelled", Some(&params)));
         self.settled(passed);
     }
+}
+
+/// Returns what is wrong with the outcome of a call: a result that is not an object has no room for the members that
+/// every result must have.
+pub(super) fn problem_of(outcome: Result<&[u8], &[u8]>) -> Option<String> {
+    let result = outcome.ok().filter(|result| !is_object(result))?;
+    let shown = String::from_utf8_lossy(result.get(..SHOWN).unwrap_or(result));
+    Some(format!(
+        "the program's response is not valid: the result is not an object; received: {shown:?}"
+    ))
 }

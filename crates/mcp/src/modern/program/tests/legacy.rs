@@ -5,7 +5,7 @@ use super::*;
 const INITIALIZED: &str = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{"listChanged":true},"resources":{"subscribe":true},"logging":{},"tasks":{}},"serverInfo":{"name":"s","version":"1"},"instructions":"Do."}"#;
 
 /// Returns a program of an earlier version that is initialized.
-fn bench() -> Bench {
+pub(super) fn bench() -> Bench {
     let mut bench = Bench::new(Some(ProgramEra::Legacy));
     let sent = bench.sent();
     assert!(sent[0].contains(r#""id":1,"method":"initialize""#), "{sent:?}");

@@ -148,7 +148,7 @@ fn slow_client_only_loses_its_own_request() {
     assert!(bench.program.lost() > 0);
     // A response may be longer than the limit.
     let long = "x".repeat(5000);
-    bench.says(&format!(r#"{{"jsonrpc":"2.0","id":{other},"result":"{long}"}}"#));
+    bench.says(&format!(r#"{{"jsonrpc":"2.0","id":{other},"result":{{"long":"{long}"}}}}"#));
     assert_eq!(bench.json(other).0, 200);
 }
 
@@ -242,6 +242,23 @@ fn invalid_response_of_the_program_answers_its_request() {
 }
 
 #[test]
+fn result_that_is_not_an_object_becomes_an_error() {
+    for bench in [bench, super::legacy::bench] {
+        for result in ["5", "null", "[{}]", r#""{}""#, "true"] {
+            let mut bench = bench();
+            let call = bench.post(&call("1", "a"));
+            bench.says(&format!(r#"{{"jsonrpc":"2.0","id":{call},"result": {result} }}"#));
+            let message = "the program's response is not valid: the result is not an object";
+            let message = crate::modern::json::quoted(&format!("{message}; received: {result:?}"));
+            let error = format!(r#"{{"code":-31001,"message":{message}}}"#);
+            let expected = format!(r#"{{"jsonrpc":"2.0","id":1,"error":{error}}}"#);
+            assert_eq!(bench.json(call), (200, expected), "{result}");
+            bench.check();
+        }
+    }
+}
+
+#[test]
 fn program_without_requests_ends_when_it_has_been_idle() {
     let mut bench = bench();
     let call = bench.post(&call("1", "a"));
@@ -267,7 +284,7 @@ fn memory_is_freed_by_ending_the_largest_request() {
     let (small, large) = (bench.post(&call("1", "a")), bench.post(&call("2", "a")));
     for (call, size) in [(small, 10), (large, 1000)] {
         let text = "x".repeat(size);
-        bench.says(&format!(r#"{{"jsonrpc":"2.0","id":{call},"result":"{text}"}}"#));
+        bench.says(&format!(r#"{{"jsonrpc":"2.0","id":{call},"result":{{"text":"{text}"}}}}"#));
     }
     assert!(bench.program.shed());
     bench.check();
