@@ -329,6 +329,12 @@ fn every_client_of_a_program_that_fails_gets_the_reason() {
     }
     let silent: Vec<_> = (0..2).map(|_| Program::start(&mut place.command(&failing))).collect();
     silent.into_iter().for_each(|mut client| check(client.wait()));
+    // Most of them find that the program is not started again, because it keeps failing.
+    let many: Vec<_> = (0..50).map(|_| Program::start(&mut place.command(&failing))).collect();
+    for mut client in many {
+        client.send(initialize.trim_end());
+        check(client.wait());
+    }
     place.stop();
     let missing = ["share", "--", "no-such-program"];
     let Finished { code, stderr, .. } = Program::run(&mut place.command(&missing), "");

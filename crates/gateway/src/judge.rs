@@ -5,8 +5,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use tieline_link::CallPermit;
-
+use crate::far_breaker::FarPermit;
 use crate::{BridgeEnd, BridgeReport};
 
 /// How long a far side must have run without a restart to be considered working.
@@ -17,7 +16,7 @@ const WORKS_AFTER: Duration = Duration::from_secs(1);
 /// while. A failure is not reported if the client had sent something or ended its input: the client may
 /// have caused it, and must not shut out others.
 pub(crate) async fn judge(
-    permit: CallPermit,
+    permit: FarPermit,
     starts: &AtomicU64,
     mut bridged: Pin<&mut impl Future<Output = BridgeReport>>,
 ) -> BridgeReport {
@@ -41,13 +40,13 @@ pub(crate) async fn judge(
     }
 }
 
-fn decide(permit: CallPermit, report: &BridgeReport) {
+fn decide(permit: FarPermit, report: &BridgeReport) {
     match &report.end {
         _ if report.to_near > 0 => permit.passed(),
         BridgeEnd::Far(reason)
             if report.to_far == 0 && !report.near_was_done && !reason.is_clean() =>
         {
-            permit.failed();
+            permit.failed(reason.into());
         }
         _ => drop(permit),
     }

@@ -19,6 +19,7 @@ mod bridged_line;
 mod chaos;
 mod dialogue;
 mod ending;
+mod far_breaker;
 mod gateway_messages;
 mod judge;
 mod line_memory;

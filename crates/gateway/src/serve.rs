@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use tieline_link::{Link, LinkOptions, Recovery, SharedBreaker};
+use tieline_link::{Link, LinkOptions, Recovery};
 use tieline_proto::RestartPolicy;
 use tieline_proto::jsonrpc::Dialect;
 use tieline_transport::{
@@ -21,11 +21,12 @@ use tracing::{Instrument, info_span};
 
 use crate::admit::admit;
 use crate::ending::PROGRAM_FAILURES;
+use crate::far_breaker::FarBreaker;
 use crate::judge::judge;
 use crate::pool::PoolTasks;
 use crate::probe::probed;
 use crate::processes::{NO_IDENTITY, Programs};
-use crate::turn_away::turn_away;
+use crate::turn_away::{Refusal, turn_away};
 use crate::watch::Counting;
 use crate::{Bridge, BridgeEnd, BridgeReport, NotShareable, Processes, ServerWatch, bridge};
 
@@ -204,7 +205,7 @@ impl Server {
         drop(arrived);
         let (stopping, _) = watch::channel(false);
         let grace = bridge.grace;
-        let breaker = watch.breaker();
+        let breaker = FarBreaker::new(watch.breaker());
         let mut lines = Lines { watch, logs_last_lines, ..Lines::default() };
         let mut turned_away = JoinSet::new();
         let joined = || Joined {
@@ -261,8 +262,7 @@ impl Server {
                     if turned_away.len() < TURNED_AWAY {
                         let dialect = arrival.dialect.or(bridge.dialect);
                         turned_away.spawn(async move {
-                            let reason = CloseReason::TurnedAway(why.as_str().into());
-                            turn_away(client, dialect, &why, reason).await;
+                            turn_away(client, dialect, Refusal::new(&why)).await;
                         });
                     } else {
                         let reason = CloseReason::TurnedAway(why.into());
@@ -326,7 +326,7 @@ const HARD_STOP: Duration = Duration::from_secs(1);
 struct Joined {
     restart: RestartPolicy,
     probe: Option<Duration>,
-    breaker: SharedBreaker,
+    breaker: FarBreaker,
     programs: Option<Programs>,
     bridge: Bridge,
 }
@@ -477,14 +477,13 @@ async fn run(
     };
     let permit = match breaker.acquire() {
         Ok(permit) => permit,
-        Err(open) => {
+        Err(failing) => {
             tracing::warn!(
                 target: PROGRAM_FAILURES,
-                "client refused: the program keeps failing: {open}"
+                "client refused: the program keeps failing: {failing}"
             );
-            let why = format!("the program was not started because it keeps failing: {open}");
-            let reason = CloseReason::TurnedAway(why.as_str().into());
-            return turn_away_until(&mut stop, client, how.dialect, &why, reason).await;
+            let refusal = Refusal::keeps_failing(&failing);
+            return turn_away_until(&mut stop, client, how.dialect, refusal).await;
         }
     };
     let target = match &programs {
@@ -493,8 +492,8 @@ async fn run(
     };
     let Some(target) = target else {
         tracing::warn!("client refused: {NO_IDENTITY}");
-        let reason = CloseReason::TurnedAway(NO_IDENTITY.into());
-        return turn_away_until(&mut stop, client, how.dialect, NO_IDENTITY, reason).await;
+        let refusal = Refusal::new(NO_IDENTITY);
+        return turn_away_until(&mut stop, client, how.dialect, refusal).await;
     };
     let starts: Arc<AtomicU64> = Arc::default();
     let target = Arc::new(Counting { target, starts: Arc::clone(&starts) });
@@ -518,12 +517,12 @@ async fn run(
                     | ErrorKind::TooManyPrograms { .. }
             );
             if !is_ours {
-                permit.failed();
+                permit.failed((&error).into());
             }
             log_error("client refused", &error);
             let why = format!("the program could not be started: {error}");
-            let reason = CloseReason::Unreachable(error);
-            turn_away_until(&mut stop, client, how.dialect, &why, reason).await
+            let refusal = Refusal::because(why, CloseReason::Unreachable(error));
+            turn_away_until(&mut stop, client, how.dialect, refusal).await
         }
     }
 }
@@ -533,11 +532,10 @@ async fn turn_away_until(
     stop: impl Future<Output = ()>,
     client: BoxChannel,
     dialect: Option<Dialect>,
-    why: &str,
-    reason: CloseReason,
+    refusal: Refusal,
 ) -> Option<BridgeReport> {
     tokio::select! {
-        () = turn_away(client, dialect, why, reason) => {}
+        () = turn_away(client, dialect, refusal) => {}
         () = stop => {}
     }
     None

@@ -9,6 +9,7 @@ use tieline_transport::{
 use tokio::time::timeout_at;
 
 use crate::ending::arrived;
+use crate::far_breaker::KeepsFailing;
 use crate::unanswered::{MAX_CALLS, Unanswered};
 
 /// How long a client may take to send a request and to receive the response.
@@ -18,14 +19,36 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// for no answer.
 const WITHOUT_REQUEST: Duration = Duration::from_secs(1);
 
-/// Closes a client's line with `reason`. If the dialect is known, first waits for a request, and answers
-/// it and any others that have arrived by then with an error.
-pub(crate) async fn turn_away(
-    client: BoxChannel,
-    dialect: Option<Dialect>,
-    why: &str,
+/// Why a client is refused.
+pub(crate) struct Refusal {
+    /// What its requests are answered with.
+    why: String,
+    /// How a program ended, as JSON, if that is the reason.
+    exit: Option<String>,
     reason: CloseReason,
-) {
+}
+
+impl Refusal {
+    pub(crate) fn new(why: &str) -> Self {
+        Self::because(why.to_owned(), CloseReason::TurnedAway(why.into()))
+    }
+
+    pub(crate) fn because(why: String, reason: CloseReason) -> Self {
+        Self { why, exit: None, reason }
+    }
+
+    /// The far side is not started, because others have failed. Only error responses contain output of a program.
+    pub(crate) fn keeps_failing(failing: &KeepsFailing) -> Self {
+        const WHAT: &str = "the program was not started because it keeps failing";
+        let reason = CloseReason::TurnedAway(format!("{WHAT}: {failing:#}").into());
+        Self { why: format!("{WHAT}: {failing}"), exit: failing.exit(), reason }
+    }
+}
+
+/// Closes a client's line. If the dialect is known, first waits for a request, and answers
+/// it and any others that have arrived by then with an error.
+pub(crate) async fn turn_away(client: BoxChannel, dialect: Option<Dialect>, refusal: Refusal) {
+    let Refusal { why, exit, reason } = refusal;
     let control = client.control().clone();
     control.report_at_close(reason);
     let Some(dialect) = dialect.filter(|dialect| dialect.adds_messages) else { return };
@@ -43,7 +66,7 @@ pub(crate) async fn turn_away(
         for incoming in arrived(&mut receiver, MAX_CALLS) {
             unanswered.arrived(&incoming);
         }
-        for answer in unanswered.answers_because(why) {
+        for answer in unanswered.answers_because(why, exit) {
             if sender.feed(answer).await.is_err() {
                 return;
             }
@@ -67,6 +90,10 @@ mod tests {
 
     use super::*;
 
+    fn too_many() -> Refusal {
+        Refusal::because("too many".into(), CloseReason::Overrun)
+    }
+
     /// Returns the text that a client of an overloaded server receives.
     async fn answers(sent: &str) -> String {
         let (mut own, end) = tokio::io::duplex(64 * 1024);
@@ -75,7 +102,7 @@ mod tests {
         own.write_all(sent.as_bytes()).await.unwrap();
         own.shutdown().await.unwrap();
         let dialect = Some(Dialect::MCP);
-        turn_away(client.boxed(), dialect, "too many", CloseReason::Overrun).await;
+        turn_away(client.boxed(), dialect, too_many()).await;
         let mut received = String::new();
         own.read_to_string(&mut received).await.unwrap();
         received
@@ -96,8 +123,7 @@ mod tests {
                 tokio::time::sleep(WITHOUT_REQUEST / 2).await;
                 own.write_all(sent.as_bytes()).await.unwrap();
             };
-            let refused =
-                turn_away(client.boxed(), Some(Dialect::MCP), "too many", CloseReason::Overrun);
+            let refused = turn_away(client.boxed(), Some(Dialect::MCP), too_many());
             tokio::join!(refused, more);
             assert_eq!(begun.elapsed(), after);
         }

@@ -30,7 +30,7 @@ const EACH: usize = 2 * size_of::<(Bytes, u64)>();
 const MAX_COMPARED: usize = 1024;
 
 /// How many bytes at the end of the program's stderr an error response contains.
-const MAX_STDERR: usize = 4096;
+pub(crate) const MAX_STDERR: usize = 4096;
 
 /// How long the program must be silent before its output is considered complete, if it was sent text
 /// that is not JSON-RPC and has sent as many messages in return.
@@ -242,12 +242,14 @@ impl Unanswered {
         self.errors(text, data)
     }
 
-    /// Works like [`answers`](Self::answers), for the requests from a client that was refused.
+    /// Works like [`answers`](Self::answers), for the requests from a client that was refused. `exit` says how a
+    /// program ended, as JSON.
     pub(crate) fn answers_because(
         &self,
-        why: &str,
+        why: String,
+        exit: Option<String>,
     ) -> impl ExactSizeIterator<Item = Vec<u8>> + use<> {
-        self.errors(why.to_owned(), None)
+        self.errors(why, exit)
     }
 
     /// Returns whether no request waits for a response.

@@ -441,11 +441,10 @@ async fn client_without_a_program_gets_an_error_response_if_the_dialect_is_known
         }
         if code.is_some() {
             assert!(texts[0].starts_with("the program could not be started: "), "{}", texts[0]);
-            assert!(
-                texts[5].starts_with("the program was not started because it keeps failing: "),
-                "{}",
-                texts[5]
-            );
+            let begin = "the program was not started because it keeps failing: ";
+            assert!(texts[5].starts_with(begin), "{}", texts[5]);
+            let last = texts[4].strip_prefix("the program could not be started: ").unwrap();
+            assert!(texts[5].ends_with(&format!(". The last failure: {last}")), "{}", texts[5]);
         }
         stop.send(()).unwrap();
         assert_eq!(report.await.unwrap().refused, 6);
