@@ -321,7 +321,7 @@ async fn clients_without_a_token_learn_where_to_get_one() {
     for (path, lines, status, expected) in [
         ("/mcp", String::new(), 401, challenge("/mcp", "")),
         ("/rpc", String::new(), 401, challenge("", "")),
-        ("/mcp", bearer("a-wrong-token-of-nobody"), 401, challenge("/mcp", invalid)),
+        ("/mcp", bearer("a-token-without-a-principal"), 401, challenge("/mcp", invalid)),
         ("/mcp", bearer(&expired), 401, challenge("/mcp", invalid)),
         ("/mcp", bearer(&less), 403, challenge("/mcp", scope)),
         ("/mcp", format!("Accept: text/html\r\n{}", bearer(&less)), 403, challenge("/mcp", scope)),
