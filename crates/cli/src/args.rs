@@ -4,6 +4,7 @@ mod call;
 mod chaos;
 #[cfg(unix)]
 mod claude;
+mod completions;
 mod connect;
 mod credentials;
 mod doctor;
@@ -37,6 +38,7 @@ pub(crate) use call::Call;
 pub(crate) use chaos::{Bytes, Chaos};
 #[cfg(unix)]
 pub(crate) use claude::{Claude, Output};
+pub(crate) use completions::shown;
 pub(crate) use connect::{Bridge, Connect, Screen};
 pub(crate) use doctor::Doctor;
 pub(crate) use endpoint::is_scheme;

@@ -156,7 +156,12 @@ fn run(args: Args) -> Result<(), Failure> {
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Args::command(), "tieline", &mut script);
+            clap_complete::generate(
+                shell,
+                &mut args::shown(&Args::command()),
+                "tieline",
+                &mut script,
+            );
             Ok(std::io::stdout().write_all(&script)?)
         }
     }

@@ -105,6 +105,11 @@ fn completions_are_scripts_for_their_shells() {
         for word in ["tieline", "serve", "max-connections"] {
             assert!(finished.stdout.contains(word), "no {word} for {shell}");
         }
+        for hidden in ["start-as", "serve-as", "hold"] {
+            let is_offered = finished.stdout.contains(&format!("-{hidden}"))
+                || finished.stdout.contains(&format!("-l {hidden} "));
+            assert!(!is_offered, "{hidden} for {shell}");
+        }
         if shell == "bash" {
             // Only bash is installed on every machine that runs the tests.
             let check = Program::run(std::process::Command::new("bash").arg("-n"), finished.stdout);
