@@ -69,6 +69,7 @@ pub(super) const MUST_RUN: &[&str] = &[
     "cli::windows::a_blocked_stdin_does_not_delay_the_exit",
     "cli::windows::many_clients_at_once_are_all_served",
     "cli::windows::the_default_endpoint_is_a_pipe_named_after_the_program",
+    "cli::windows::web_clients_and_mcp_clients_use_a_pipe",
     "http::sessions::a_session_survives_a_thousand_web_sockets_cut_in_mid_frame",
     "http::sse_client::a_session_survives_a_thousand_streams_cut_in_mid_event",
     "http::sse_resume::a_thousand_cuts_in_mid_event_lose_and_duplicate_nothing",
