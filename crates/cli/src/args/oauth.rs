@@ -15,7 +15,7 @@ pub(super) struct Oauth {
     /// issuer's metadata. Clients without a token are told which issuer to ask. The server's own token
     /// stays valid.
     #[arg(long, value_name = "URL", value_parser = issuer)]
-    #[arg(conflicts_with = "allow_unauthenticated_web")]
+    #[arg(conflicts_with = "allow_unauthenticated_web", hide_short_help = true)]
     oauth_issuer: Option<String>,
     /// Audience that an access token must have; may be repeated [default: the server's URL, or that of /mcp or /acp]
     #[arg(long, value_name = "URI", value_parser = audience, requires = "oauth_issuer")]

@@ -38,7 +38,7 @@ pub(crate) struct ProcessModels {
     /// --restart. A program that sends anything else in the meantime is not stopped. Only MCP has a ping,
     /// and only a program that has answered its first request is pinged.
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
-          default_missing_value = "30s", value_parser = probe_interval)]
+          default_missing_value = "30s", value_parser = probe_interval, hide_short_help = true)]
     probe: Option<Duration>,
 }
 
