@@ -98,11 +98,19 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
             return Err(crate::usage(format!("unknown argument for conformance: {arg:?}")));
         }
     };
-    let workspace = Workspace::here()?;
-    let fixture = fixtures::conformance(&workspace)?;
-    fixture.build(&workspace)?;
-    run_aside(workspace.cargo().args(["build", "--package", "tieline-cli"]))?;
-    let suite = Suite { directory: fixture.location(), workspace: &workspace };
+    measure(&Workspace::here()?, is_alone, only_clients)
+}
+
+/// Runs all scenarios against tieline, as a part of the tests.
+pub(crate) fn check(workspace: &Workspace) -> Result<(), Failure> {
+    measure(workspace, true, false)
+}
+
+fn measure(workspace: &Workspace, is_alone: bool, only_clients: bool) -> Result<(), Failure> {
+    let fixture = fixtures::conformance(workspace)?;
+    fixture.build(workspace)?;
+    run_aside(workspace.cargo().args(["build", "--locked", "--package", "tieline-cli"]))?;
+    let suite = Suite { directory: fixture.location(), workspace };
     let mut problems = Vec::new();
     for revision in REVISIONS.iter().filter(|_| !only_clients) {
         let mut reports = Vec::new();

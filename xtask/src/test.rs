@@ -18,7 +18,7 @@ use std::process::Command;
 
 use crate::fixtures::Fixture;
 use crate::workspace::{Crate, Workspace, succeeds};
-use crate::{Failure, failed, is_ci, macos, needs, tidy, usage, wants_help, windows};
+use crate::{Failure, conformance, failed, is_ci, macos, needs, tidy, usage, wants_help, windows};
 use record::{Record, VARIABLE};
 use repeat::{Load, Table};
 
@@ -45,9 +45,9 @@ tests fail the run. A test binary that crashes, or that is killed after printing
 minutes, runs once more as a whole, and so do the documentation tests.
 
 CI=true in the environment implies --install and --tidy and, unless tests are selected, also runs
-`cargo xtask macos` and `cargo xtask windows`. The tests find the fixtures through TIELINE_XI_CORE (the
-program), TIELINE_NODE_FIXTURES (the folder with node_modules) and TIELINE_PYTHON_FIXTURES (the virtual
-environment).
+`cargo xtask macos`, `cargo xtask windows` and `cargo xtask conformance --alone`. The tests find the
+fixtures through TIELINE_XI_CORE (the program), TIELINE_NODE_FIXTURES (the folder with node_modules),
+TIELINE_PYTHON_FIXTURES (the virtual environment) and TIELINE_ACP_CLIENT (the program).
 
   cargo xtask test -p tieline-proto lines     the tests of one crate whose name contains `lines`
   cargo xtask test --test serve -- --nocapture
@@ -78,7 +78,12 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
         failures.push("tidy".to_owned());
     }
     if is_ci() && options.cargo_args.is_empty() {
-        for checked in [macos::check(&workspace, true), windows::check(&workspace, true)] {
+        let checks = [
+            macos::check(&workspace, true),
+            windows::check(&workspace, true),
+            conformance::check(&workspace),
+        ];
+        for checked in checks {
             if let Err(Failure::Failed(why) | Failure::Usage(why)) = checked {
                 eprintln!("xtask: {why}");
                 failures.push(why);
