@@ -342,7 +342,8 @@ async fn connections_end_when_the_server_closes() {
     assert!(client.ask_at("127.0.0.1", "GET", "/health", &[], "").await.is_err());
 }
 
-/// With TLS, client and server agree on the version in the handshake.
+/// With TLS, client and server agree on the version in the handshake. Wine has no curl.
+#[cfg(unix)]
 #[tokio::test]
 async fn version_is_negotiated_over_tls() {
     let served = serve(support::tls(None)).await;
