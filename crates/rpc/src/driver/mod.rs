@@ -157,7 +157,9 @@ impl<C: Channel, H: Handler> Driver<C, H> {
         while self.shared.take_outgoing(&mut self.taken) {
             let mut sent = 0;
             let stopped = self.poll_send(cx, &mut sent);
-            self.shared.put_back(&mut self.taken);
+            if !self.taken.is_empty() {
+                self.shared.put_back(&mut self.taken);
+            }
             self.shared.free(sent);
             match stopped {
                 None => {}
